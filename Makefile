@@ -1,0 +1,140 @@
+# Parallax: a shared virtual block store for virtual machines.
+#
+#   make              build/parallax, build/parallaxd (usable from there, by any user)
+#   make deps         installs what building and testing need (Debian packages; as root), else prints the line to run
+#   make demo         the main job on real input: template, 1,000 clones, guests on rings, snapshots, rollback
+#   make check        all tests that fit a quarter of an hour; ends with "N passed, N failed, N skipped"
+#   make check-asan   unit and model tests under AddressSanitizer and UBSan
+#   make check-tsan   the threaded tests under ThreadSanitizer
+#   make check-layers includes run one way only
+#   make bench        ratios against the raw device
+#   make install      under DESTDIR, PREFIX=/usr
+#   make clean
+#
+#   Variables: D=asan|tsan (a build with that sanitizer, in build-asan/ …), O=DIR (where to build), V=1 (show commands),
+#   TEST=GLOB (only the tests whose name matches), CFLAGS_EXTRA.
+MAKEFLAGS += --no-builtin-rules
+.DEFAULT_GOAL := all
+SHELL := /bin/bash
+
+D ?=
+O ?= build$(if $(D),-$(D))
+PREFIX ?= /usr
+V ?=
+Q := $(if $(V),,@)
+say = $(if $(V),@:,@printf '  %-5s %s\n' $(1) $(2))
+
+CC := gcc
+SAN_asan := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+SAN_tsan := -fsanitize=thread -fno-omit-frame-pointer
+OPT_ := -O2
+OPT_asan := -O1
+OPT_tsan := -O1
+CFLAGS := -std=gnu11 -g $(OPT_$(D)) -Wall -Wextra -Wshadow -Wvla -Wstrict-prototypes -Wmissing-prototypes -Wundef \
+          -Wpointer-arith -Werror -fno-strict-aliasing -fstack-protector-strong $(SAN_$(D)) $(CFLAGS_EXTRA)
+CPPFLAGS := -I. -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64
+LDFLAGS := $(SAN_$(D)) -Wl,--as-needed
+LDLIBS := -laio -ldb-5.3 -lcrypto -ljansson -lxenstore -lpthread
+
+PACKAGES := gcc make libc6-dev libaio-dev libdb5.3-dev libssl-dev libcunit1-dev libjansson-dev libxen-dev libfuse3-dev \
+            xenstore-utils e2fsprogs python3-minimal fio fuse3 util-linux mount procps
+
+# Each folder is a static library; what it may stand on (tests/check-layers holds the includes to the same table).
+FOLDERS := base radix cache hypervisor parallax blkfront blkback control tools/common
+DEPS_base := base
+DEPS_radix := radix base
+DEPS_cache := cache base
+DEPS_hypervisor := hypervisor base
+DEPS_parallax := parallax radix cache base
+DEPS_blkfront := blkfront hypervisor base
+DEPS_blkback := blkback blkfront hypervisor parallax radix cache base
+DEPS_control := control base
+DEPS_tools := tools/common control blkback blkfront hypervisor parallax radix cache base
+DEPS_support := tests/support
+
+sources = $(sort $(shell find $(1) -name '*.c' 2>/dev/null))
+library = $(O)/lib/$(subst /,-,$(1)).a
+libraries = $(foreach f,$(1),$(call library,$(f)))
+
+PROGRAMS := $(patsubst tools/%/main.c,%,$(wildcard tools/*/main.c))
+UNIT_TESTS := $(patsubst tests/%.c,$(O)/tests/%,$(wildcard tests/unit/*_test.c tests/model/*_test.c tests/crash/*_test.c))
+HELPERS := $(patsubst tests/%.c,$(O)/tests/%,$(wildcard tests/programs/*.c))
+
+.PHONY: all
+all: $(addprefix $(O)/,$(PROGRAMS))
+
+define library_rules
+$(call library,$(1)): $(patsubst %.c,$(O)/obj/%.o,$(call sources,$(1)))
+	$$(call say,AR,$$@)
+	@mkdir -p $$(@D) && rm -f $$@
+	$(Q)ar rcs $$@ $$^
+endef
+$(foreach f,$(FOLDERS) tests/support,$(eval $(call library_rules,$(f))))
+
+$(O)/obj/%.o: %.c
+	$(call say,CC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+
+define link
+	$(call say,LINK,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS) $(1)
+endef
+
+define program_rules
+$(O)/$(1): $(patsubst %.c,$(O)/obj/%.o,$(call sources,tools/$(1))) $(call libraries,$(DEPS_tools))
+	$$(call link)
+endef
+$(foreach p,$(PROGRAMS),$(eval $(call program_rules,$(p))))
+
+# A unit test NAME_…_test.c links the libraries of the folder NAME; other tests link everything.
+define test_rules
+$(1): $(patsubst $(O)/tests/%,$(O)/obj/tests/%.o,$(1)) $(call libraries,$(or $(DEPS_$(firstword $(subst _, ,$(notdir $(1))))),$(DEPS_tools)) tests/support)
+	$$(call link,-lcunit $(if $(findstring fuse,$(1)),-lfuse3))
+endef
+$(foreach t,$(UNIT_TESTS) $(HELPERS),$(eval $(call test_rules,$(t))))
+
+-include $(shell find $(O)/obj -name '*.d' 2>/dev/null)
+
+.PHONY: tests
+tests: all $(UNIT_TESTS) $(HELPERS)
+
+.PHONY: deps
+deps:
+	$(Q)tests/install-deps $(PACKAGES)
+
+.PHONY: check
+check: deps
+	$(Q)$(MAKE) --no-print-directory -j2 tests
+	$(Q)O=$(O) TEST='$(TEST)' tests/run
+
+.PHONY: check-layers
+check-layers:
+	$(Q)tests/check-layers
+
+.PHONY: check-asan check-tsan
+check-asan check-tsan: check-%: deps
+	$(Q)$(MAKE) --no-print-directory -j2 D=$* tests
+	$(Q)O=build-$* TEST='$(TEST)' tests/run $*
+
+.PHONY: demo
+demo: deps
+	$(Q)$(MAKE) --no-print-directory -j2 tests
+	$(Q)O=$(O) tools/demo/demo
+
+.PHONY: bench
+bench: deps
+	$(Q)$(MAKE) --no-print-directory -j2 tests
+	$(Q)O=$(O) bench/run
+
+.PHONY: install
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/sbin $(DESTDIR)$(PREFIX)/libexec/parallax
+	install -m 755 $(O)/parallax $(DESTDIR)$(PREFIX)/bin/parallax
+	install -m 755 $(O)/parallaxd $(DESTDIR)$(PREFIX)/sbin/parallaxd
+	install -m 755 $(O)/parallax-hypervisor $(DESTDIR)$(PREFIX)/libexec/parallax/parallax-hypervisor
+
+.PHONY: clean
+clean:
+	rm -rf build build-asan build-tsan

@@ -1,0 +1,14 @@
+/* bdev.c - see bdev.h. */
+#include "base/bdev.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+void *bdev_buffer_alloc(size_t blocks)
+{
+    void *p = NULL;
+    if (posix_memalign(&p, BLOCK_SIZE, blocks * BLOCK_SIZE))
+        return NULL;
+    memset(p, 0, blocks * BLOCK_SIZE);
+    return p;
+}

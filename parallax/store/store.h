@@ -1,0 +1,48 @@
+/* store.h - where blocks and metadata live: one block device and one catalog, opened together from a URL.
+ *
+ * The engine (parallax/) sees only bdev.h, catalog.h and this header. Implementations: local (a directory; blocks in a file
+ * or on a device; libaio; Berkeley DB) and memory (with faults to order, for tests); a cluster's comes beside them.
+ * Threads: open, create and close block. Errors: a line for a person in err. */
+#ifndef PARALLAX_STORE_STORE_H
+#define PARALLAX_STORE_STORE_H
+#include "base/bdev.h"
+#include "base/error.h"
+#include "base/loop.h"
+#include "parallax/store/catalog.h"
+
+#include <stdbool.h>
+
+struct backing {
+    struct bdev *blocks;
+    struct catalog *catalog;
+    bool direct; /* false: the file system has no O_DIRECT, so the page cache is between us and the device (slower) */
+    char name[512]; /* the URL as opened, absolute: what messages call the store */
+    void *implementation;
+    void (*close)(struct backing *b); /* closes blocks, catalog and gives the lock back */
+};
+
+struct backing_create_options {
+    uint64_t size_bytes; /* the store's --size; 0: what the file system or device gives */
+    bool force;          /* use a device or directory that holds something else; never an existing store */
+};
+
+struct backing_open_options {
+    unsigned lock_timeout_ms;
+    const char *command;  /* what this process does, named to others that wait for the lock */
+    void (*waiting)(void *ctx, int pid, const char *command); /* called once after 1 s of waiting; may be NULL */
+    void *waiting_ctx;
+};
+
+/* Creates an empty backing; half-made remains of an interrupted creation are not a store and are replaced. The block device
+ * has `initial_blocks` blocks usable, zero-filled and physically allocated (fails with -ENOSPC otherwise); write() may then
+ * be used to lay out the store, and backing_created makes it a store. */
+int backing_create(const char *url, const struct backing_create_options *opt, uint64_t initial_blocks, struct backing *out, struct error *err);
+int backing_created(struct backing *b, struct error *err);
+
+/* Takes the store's lock, recovers the catalog, opens the device. loop: where asynchronous requests complete; NULL for a
+ * user that makes only blocking calls. */
+int backing_open(const char *url, struct loop *loop, const struct backing_open_options *opt, struct backing *out, struct error *err);
+
+/* The URL's canonical form (absolute directory, file: prefix dropped) and its directory. Buffers of at least 512 bytes. */
+int backing_parse_url(const char *url, char *directory, char *device, struct error *err);
+#endif
