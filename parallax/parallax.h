@@ -1,0 +1,194 @@
+/* parallax.h - the store and its images: what the ring backend, the daemon and the command line stand on.
+ *
+ * Words: docs/glossary.md. An image is a virtual disk; IMAGE@SNAP names a frozen state of it; a target is either, as text.
+ * Threads: a store belongs to one loop. Everything here is called on that loop's thread; store_open and store_close block and
+ * are called on it while the loop does not run. Completions run on the loop, exactly once, never from inside the call.
+ * Errors: 0 or negative errno; where a struct error is filled it is one line for a person: what, which object, why, what to do.
+ * -ENOENT no such image or snapshot; -EEXIST name taken; -EBUSY held or open; -EROFS read-only; -EPERM protected; -EINVAL bad
+ * argument; -ENOSPC store full; -EIO device or damaged data; -EBADMSG checksum or format damage; -ENOMEM.
+ * Durability: a store_op that ends without error is durable. A write that ends without error survives the end of this
+ * process; a flush (or a write with IMAGE_FUA) that ends without error makes all writes that ended before it survive a power
+ * cut. After a power cut an unflushed write is, per 4096-byte block, whole or absent.
+ * Ownership: requests and operations belong to the caller, are zero-initialised by it and borrowed until done. */
+#ifndef PARALLAX_PARALLAX_H
+#define PARALLAX_PARALLAX_H
+#include "base/error.h"
+#include "base/list.h"
+#include "base/loop.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#define IMAGE_NAME_MAX 128u                              /* characters: [A-Za-z0-9][A-Za-z0-9._-]{0,127} */
+#define IMAGE_TARGET_SIZE (2 * IMAGE_NAME_MAX + 2)       /* NAME@SNAP and its NUL */
+#define IMAGE_SECTOR 512u                                /* the unit of offsets and lengths of requests */
+#define IMAGE_SIZE_MAX (16ull << 40)                     /* bytes */
+#define IMAGE_REQUEST_MAX (1u << 20)                     /* bytes of one read or write */
+
+struct store;
+struct image; /* an image or snapshot opened */
+
+/* ---- Store ---- */
+
+struct store_create_options {
+    uint64_t size_bytes; /* 0: as much as the file system gives while max(1 GiB, 5 %) of it stays free */
+    bool force;
+};
+int store_create(const char *url, const struct store_create_options *opt, struct error *err);
+
+struct store_options {
+    uint64_t map_cache_bytes;   /* 0: 64 MiB */
+    uint64_t block_cache_bytes; /* 0: 32 MiB */
+    uint32_t index_entries;     /* bound of changes since the last checkpoint; 0: 524288 */
+    bool wait_when_full;        /* a guest's write waits for space instead of failing with -ENOSPC */
+    unsigned lock_timeout_ms;   /* 0: 10 s */
+    const char *command;        /* named to others that wait for the lock */
+    void (*lock_waiting)(void *ctx, int pid, const char *command);
+    void *ctx;
+};
+/* Recovers if the last end was not clean. */
+int store_open(const char *url, struct loop *loop, const struct store_options *opt, struct store **out, struct error *err);
+/* Waits for what is in flight, checkpoints and closes. Open images are closed first by their users. */
+int store_close(struct store *s);
+const char *store_name(const struct store *s);
+
+struct store_status {
+    char name[512], uuid[37];
+    bool direct;                 /* false: no O_DIRECT here, slower */
+    bool failed;                 /* a metadata write failed: the store takes no more changes until it is opened again */
+    uint64_t size_bytes;         /* limit; 0 if only the file system limits it */
+    uint64_t capacity_bytes;     /* what could be stored in all, now */
+    uint64_t used_bytes;         /* blocks not free, metadata included */
+    uint64_t provisioned_bytes;  /* sum of the sizes of images */
+    uint64_t images, templates, snapshots, open_images;
+    uint64_t checkpoints, journal_bytes, journal_used_bytes, index_entries, index_used, held_blocks, deletions_pending;
+    uint64_t reads, writes, flushes, discards, read_bytes, write_bytes;
+    uint64_t map_hits, map_misses, cache_hits, cache_misses, device_reads, device_writes, device_read_bytes, device_write_bytes, device_flushes;
+    uint64_t recovered_records, rejected_records, recovery_ms;
+};
+void store_get_status(struct store *s, struct store_status *out);
+
+/* ---- Looking ---- */
+
+struct image_info {
+    char name[IMAGE_TARGET_SIZE];   /* NAME or NAME@SNAP */
+    char parent[IMAGE_TARGET_SIZE]; /* NAME@SNAP, NAME, or "" : what it was cloned from, if that still has a name */
+    uint64_t size_bytes, created_ns, last_write_ns /* 0: never in this run */;
+    uint32_t snapshots;             /* of an image */
+    bool is_snapshot, is_template, is_protected;
+    uint32_t clones;                /* images whose parent this is */
+    char holder[128];               /* who writes it, or "" */
+    uint32_t readers;               /* open read-only handles */
+};
+/* Fills out, or says which name does not exist and what similar name does. */
+int store_find(struct store *s, const char *target, struct image_info *out, struct error *err);
+/* Images (not snapshots) in order of name; a non-zero return stops. */
+int store_list(struct store *s, int (*each)(void *ctx, const struct image_info *info), void *ctx);
+/* Snapshots of one image in order of creation. */
+int store_list_snapshots(struct store *s, const char *image, int (*each)(void *ctx, const struct image_info *info), void *ctx, struct error *err);
+/* Whether text is a legal NAME, else err says what is wrong with it. */
+int store_check_name(const char *text, struct error *err);
+
+/* ---- Data: requests on an open image ---- */
+
+enum image_mode { IMAGE_READ_ONLY, IMAGE_READ_WRITE };
+
+struct image_open_options {
+    enum image_mode mode;
+    const char *holder;                   /* e.g. "domain 7 xvda"; named to a second writer */
+    void (*resized)(void *ctx, uint64_t size_bytes); /* may be NULL */
+    void *ctx;
+};
+/* A snapshot or template opens read-only only (-EROFS). A second writer gets -EBUSY and the holder's name. Readers of an
+ * image's current state see its writer's writes. */
+int image_open(struct store *s, const char *target, const struct image_open_options *opt, struct image **out, struct error *err);
+/* No request may be in flight. */
+void image_close(struct image *img);
+uint64_t image_size(const struct image *img); /* bytes */
+
+enum image_op { IMAGE_READ, IMAGE_WRITE, IMAGE_FLUSH, IMAGE_DISCARD };
+#define IMAGE_FUA 1u
+
+struct image_req {
+    enum image_op op;
+    unsigned flags;
+    uint64_t offset, length;  /* bytes, multiples of IMAGE_SECTOR, inside the image; a discard may be of any length */
+    const struct iovec *iov;  /* read and write: exactly length bytes, each piece a multiple of 512 and 512-aligned. Whole
+                                 blocks in BLOCK_SIZE-aligned memory are transferred without a copy. Nobody else may change
+                                 the memory until done. */
+    unsigned iov_count;
+    void (*done)(struct image_req *req, int error);
+    /* private */
+    struct image *image;
+    struct list_node link;
+    uint64_t private_u64[4];
+    void *private_ptr[2];
+    int private_error;
+    uint32_t private_pending;
+};
+/* Discarded blocks read as zeroes. -EINVAL range or alignment; -EROFS; -ENOSPC; -EIO, -EBADMSG. All through done. */
+void image_submit(struct image *img, struct image_req *req);
+
+/* ---- Operations: atomic, durable when done without error ---- */
+
+struct store_op {
+    void (*done)(struct store_op *op);
+    struct error error;     /* code 0: done */
+    uint64_t freed_bytes;   /* deletions: what they give back (or would) */
+    struct image *image;    /* image_import_begin, image_open_frozen: the open image */
+    /* private */
+    struct list_node link;
+    uint64_t private_seq;
+    void *private_ptr;
+};
+
+void image_create(struct store *s, struct store_op *op, const char *name, uint64_t size_bytes);
+void image_clone(struct store *s, struct store_op *op, const char *source, const char *name);
+/* PREFIX<first> … PREFIX<first+count-1>; all or none. count: 1 … 100,000. */
+void image_clone_many(struct store *s, struct store_op *op, const char *source, const char *prefix, uint64_t first, uint32_t count);
+void image_seal(struct store *s, struct store_op *op, const char *name);
+void image_rename(struct store *s, struct store_op *op, const char *name, const char *to);
+void image_resize(struct store *s, struct store_op *op, const char *name, uint64_t size_bytes, bool shrink);
+/* target may be a snapshot. */
+void image_protect(struct store *s, struct store_op *op, const char *target, bool on);
+/* All or none. dry_run: only tells freed_bytes. */
+void image_delete(struct store *s, struct store_op *op, const char *const *names, unsigned count, bool with_snapshots, bool dry_run);
+
+/* targets: NAME@SNAP each (the caller makes names up where the user gave none); one point in time for all. */
+void snapshot_create(struct store *s, struct store_op *op, const char *const *targets, unsigned count);
+void snapshot_delete(struct store *s, struct store_op *op, const char *const *targets, unsigned count, bool dry_run);
+void snapshot_purge(struct store *s, struct store_op *op, const char *image);
+void snapshot_rename(struct store *s, struct store_op *op, const char *image, const char *from, const char *to);
+/* keep: name of a snapshot to take first, or NULL. -EBUSY while a writer holds the image. */
+void snapshot_rollback(struct store *s, struct store_op *op, const char *target, const char *keep);
+
+/* A new image without a name, open for writing as op->image; it vanishes when closed or at a crash unless finished. */
+void image_import_begin(struct store *s, struct store_op *op, uint64_t size_bytes);
+/* Names it (and seals it as a template); img stays open until image_close. */
+void image_import_finish(struct image *img, struct store_op *op, const char *name, bool seal);
+/* Opens the present state of an image, frozen as by a snapshot that vanishes when closed (or at a crash), as op->image. */
+void image_open_frozen(struct store *s, struct store_op *op, const char *target);
+
+/* ---- Slow looks: run beside the loop, done on it ---- */
+
+struct image_usage {
+    uint64_t data_bytes;  /* mapped */
+    uint64_t used_bytes;  /* blocks and nodes that would come back if only this were deleted */
+};
+void image_get_usage(struct store *s, struct store_op *op, const char *target, struct image_usage *out);
+
+/* Runs of blocks that differ from `from` (NULL: from an empty image), ascending, delivered on the loop before done.
+ * A non-zero return from run stops with that error. `to` an image: as of this instant. */
+void image_diff(struct store *s, struct store_op *op, const char *from, const char *to,
+                int (*run)(void *ctx, uint64_t offset_bytes, uint64_t length_bytes, bool is_data), void *ctx);
+
+struct store_check_result {
+    uint64_t blocks_checked, nodes_checked, damaged, leaked_blocks, wrongly_free;
+};
+/* Full reachability walk; data: read and verify every data block too. Findings are told one line each, on the loop. */
+void store_check(struct store *s, struct store_op *op, bool data, void (*finding)(void *ctx, const char *line), void *ctx, struct store_check_result *out);
+
+/* Makes everything so far part of the trees; the journal is empty after. */
+void store_checkpoint(struct store *s, struct store_op *op);
+#endif
