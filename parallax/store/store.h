@@ -19,7 +19,15 @@ struct backing {
     char name[512]; /* the URL as opened, absolute: what messages call the store */
     void *implementation;
     void (*close)(struct backing *b); /* closes blocks, catalog and gives the lock back */
+    int (*free_bytes)(struct backing *b, uint64_t *free_bytes, uint64_t *total_bytes);
 };
+
+/* Any thread: what bdev_grow can still take from the file system or device below (a file system's reserve for root is not
+ * counted), and the size of all of it. */
+static inline int backing_free_bytes(struct backing *b, uint64_t *free_bytes, uint64_t *total_bytes)
+{
+    return b->free_bytes(b, free_bytes, total_bytes);
+}
 
 struct backing_create_options {
     uint64_t size_bytes; /* the store's --size; 0: what the file system or device gives */

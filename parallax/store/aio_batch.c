@@ -1,0 +1,119 @@
+/* aio_batch.c - see aio_batch.h.
+ *
+ * One Linux AIO context with DEPTH iocbs, kept full: whatever completes makes room for the next reads. Context, iocbs and
+ * events belong to whoever holds the lock; no read is in flight when it is free. */
+#include "parallax/store/aio_batch.h"
+
+#include "base/bdev.h"
+
+#include <errno.h>
+#include <libaio.h>
+#include <pthread.h>
+#include <stdlib.h>
+
+#define DEPTH 256u
+
+struct aio_batch {
+    int fd;
+    uint64_t offset_bytes;
+    pthread_mutex_t lock;
+    io_context_t context;
+    struct iocb iocbs[DEPTH], *free[DEPTH], *ready[DEPTH];
+    unsigned free_count, ready_count, inflight;
+    struct io_event events[DEPTH];
+};
+
+int aio_batch_open(int fd, uint64_t offset_bytes, struct aio_batch **out)
+{
+    struct aio_batch *b = calloc(1, sizeof *b);
+    if (!b)
+        return -ENOMEM;
+    b->fd = fd;
+    b->offset_bytes = offset_bytes;
+    int err = io_setup((int)DEPTH, &b->context);
+    if (err) {
+        free(b);
+        return err;
+    }
+    pthread_mutex_init(&b->lock, NULL);
+    for (unsigned i = 0; i < DEPTH; i++)
+        b->free[b->free_count++] = &b->iocbs[i];
+    *out = b;
+    return 0;
+}
+
+void aio_batch_close(struct aio_batch *b)
+{
+    io_destroy(b->context);
+    pthread_mutex_destroy(&b->lock);
+    free(b);
+}
+
+/* Hands as many of the prepared reads to the kernel as it takes. */
+static int send(struct aio_batch *b)
+{
+    unsigned sent = 0;
+    int err = 0;
+    while (sent < b->ready_count) {
+        int n = io_submit(b->context, (long)(b->ready_count - sent), b->ready + sent);
+        if (n == -EINTR)
+            continue;
+        if (n <= 0) {
+            err = n == 0 || (n == -EAGAIN && b->inflight) ? 0 : n;
+            break;
+        }
+        sent += (unsigned)n;
+        b->inflight += (unsigned)n;
+    }
+    for (unsigned i = sent; i < b->ready_count; i++)
+        b->ready[i - sent] = b->ready[i];
+    b->ready_count -= sent;
+    return err;
+}
+
+static int collect(struct aio_batch *b)
+{
+    int n, err = 0;
+    do
+        n = io_getevents(b->context, 1, (long)DEPTH, b->events, NULL);
+    while (n == -EINTR);
+    if (n < 0)
+        return n;
+    for (int i = 0; i < n; i++) {
+        long result = (long)b->events[i].res;
+        if (result != (long)BLOCK_SIZE && !err)
+            err = result < 0 ? (int)result : -EIO;
+        b->free[b->free_count++] = b->events[i].obj;
+    }
+    b->inflight -= (unsigned)n;
+    return err;
+}
+
+static void drop_ready(struct aio_batch *b)
+{
+    while (b->ready_count)
+        b->free[b->free_count++] = b->ready[--b->ready_count];
+}
+
+int aio_batch_read(struct aio_batch *b, const uint64_t *blocks, void *const *bufs, unsigned count)
+{
+    int err = 0;
+    pthread_mutex_lock(&b->lock);
+    for (unsigned next = 0; (next < count && !err) || b->ready_count || b->inflight;) {
+        for (; next < count && !err && b->free_count; next++) {
+            struct iocb *cb = b->free[--b->free_count];
+            io_prep_pread(cb, b->fd, bufs[next], BLOCK_SIZE, (long long)(b->offset_bytes + blocks[next] * BLOCK_SIZE));
+            b->ready[b->ready_count++] = cb;
+        }
+        int step = send(b);
+        if (step)
+            drop_ready(b);
+        if (b->inflight) {
+            int collected = collect(b);
+            step = step ? step : collected;
+        }
+        err = err ? err : step;
+    }
+    pthread_mutex_unlock(&b->lock);
+    return err;
+}

@@ -1,0 +1,251 @@
+/* local.c - a store in a directory of this host, its blocks in a file there or on a device.
+ *
+ * Creation: lock, STORE.new, catalog, blocks, (the caller's contents,) then STORE by rename and a sync of the directory. A
+ * crash anywhere before the rename leaves something that is not a store and that the next creation replaces; a creation that
+ * fails or is given up takes it away itself. A device gets its header just before the rename: after a crash between the two
+ * the device claims a store that is not there, and the next creation wants it wiped by hand. */
+#include "parallax/store/bdev_file.h"
+#include "parallax/store/catalog_bdb.h"
+#include "parallax/store/local_directory.h"
+#include "parallax/store/local_private.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+struct local {
+    char directory[LOCAL_PATH_MAX];
+    struct local_identity id;
+    int directory_fd, lock_fd;
+    bool making;         /* not a store yet: close takes it away */
+    bool made_directory;
+};
+
+static int record_blocks(void *ctx, uint64_t blocks)
+{
+    struct local *l = ctx;
+    if (l->making)
+        return 0; /* backing_created writes the header */
+    return local_device_record(l->id.device, l->id.uuid, blocks);
+}
+
+static void close_local(struct backing *b)
+{
+    struct local *l = b->implementation;
+    if (b->blocks)
+        bdev_close(b->blocks);
+    if (b->catalog)
+        catalog_close(b->catalog);
+    if (l->making) {
+        local_directory_clear(l->directory_fd);
+        if (l->made_directory && unlinkat(l->directory_fd, LOCAL_LOCK_FILE, 0) == 0)
+            rmdir(l->directory);
+    }
+    if (l->lock_fd >= 0)
+        close(l->lock_fd);
+    if (l->directory_fd >= 0)
+        close(l->directory_fd);
+    free(l);
+    memset(b, 0, sizeof *b);
+}
+
+static int free_bytes(struct backing *b, uint64_t *free, uint64_t *total) { return bdev_file_space(b->blocks, free, total); }
+
+static int begin(const char *url, struct backing *b, char device[LOCAL_PATH_MAX], struct error *err)
+{
+    struct local *l = calloc(1, sizeof *l);
+    memset(b, 0, sizeof *b);
+    if (!l)
+        return error_set(err, -ENOMEM, "cannot open the store: out of memory");
+    l->directory_fd = l->lock_fd = -1;
+    int rc = backing_parse_url(url, l->directory, device, err);
+    if (rc) {
+        free(l);
+        return rc;
+    }
+    b->implementation = l;
+    b->close = close_local;
+    b->free_bytes = free_bytes;
+    snprintf(b->name, sizeof b->name, "%s", l->directory);
+    return 0;
+}
+
+static int open_blocks(struct backing *b, struct loop *loop, uint64_t blocks, bool create, struct error *err)
+{
+    struct local *l = b->implementation;
+    char path[LOCAL_PATH_MAX + 16];
+    bool device = *l->id.device;
+    struct bdev_file_options opt = { .loop = loop, .blocks = blocks, .create = create && !device };
+    if (device) {
+        opt.offset_bytes = LOCAL_DEVICE_HEADER_BYTES;
+        opt.grown = record_blocks;
+        opt.grown_ctx = l;
+    }
+    snprintf(path, sizeof path, "%s%s", device ? l->id.device : l->directory, device ? "" : "/" LOCAL_BLOCKS_FILE);
+    int rc = bdev_file_open(path, &opt, &b->blocks, &b->direct);
+    if (rc == -EAGAIN)
+        return error_set(err, rc, "cannot open %s: the host's asynchronous I/O is used up; raise fs.aio-max-nr with sysctl", path);
+    if (rc == -EBUSY)
+        return error_set(err, rc, "the device %s is in use (mounted, swap, or part of a volume); release it first", path);
+    return rc ? error_set(err, rc, "cannot open %s: %s", path, strerror(-rc)) : 0;
+}
+
+static int open_catalog(struct backing *b, bool create, struct error *err)
+{
+    struct local *l = b->implementation;
+    char path[LOCAL_PATH_MAX + 16];
+    snprintf(path, sizeof path, "%s/" LOCAL_CATALOG_DIRECTORY, l->directory);
+    if (create && mkdirat(l->directory_fd, LOCAL_CATALOG_DIRECTORY, 0700) < 0)
+        return error_set(err, -errno, "cannot make %s: %s", path, strerror(errno));
+    return create ? catalog_bdb_create(path, &b->catalog, err) : catalog_bdb_open(path, &b->catalog, err);
+}
+
+/* Takes the directory for the new store: refusals first, then the lock, then refusals again, for what came in between. */
+static int claim_directory(struct local *l, bool force, struct error *err)
+{
+    static const struct backing_open_options at_once = { .command = "init" };
+    int fd = local_directory_make(l->directory, &l->made_directory, err);
+    if (fd < 0)
+        return fd;
+    l->directory_fd = fd;
+    int rc = local_directory_check(fd, l->directory, force, err);
+    if (rc)
+        return rc;
+    fd = local_lock_take(l->directory_fd, l->directory, &at_once, err);
+    if (fd < 0)
+        return fd;
+    l->lock_fd = fd;
+    rc = local_directory_check(l->directory_fd, l->directory, force, err);
+    if (rc)
+        return rc;
+    l->making = true;
+    rc = local_directory_clear(l->directory_fd);
+    if (rc)
+        return error_set(err, rc, "cannot clear the remains of an earlier creation in %s: %s", l->directory, strerror(-rc));
+    if (fchmod(l->directory_fd, 0700) < 0)
+        return error_set(err, -errno, "cannot make %s private to its owner: %s", l->directory, strerror(errno));
+    return 0;
+}
+
+static int lay_out(struct backing *b, const struct backing_create_options *opt, uint64_t initial_blocks, struct error *err)
+{
+    struct local *l = b->implementation;
+    int rc = local_identity_write(l->directory_fd, l->directory, LOCAL_STORE_NEW_FILE, &l->id, err);
+    if (!rc && *l->id.device)
+        rc = local_device_wipe(l->id.device, err);
+    if (!rc)
+        rc = open_catalog(b, true, err);
+    if (!rc)
+        rc = open_blocks(b, NULL, 0, true, err);
+    if (rc)
+        return rc;
+    if (opt->size_bytes / BLOCK_SIZE > b->blocks->max_blocks)
+        return error_set(err, -ENOSPC, "the device %s has %llu bytes, fewer than the size asked for", l->id.device,
+                         (unsigned long long)b->blocks->max_blocks * BLOCK_SIZE);
+    rc = bdev_grow(b->blocks, initial_blocks);
+    return rc ? error_set(err, rc, "cannot allocate %llu bytes for the store %s: %s", (unsigned long long)initial_blocks * BLOCK_SIZE,
+                          l->directory, strerror(-rc))
+              : 0;
+}
+
+int backing_create(const char *url, const struct backing_create_options *opt, uint64_t initial_blocks, struct backing *out, struct error *err)
+{
+    struct backing b;
+    char device[LOCAL_PATH_MAX];
+    int rc = begin(url, &b, device, err);
+    if (rc)
+        return rc;
+    struct local *l = b.implementation;
+    if (*device)
+        rc = local_device_check(device, opt->force, err);
+    if (!rc)
+        rc = local_identity_make(&l->id, device, err);
+    if (!rc)
+        rc = claim_directory(l, opt->force, err);
+    if (!rc)
+        rc = lay_out(&b, opt, initial_blocks, err);
+    if (rc)
+        b.close(&b);
+    else
+        *out = b;
+    return rc;
+}
+
+/* Order: blocks durable, then the device's header, then STORE, then the directory that names it. */
+int backing_created(struct backing *b, struct error *err)
+{
+    struct local *l = b->implementation;
+    int rc = bdev_flush(b->blocks);
+    if (!rc && *l->id.device)
+        rc = local_device_record(l->id.device, l->id.uuid, b->blocks->blocks);
+    if (!rc && renameat(l->directory_fd, LOCAL_STORE_NEW_FILE, l->directory_fd, LOCAL_STORE_FILE) < 0)
+        rc = -errno;
+    if (!rc) {
+        l->making = false;
+        if (fsync(l->directory_fd) < 0)
+            rc = -errno;
+    }
+    return rc ? error_set(err, rc, "cannot finish the store %s: %s", l->directory, strerror(-rc)) : 0;
+}
+
+/* A URL that names a device must name the store's. */
+static int check_device(const struct local *l, const char *device, struct error *err)
+{
+    struct stat asked, own;
+    if (!*device || strcmp(device, l->id.device) == 0)
+        return 0;
+    if (*l->id.device && stat(device, &asked) == 0 && stat(l->id.device, &own) == 0 && asked.st_rdev == own.st_rdev)
+        return 0;
+    return error_set(err, -EINVAL, "the blocks of store %s are %s%s, not on %s", l->directory, *l->id.device ? "on " : "in a file",
+                     l->id.device, device);
+}
+
+static int open_locked(struct backing *b, struct loop *loop, const char *device, struct error *err)
+{
+    struct local *l = b->implementation;
+    uint64_t blocks = 0;
+    int rc = local_identity_read(l->directory_fd, l->directory, &l->id, err);
+    if (!rc)
+        rc = local_identity_check_host(&l->id, l->directory, err);
+    if (!rc)
+        rc = check_device(l, device, err);
+    if (!rc && *l->id.device)
+        rc = local_device_read(l->id.device, l->id.uuid, &blocks, err);
+    if (!rc)
+        rc = open_blocks(b, loop, blocks, false, err);
+    if (!rc)
+        rc = open_catalog(b, false, err);
+    return rc;
+}
+
+int backing_open(const char *url, struct loop *loop, const struct backing_open_options *opt, struct backing *out, struct error *err)
+{
+    struct backing b;
+    char device[LOCAL_PATH_MAX];
+    int rc = begin(url, &b, device, err);
+    if (rc)
+        return rc;
+    struct local *l = b.implementation;
+    struct local_identity seen;
+    l->directory_fd = open(l->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (l->directory_fd < 0) {
+        rc = errno == ENOENT ? error_set(err, -ENOENT, "%s is not a Parallax store: there is no such directory; create one with 'parallax init'", l->directory)
+                             : error_set(err, -errno, "cannot open the store %s: %s", l->directory, strerror(errno));
+    } else {
+        /* A look before the lock, so that nothing is put into a directory that is no store. */
+        rc = local_identity_read(l->directory_fd, l->directory, &seen, err);
+    }
+    if (!rc) {
+        l->lock_fd = local_lock_take(l->directory_fd, l->directory, opt, err);
+        rc = l->lock_fd < 0 ? l->lock_fd : open_locked(&b, loop, device, err);
+    }
+    if (rc)
+        b.close(&b);
+    else
+        *out = b;
+    return rc;
+}

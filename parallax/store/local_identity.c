@@ -1,0 +1,144 @@
+/* local_identity.c - the file STORE.
+ *
+ * Lines of text, in this order: "parallax-store VERSION", then "key=value" lines, then "crc32c=" with eight digits over
+ * everything before it. A version that is not known is refused before anything else is looked at; keys that are not known are
+ * passed over, so that a later program may add what an older one need not see. */
+#include "base/crc32c.h"
+#include "parallax/store/local_private.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#define VERSION 1ul
+#define TEXT_MAX 4096u
+#define FIRST_WORD "parallax-store "
+#define CHECKSUM_KEY "crc32c="
+
+int local_identity_make(struct local_identity *id, const char *device, struct error *err)
+{
+    unsigned char r[16];
+    if (getrandom(r, sizeof r, 0) != sizeof r)
+        return error_set(err, -EIO, "cannot make a uuid for the store: the kernel gave no random bytes");
+    r[6] = (unsigned char)((r[6] & 0x0f) | 0x40);
+    r[8] = (unsigned char)((r[8] & 0x3f) | 0x80);
+    snprintf(id->uuid, sizeof id->uuid, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", r[0], r[1], r[2], r[3],
+             r[4], r[5], r[6], r[7], r[8], r[9], r[10], r[11], r[12], r[13], r[14], r[15]);
+    if (gethostname(id->host, sizeof id->host - 1) < 0)
+        strcpy(id->host, "unknown");
+    id->host[sizeof id->host - 1] = 0;
+    snprintf(id->device, sizeof id->device, "%s", device);
+    return local_machine_id(id->machine_id, err);
+}
+
+static int write_all(int fd, const char *text, size_t length)
+{
+    while (length) {
+        ssize_t n = write(fd, text, length);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return n ? -errno : -EIO;
+        text += n;
+        length -= (size_t)n;
+    }
+    return 0;
+}
+
+int local_identity_write(int directory_fd, const char *directory, const char *file, const struct local_identity *id, struct error *err)
+{
+    char text[TEXT_MAX];
+    int n = snprintf(text, sizeof text, FIRST_WORD "%lu\nuuid=%s\nmachine-id=%s\nhost=%s\ndevice=%s\n", VERSION, id->uuid, id->machine_id,
+                     id->host, id->device);
+    n += snprintf(text + n, sizeof text - (size_t)n, CHECKSUM_KEY "%08x\n", crc32c(0, text, (size_t)n));
+    int fd = openat(directory_fd, file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    int rc = fd < 0 ? -errno : write_all(fd, text, (size_t)n);
+    if (!rc && fsync(fd) < 0)
+        rc = -errno;
+    if (fd >= 0)
+        close(fd);
+    return rc ? error_set(err, rc, "cannot write %s/%s: %s", directory, file, strerror(-rc)) : 0;
+}
+
+static int damaged(const char *directory, const char *why, struct error *err)
+{
+    return error_set(err, -EBADMSG, "%s/" LOCAL_STORE_FILE " is damaged (%s); restore it from a backup", directory, why);
+}
+
+static int check_frame(const char *text, const char *directory, struct error *err)
+{
+    const size_t word = sizeof FIRST_WORD - 1;
+    if (strncmp(text, FIRST_WORD, word) != 0)
+        return damaged(directory, "it does not begin as it should", err);
+    char *end;
+    unsigned long version = strtoul(text + word, &end, 10);
+    if (end == text + word || *end != '\n' || !version)
+        return damaged(directory, "no version", err);
+    if (version > VERSION)
+        return error_set(err, -EPROTONOSUPPORT, "the store %s has format %lu and this program knows up to %lu; use a newer program",
+                         directory, version, VERSION);
+    const char *sum = strstr(text, "\n" CHECKSUM_KEY);
+    if (!sum)
+        return damaged(directory, "it is cut short", err);
+    sum++;
+    unsigned long stored = strtoul(sum + sizeof CHECKSUM_KEY - 1, &end, 16);
+    if (*end != '\n' || end[1] || stored != crc32c(0, text, (size_t)(sum - text)))
+        return damaged(directory, "wrong checksum", err);
+    return 0;
+}
+
+/* True if the key is there and its value fits. */
+static bool get_value(const char *text, const char *key, char *value, size_t size)
+{
+    char start[32];
+    snprintf(start, sizeof start, "\n%s=", key);
+    const char *at = strstr(text, start);
+    if (!at)
+        return false;
+    at += strlen(start);
+    size_t n = strcspn(at, "\n");
+    if (n >= size)
+        return false;
+    memcpy(value, at, n);
+    value[n] = 0;
+    return true;
+}
+
+int local_identity_read(int directory_fd, const char *directory, struct local_identity *id, struct error *err)
+{
+    char text[TEXT_MAX + 1];
+    int fd = openat(directory_fd, LOCAL_STORE_FILE, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0 && errno == ENOENT)
+        return error_set(err, -ENOENT, "%s is not a Parallax store; create one with 'parallax init'", directory);
+    if (fd < 0)
+        return error_set(err, -errno, "cannot open %s/" LOCAL_STORE_FILE ": %s", directory, strerror(errno));
+    ssize_t n = read(fd, text, TEXT_MAX);
+    int code = n < 0 ? -errno : 0;
+    close(fd);
+    if (code)
+        return error_set(err, code, "cannot read %s/" LOCAL_STORE_FILE ": %s", directory, strerror(-code));
+    text[n] = 0;
+    code = check_frame(text, directory, err);
+    if (code)
+        return code;
+    if (!get_value(text, "uuid", id->uuid, sizeof id->uuid) || !get_value(text, "machine-id", id->machine_id, sizeof id->machine_id) ||
+        !get_value(text, "host", id->host, sizeof id->host) || !get_value(text, "device", id->device, sizeof id->device))
+        return damaged(directory, "a line is missing", err);
+    return 0;
+}
+
+int local_identity_check_host(const struct local_identity *id, const char *directory, struct error *err)
+{
+    char here[65];
+    int rc = local_machine_id(here, err);
+    if (rc)
+        return rc;
+    if (strcmp(here, id->machine_id) != 0)
+        return error_set(err, -EXDEV, "the store %s belongs to host %s (machine-id %s); open it there, this host is %s", directory, id->host,
+                         id->machine_id, here);
+    return 0;
+}
