@@ -57,6 +57,7 @@ struct radix_lookup {
     void (*done)(struct radix_lookup *l, int error);
     /* private until done */
     uint32_t at;
+    unsigned level;
     struct list_node link;
     struct radix_entry waiting_for;
 };
@@ -92,20 +93,22 @@ struct radix_change {
 enum radix_drop { RADIX_DROP_DATA, RADIX_DROP_NODE, RADIX_DROP_SUBTREE };
 
 struct radix_merge {
-    /* Gives the next change, in ascending order, none overlapping another; 1: given, 0: no more, negative: stop. */
+    /* Gives the next change, in ascending order, none overlapping another; 1: given, 0: no more, negative: stop. It is called
+     * up to some thousands of changes ahead of the drops that follow from them. */
     int (*next)(void *ctx, struct radix_change *out);
-    /* Told before the new root is returned; an error stops the merge. */
+    /* Told before the new root is returned; an error stops the merge. An entry that is replaced by one with the same address
+     * is still reached and not dropped. first_block: the image block, or the first one below the node. */
     int (*drop)(void *ctx, enum radix_drop what, const struct radix_entry *e, unsigned level, uint64_t first_block);
     void *ctx;
     uint64_t birth;     /* of the new nodes */
     uint64_t min_blocks; /* the new root is at least high enough for an image of this many blocks, if it maps anything */
-    /* Counts for the caller: new minus dropped. Blocks below a dropped subtree are not counted here. */
-    uint64_t nodes_written;
+    uint64_t nodes_written; /* set by radix_merge: new nodes that were given an address, those of a failed merge included */
 };
 
 /* Writes the nodes of old with the changes applied and returns their root; old stays valid. Nodes are gathered into large
  * writes and all have been written (not flushed) on return. On error nothing but unreferenced new nodes is left.
- * Memory: a few nodes per level and a bounded write buffer, whatever the size. Nodes to be changed are read in batches. */
+ * Memory: at most 256 nodes per level (those that the next changes touch, read in batches) and a write buffer of 1 MiB, whatever
+ * the size. -EINVAL: changes out of order, or an address, birth or min_blocks that no map can hold. */
 int radix_merge(struct radix_io *io, const struct radix_root *old, struct radix_merge *m, struct radix_root *out);
 
 struct radix_visit {
