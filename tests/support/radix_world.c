@@ -11,9 +11,9 @@ enum { REACHED_BEFORE = 1, BROUGHT_IN = 2, REACHED_AFTER = 4, DROPPED = 8, TWICE
 
 static int allocate(void *ctx, uint64_t *address)
 {
-    struct world *w = ctx;
-    if (w->scatter && world_random(w, w->scatter) == 0)
-        w->cursor = 1 + world_random(w, w->device->bdev.blocks - 1);
+    struct radix_world *w = ctx;
+    if (w->scatter && radix_world_random(w, w->scatter) == 0)
+        w->cursor = 1 + radix_world_random(w, w->device->bdev.blocks - 1);
     for (uint64_t tries = 0; tries < w->device->bdev.blocks; tries++, w->cursor++) {
         if (w->cursor >= w->device->bdev.blocks)
             w->cursor = 1;
@@ -27,7 +27,7 @@ static int allocate(void *ctx, uint64_t *address)
     return -ENOSPC;
 }
 
-void world_open(struct world *w, uint64_t device_blocks, uint64_t seed)
+void radix_world_open(struct radix_world *w, uint64_t device_blocks, uint64_t seed)
 {
     memset(w, 0, sizeof *w);
     CU_ASSERT_FATAL(loop_create(&w->loop) == 0);
@@ -41,7 +41,7 @@ void world_open(struct world *w, uint64_t device_blocks, uint64_t seed)
     w->birth = 1;
 }
 
-void world_close(struct world *w)
+void radix_world_close(struct radix_world *w)
 {
     bdev_close(&w->device->bdev);
     loop_destroy(w->loop);
@@ -51,11 +51,11 @@ void world_close(struct world *w)
     free(w->oracle.map);
 }
 
-uint64_t world_random(struct world *w, uint64_t below) { return unit_random(&w->random) % below; }
+uint64_t radix_world_random(struct radix_world *w, uint64_t below) { return unit_random(&w->random) % below; }
 
 /* ---- Changes ---- */
 
-static struct radix_change *add_change(struct world *w)
+static struct radix_change *add_change(struct radix_world *w)
 {
     if (w->change_count == w->change_room) {
         w->change_room = w->change_room ? 2 * w->change_room : 64;
@@ -64,19 +64,19 @@ static struct radix_change *add_change(struct world *w)
     return &w->change[w->change_count++];
 }
 
-void world_map_entry(struct world *w, uint64_t block, const struct radix_entry *e)
+void radix_world_map_entry(struct radix_world *w, uint64_t block, const struct radix_entry *e)
 {
     *add_change(w) = (struct radix_change){ .first = block, .count = 1, .entry = *e };
 }
 
-void world_map(struct world *w, uint64_t block)
+void radix_world_map(struct radix_world *w, uint64_t block)
 {
     struct radix_entry e = { .kind = RADIX_DATA, .birth = w->birth, .crc = (uint32_t)unit_random(&w->random) };
     CU_ASSERT_FATAL(allocate(w, &e.address) == 0);
-    world_map_entry(w, block, &e);
+    radix_world_map_entry(w, block, &e);
 }
 
-void world_unmap(struct world *w, uint64_t first, uint64_t count)
+void radix_world_unmap(struct radix_world *w, uint64_t first, uint64_t count)
 {
     *add_change(w) = (struct radix_change){ .first = first, .count = count };
 }
@@ -88,46 +88,46 @@ static int compare_blocks(const void *a, const void *b)
 }
 
 /* Positions are spread over all scales; half of them lie near something already mapped. */
-static uint64_t random_block(struct world *w, uint64_t limit)
+static uint64_t random_block(struct radix_world *w, uint64_t limit)
 {
-    if (w->oracle.count && world_random(w, 2)) {
-        uint64_t near = w->oracle.map[world_random(w, w->oracle.count)].block + world_random(w, 4);
+    if (w->oracle.count && radix_world_random(w, 2)) {
+        uint64_t near = w->oracle.map[radix_world_random(w, w->oracle.count)].block + radix_world_random(w, 4);
         return near < limit ? near : limit - 1;
     }
-    unsigned bits = (unsigned)world_random(w, 33);
+    unsigned bits = (unsigned)radix_world_random(w, 33);
     return unit_random(&w->random) % (1ull << bits) % limit;
 }
 
-void world_random_changes(struct world *w, unsigned most, uint64_t limit)
+void radix_world_random_changes(struct radix_world *w, unsigned most, uint64_t limit)
 {
-    unsigned n = (unsigned)world_random(w, most + 1);
+    unsigned n = (unsigned)radix_world_random(w, most + 1);
     uint64_t *at = malloc((n + 1) * sizeof *at), next_free = 0;
     for (unsigned i = 0; i < n; i++)
         at[i] = random_block(w, limit);
     qsort(at, n, sizeof *at, compare_blocks);
-    unsigned unmap_one_in = 2 + (unsigned)world_random(w, 6);
+    unsigned unmap_one_in = 2 + (unsigned)radix_world_random(w, 6);
     for (unsigned i = 0; i < n; i++) {
-        uint64_t block = at[i], run = world_random(w, 8) ? 1 : 1 + world_random(w, 300);
+        uint64_t block = at[i], run = radix_world_random(w, 8) ? 1 : 1 + radix_world_random(w, 300);
         if (block < next_free)
             continue;
-        if (world_random(w, unmap_one_in) == 0) {
-            uint64_t count = 1 + unit_random(&w->random) % (1ull << world_random(w, 26));
-            if (world_random(w, 3) == 0) /* aligned, so that whole subtrees go */
-                block = block & ~((1ull << 8 * world_random(w, 4)) - 1), count = 1ull << 8 * world_random(w, 4);
+        if (radix_world_random(w, unmap_one_in) == 0) {
+            uint64_t count = 1 + unit_random(&w->random) % (1ull << radix_world_random(w, 26));
+            if (radix_world_random(w, 3) == 0) /* aligned, so that whole subtrees go */
+                block = block & ~((1ull << 8 * radix_world_random(w, 4)) - 1), count = 1ull << 8 * radix_world_random(w, 4);
             if (block < next_free)
                 continue;
-            world_unmap(w, block, count);
+            radix_world_unmap(w, block, count);
             next_free = block + count;
             continue;
         }
-        struct radix_entry same = oracle_find(&w->oracle, block);
-        if (same.kind == RADIX_DATA && world_random(w, 8) == 0) {
-            world_map_entry(w, block, &same);
+        struct radix_entry same = radix_oracle_find(&w->oracle, block);
+        if (same.kind == RADIX_DATA && radix_world_random(w, 8) == 0) {
+            radix_world_map_entry(w, block, &same);
             next_free = block + 1;
             continue;
         }
         for (; run && block < limit; run--, block++)
-            world_map(w, block);
+            radix_world_map(w, block);
         next_free = block;
     }
     free(at);
@@ -135,7 +135,7 @@ void world_random_changes(struct world *w, unsigned most, uint64_t limit)
 
 static int next(void *ctx, struct radix_change *out)
 {
-    struct world *w = ctx;
+    struct radix_world *w = ctx;
     if (w->fail_next_at && w->change_at + 1 == w->fail_next_at)
         return -ECANCELED;
     if (w->change_at == w->change_count)
@@ -146,7 +146,7 @@ static int next(void *ctx, struct radix_change *out)
 
 /* ---- Fates ---- */
 
-static void mark(struct world *w, uint64_t address, unsigned bit)
+static void mark(struct radix_world *w, uint64_t address, unsigned bit)
 {
     if (w->fate[address] & bit)
         w->fate[address] |= TWICE;
@@ -154,7 +154,7 @@ static void mark(struct world *w, uint64_t address, unsigned bit)
 }
 
 struct marking {
-    struct world *w;
+    struct radix_world *w;
     unsigned bit;
 };
 
@@ -172,7 +172,7 @@ static int mark_node(void *ctx, unsigned level, uint64_t first, const struct rad
     return mark_data(ctx, first, e);
 }
 
-static void mark_root(struct world *w, const struct radix_root *root, unsigned bit)
+static void mark_root(struct radix_world *w, const struct radix_root *root, unsigned bit)
 {
     struct marking m = { w, bit };
     struct radix_visit v = { .ctx = &m, .data = mark_data, .node = mark_node };
@@ -181,7 +181,7 @@ static void mark_root(struct world *w, const struct radix_root *root, unsigned b
 
 static int drop(void *ctx, enum radix_drop what, const struct radix_entry *e, unsigned level, uint64_t first)
 {
-    struct world *w = ctx;
+    struct radix_world *w = ctx;
     if (w->fail_drop_at && w->drops + 1 == w->fail_drop_at)
         return -ECANCELED;
     w->drops++;
@@ -198,7 +198,7 @@ static int drop(void *ctx, enum radix_drop what, const struct radix_entry *e, un
 }
 
 /* Every address that was reached or came in is either reached now or was dropped, and nothing twice. */
-static void check_fates(struct world *w)
+static void check_fates(struct radix_world *w)
 {
     uint64_t wrong = 0;
     for (uint64_t a = 0; a < w->device->bdev.blocks; a++) {
@@ -213,23 +213,23 @@ static void check_fates(struct world *w)
 
 /* ---- The oracle ---- */
 
-static void oracle_add(struct oracle *o, uint64_t block, const struct radix_entry *e)
+static void oracle_add(struct radix_oracle *o, uint64_t block, const struct radix_entry *e)
 {
     if (o->count == o->room) {
         o->room = o->room ? 2 * o->room : 64;
         o->map = realloc(o->map, o->room * sizeof *o->map);
     }
-    o->map[o->count++] = (struct mapping){ block, *e };
+    o->map[o->count++] = (struct radix_mapping){ block, *e };
 }
 
-void oracle_copy(struct oracle *to, const struct oracle *from)
+void radix_oracle_copy(struct radix_oracle *to, const struct radix_oracle *from)
 {
-    *to = (struct oracle){ .count = 0 };
+    *to = (struct radix_oracle){ .count = 0 };
     for (size_t i = 0; i < from->count; i++)
         oracle_add(to, from->map[i].block, &from->map[i].entry);
 }
 
-struct radix_entry oracle_find(const struct oracle *o, uint64_t block)
+struct radix_entry radix_oracle_find(const struct radix_oracle *o, uint64_t block)
 {
     size_t low = 0, high = o->count;
     while (low < high) {
@@ -244,9 +244,9 @@ struct radix_entry oracle_find(const struct oracle *o, uint64_t block)
     return (struct radix_entry){ .kind = RADIX_NONE };
 }
 
-static void oracle_apply(struct world *w)
+static void oracle_apply(struct radix_world *w)
 {
-    struct oracle old = w->oracle, new = { .count = 0 };
+    struct radix_oracle old = w->oracle, new = { .count = 0 };
     size_t i = 0;
     for (size_t k = 0; k < w->change_count; k++) {
         const struct radix_change *c = &w->change[k];
@@ -264,7 +264,7 @@ static void oracle_apply(struct world *w)
 }
 
 struct comparing {
-    const struct oracle *o;
+    const struct radix_oracle *o;
     size_t at;
     bool wrong;
 };
@@ -272,13 +272,13 @@ struct comparing {
 static int compare_data(void *ctx, uint64_t block, const struct radix_entry *e)
 {
     struct comparing *c = ctx;
-    const struct mapping *m = c->at < c->o->count ? &c->o->map[c->at++] : NULL;
+    const struct radix_mapping *m = c->at < c->o->count ? &c->o->map[c->at++] : NULL;
     if (!m || m->block != block || e->kind != RADIX_DATA || m->entry.address != e->address || m->entry.birth != e->birth || m->entry.crc != e->crc)
         c->wrong = true;
     return 0;
 }
 
-bool world_holds(struct world *w, const struct radix_root *root, const struct oracle *o)
+bool radix_world_holds(struct radix_world *w, const struct radix_root *root, const struct radix_oracle *o)
 {
     struct comparing c = { .o = o };
     struct radix_visit v = { .ctx = &c, .data = compare_data };
@@ -287,7 +287,7 @@ bool world_holds(struct world *w, const struct radix_root *root, const struct or
 
 /* ---- Merging ---- */
 
-static void check_height(struct world *w, const struct radix_root *root, uint64_t min_blocks)
+static void check_height(struct radix_world *w, const struct radix_root *root, uint64_t min_blocks)
 {
     if (w->oracle.count == 0) {
         CU_ASSERT_EQUAL(root->node.kind, RADIX_NONE);
@@ -298,14 +298,14 @@ static void check_height(struct world *w, const struct radix_root *root, uint64_
     }
 }
 
-static void undo(struct world *w)
+static void undo(struct radix_world *w)
 {
     for (uint64_t a = 0; a < w->device->bdev.blocks; a++)
         if (w->fate[a] & BROUGHT_IN)
             w->used[a] = 0;
 }
 
-int world_merge(struct world *w, uint64_t min_blocks)
+int radix_world_merge(struct radix_world *w, uint64_t min_blocks)
 {
     uint64_t seen = 0;
     for (uint64_t a = 0; a < w->device->bdev.blocks; a++)
@@ -328,7 +328,7 @@ int world_merge(struct world *w, uint64_t min_blocks)
         oracle_apply(w);
         mark_root(w, &root, REACHED_AFTER);
         check_fates(w);
-        CU_ASSERT(world_holds(w, &root, &w->oracle));
+        CU_ASSERT(radix_world_holds(w, &root, &w->oracle));
         check_height(w, &root, min_blocks);
         w->root = root;
     }

@@ -1,7 +1,7 @@
 /* radix_world.h - a map under test beside its oracle: a device in memory, an allocator, the current root, and a sorted array
  * that says what the root must map.
  *
- * world_merge applies a list of changes to both and then proves by walking that the tree holds exactly the oracle, and that
+ * radix_world_merge applies a list of changes to both and then proves by walking that the tree holds exactly the oracle, and that
  * every address has exactly one fate: what the old root reached or the merge brought in is either reached by the new root or
  * was dropped, once. Dropped addresses are used again by later merges, unless `keep` is set (old roots stay valid then). */
 #ifndef TESTS_SUPPORT_RADIX_WORLD_H
@@ -9,18 +9,18 @@
 #include "radix/radix.h"
 #include "tests/support/memory_bdev.h"
 
-struct mapping {
+struct radix_mapping {
     uint64_t block;
     struct radix_entry entry;
 };
 
 /* What a root must map. */
-struct oracle {
-    struct mapping *map;
+struct radix_oracle {
+    struct radix_mapping *map;
     size_t count, room;
 };
 
-struct world {
+struct radix_world {
     struct loop *loop;
     struct memory_bdev *device;
     struct radix_io io;
@@ -31,7 +31,7 @@ struct world {
     unsigned scatter; /* one allocation in so many jumps to a random place; 0: never */
     bool keep;
     struct radix_root root;
-    struct oracle oracle;
+    struct radix_oracle oracle;
     uint64_t birth;
     /* The changes of the next merge. */
     struct radix_change *change;
@@ -41,23 +41,23 @@ struct world {
     struct radix_merge last; /* as it was after the last merge */
 };
 
-void world_open(struct world *w, uint64_t device_blocks, uint64_t seed);
-void world_close(struct world *w);
-uint64_t world_random(struct world *w, uint64_t below);
+void radix_world_open(struct radix_world *w, uint64_t device_blocks, uint64_t seed);
+void radix_world_close(struct radix_world *w);
+uint64_t radix_world_random(struct radix_world *w, uint64_t below);
 
-/* Adds to the list of changes; ascending, not overlapping. world_map brings in a new data address. */
-void world_map(struct world *w, uint64_t block);
-void world_map_entry(struct world *w, uint64_t block, const struct radix_entry *e);
-void world_unmap(struct world *w, uint64_t first, uint64_t count);
+/* Adds to the list of changes; ascending, not overlapping. radix_world_map brings in a new data address. */
+void radix_world_map(struct radix_world *w, uint64_t block);
+void radix_world_map_entry(struct radix_world *w, uint64_t block, const struct radix_entry *e);
+void radix_world_unmap(struct radix_world *w, uint64_t first, uint64_t count);
 /* Adds up to `most` random changes below limit. */
-void world_random_changes(struct world *w, unsigned most, uint64_t limit);
+void radix_world_random_changes(struct radix_world *w, unsigned most, uint64_t limit);
 
 /* Merges the list into the root; returns radix_merge's result. Success is checked against the oracle with CUnit's assertions;
  * a failure leaves root and oracle as they were and gives the new addresses back. The list is empty afterwards. */
-int world_merge(struct world *w, uint64_t min_blocks);
+int radix_world_merge(struct radix_world *w, uint64_t min_blocks);
 /* Whether a root maps exactly what the oracle says. */
-bool world_holds(struct world *w, const struct radix_root *root, const struct oracle *o);
-void oracle_copy(struct oracle *to, const struct oracle *from);
+bool radix_world_holds(struct radix_world *w, const struct radix_root *root, const struct radix_oracle *o);
+void radix_oracle_copy(struct radix_oracle *to, const struct radix_oracle *from);
 /* The entry for a block, or RADIX_NONE. */
-struct radix_entry oracle_find(const struct oracle *o, uint64_t block);
+struct radix_entry radix_oracle_find(const struct radix_oracle *o, uint64_t block);
 #endif

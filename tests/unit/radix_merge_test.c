@@ -9,15 +9,15 @@
 
 static void an_empty_merge_gives_an_empty_map(void)
 {
-    struct world w;
-    world_open(&w, DEVICE_BLOCKS, 1);
-    CU_ASSERT_EQUAL(world_merge(&w, 1ull << 32), 0);
+    struct radix_world w;
+    radix_world_open(&w, DEVICE_BLOCKS, 1);
+    CU_ASSERT_EQUAL(radix_world_merge(&w, 1ull << 32), 0);
     CU_ASSERT_EQUAL(w.root.node.kind, RADIX_NONE);
     CU_ASSERT_EQUAL(w.device->ios, 0);
-    world_unmap(&w, 0, UINT64_MAX);
-    CU_ASSERT_EQUAL(world_merge(&w, 0), 0);
+    radix_world_unmap(&w, 0, UINT64_MAX);
+    CU_ASSERT_EQUAL(radix_world_merge(&w, 0), 0);
     CU_ASSERT_EQUAL(w.device->ios, 0);
-    world_close(&w);
+    radix_world_close(&w);
 }
 
 static void heights_follow_the_size(void)
@@ -29,152 +29,152 @@ static void heights_follow_the_size(void)
     CU_ASSERT_EQUAL(radix_height_for(65537), 3);
     CU_ASSERT_EQUAL(radix_height_for(RADIX_MAX_BLOCKS), 4);
     static const uint64_t last[] = { 255, 65535, (1 << 24) - 1, RADIX_MAX_BLOCKS - 1 };
-    struct world w;
-    world_open(&w, DEVICE_BLOCKS, 1);
+    struct radix_world w;
+    radix_world_open(&w, DEVICE_BLOCKS, 1);
     for (unsigned i = 0; i < 4; i++) {
-        world_map(&w, last[i]);
-        CU_ASSERT_EQUAL(world_merge(&w, 0), 0);
+        radix_world_map(&w, last[i]);
+        CU_ASSERT_EQUAL(radix_world_merge(&w, 0), 0);
         CU_ASSERT_EQUAL(w.root.height, i + 1);
     }
-    world_close(&w);
+    radix_world_close(&w);
 }
 
 static void min_blocks_raises_the_root_even_without_changes(void)
 {
-    struct world w;
-    world_open(&w, DEVICE_BLOCKS, 1);
-    world_map(&w, 3);
-    CU_ASSERT_EQUAL(world_merge(&w, 0), 0);
-    CU_ASSERT_EQUAL(world_merge(&w, 1ull << 32), 0);
+    struct radix_world w;
+    radix_world_open(&w, DEVICE_BLOCKS, 1);
+    radix_world_map(&w, 3);
+    CU_ASSERT_EQUAL(radix_world_merge(&w, 0), 0);
+    CU_ASSERT_EQUAL(radix_world_merge(&w, 1ull << 32), 0);
     CU_ASSERT_EQUAL(w.root.height, 4);
     CU_ASSERT_EQUAL(w.last.nodes_written, 3);
     CU_ASSERT_EQUAL(w.drops, 0);
-    world_close(&w);
+    radix_world_close(&w);
 }
 
 static void a_range_over_a_root_that_grows_in_the_same_merge_drops_it(void)
 {
-    struct world w;
-    world_open(&w, DEVICE_BLOCKS, 1);
-    world_map(&w, 3);
-    CU_ASSERT_EQUAL(world_merge(&w, 0), 0);
-    world_unmap(&w, 0, 1 << 24);
-    CU_ASSERT_EQUAL(world_merge(&w, 1ull << 32), 0);
+    struct radix_world w;
+    radix_world_open(&w, DEVICE_BLOCKS, 1);
+    radix_world_map(&w, 3);
+    CU_ASSERT_EQUAL(radix_world_merge(&w, 0), 0);
+    radix_world_unmap(&w, 0, 1 << 24);
+    CU_ASSERT_EQUAL(radix_world_merge(&w, 1ull << 32), 0);
     CU_ASSERT_EQUAL(w.root.node.kind, RADIX_NONE);
     CU_ASSERT_EQUAL(w.drops, 1);
-    world_close(&w);
+    radix_world_close(&w);
 }
 
 static void an_identical_entry_changes_nothing(void)
 {
-    struct world w;
-    world_open(&w, DEVICE_BLOCKS, 1);
-    world_map(&w, 3);
-    world_map(&w, 70000);
-    CU_ASSERT_EQUAL(world_merge(&w, 0), 0);
+    struct radix_world w;
+    radix_world_open(&w, DEVICE_BLOCKS, 1);
+    radix_world_map(&w, 3);
+    radix_world_map(&w, 70000);
+    CU_ASSERT_EQUAL(radix_world_merge(&w, 0), 0);
     struct radix_root before = w.root;
-    world_map_entry(&w, 3, &w.oracle.map[0].entry);
-    world_unmap(&w, 4, 60000);
+    radix_world_map_entry(&w, 3, &w.oracle.map[0].entry);
+    radix_world_unmap(&w, 4, 60000);
     w.birth++;
-    CU_ASSERT_EQUAL(world_merge(&w, 0), 0);
+    CU_ASSERT_EQUAL(radix_world_merge(&w, 0), 0);
     CU_ASSERT_EQUAL(w.last.nodes_written, 0);
     CU_ASSERT_EQUAL(memcmp(&before, &w.root, sizeof before), 0);
-    world_close(&w);
+    radix_world_close(&w);
 }
 
 static void a_covered_subtree_is_dropped_unread(void)
 {
-    struct world w;
-    world_open(&w, DEVICE_BLOCKS, 1);
-    world_map(&w, 1);
+    struct radix_world w;
+    radix_world_open(&w, DEVICE_BLOCKS, 1);
+    radix_world_map(&w, 1);
     for (uint64_t b = 1 << 16; b < 3 << 16; b += 256)
-        world_map(&w, b);
-    CU_ASSERT_EQUAL(world_merge(&w, 0), 0);
+        radix_world_map(&w, b);
+    CU_ASSERT_EQUAL(radix_world_merge(&w, 0), 0);
     /* Only the root and the path to block 1's leaf may be read. The oracle's own reads are taken away. */
     uint64_t before = w.device->blocks_read;
-    CU_ASSERT(world_holds(&w, &w.root, &w.oracle));
+    CU_ASSERT(radix_world_holds(&w, &w.root, &w.oracle));
     uint64_t walk = w.device->blocks_read - before;
-    world_unmap(&w, 1 << 16, 2 << 16);
+    radix_world_unmap(&w, 1 << 16, 2 << 16);
     before = w.device->blocks_read;
-    CU_ASSERT_EQUAL(world_merge(&w, 0), 0);
+    CU_ASSERT_EQUAL(radix_world_merge(&w, 0), 0);
     /* One walk to mark the old root, the merge, the two dropped subtrees, and two walks of the three nodes that are left. */
     CU_ASSERT_EQUAL(w.device->blocks_read - before, walk + 1 + 2 * 257 + 2 * 3);
     CU_ASSERT_EQUAL(w.drops, 3); /* two subtrees and the old root */
-    world_close(&w);
+    radix_world_close(&w);
 }
 
 static void leaves_are_read_in_parallel_and_written_in_runs(void)
 {
-    struct world w;
-    world_open(&w, DEVICE_BLOCKS, 1);
+    struct radix_world w;
+    radix_world_open(&w, DEVICE_BLOCKS, 1);
     w.scatter = 0;
     for (uint64_t b = 0; b < 2000; b++)
-        world_map(&w, b * 256);
-    CU_ASSERT_EQUAL(world_merge(&w, 0), 0);
+        radix_world_map(&w, b * 256);
+    CU_ASSERT_EQUAL(radix_world_merge(&w, 0), 0);
     CU_ASSERT(w.device->writes <= 2000 / 256 + 3);
     for (uint64_t b = 0; b < 2000; b++)
-        world_map(&w, b * 256 + 1);
+        radix_world_map(&w, b * 256 + 1);
     w.device->reads = w.device->read_manys = w.device->writes = 0;
-    CU_ASSERT_EQUAL(world_merge(&w, 0), 0);
+    CU_ASSERT_EQUAL(radix_world_merge(&w, 0), 0);
     CU_ASSERT_EQUAL(w.device->reads, 0);
     /* Per slice of 254 leaves a call a level at most; the rest are the walks of the check. */
     CU_ASSERT(w.device->read_manys < 3 * (2000 / 254 + 1) + 3 * (2000 / 64 + 20));
     CU_ASSERT(w.device->writes <= 2000 / 256 + 3);
-    world_close(&w);
+    radix_world_close(&w);
 }
 
 static void bad_changes_are_refused(void)
 {
-    struct world w;
-    world_open(&w, DEVICE_BLOCKS, 1);
-    world_map(&w, 5);
-    world_map(&w, 300);
-    CU_ASSERT_EQUAL(world_merge(&w, 0), 0);
+    struct radix_world w;
+    radix_world_open(&w, DEVICE_BLOCKS, 1);
+    radix_world_map(&w, 5);
+    radix_world_map(&w, 300);
+    CU_ASSERT_EQUAL(radix_world_merge(&w, 0), 0);
     struct radix_entry good = w.oracle.map[0].entry, bad = good;
-    world_map_entry(&w, 9, &good);
-    world_map_entry(&w, 8, &good);
-    CU_ASSERT_EQUAL(world_merge(&w, 0), -EINVAL);
-    world_unmap(&w, 0, 10);
-    world_map_entry(&w, 9, &good);
-    CU_ASSERT_EQUAL(world_merge(&w, 0), -EINVAL);
-    world_map_entry(&w, RADIX_MAX_BLOCKS, &good);
-    CU_ASSERT_EQUAL(world_merge(&w, 0), -EINVAL);
+    radix_world_map_entry(&w, 9, &good);
+    radix_world_map_entry(&w, 8, &good);
+    CU_ASSERT_EQUAL(radix_world_merge(&w, 0), -EINVAL);
+    radix_world_unmap(&w, 0, 10);
+    radix_world_map_entry(&w, 9, &good);
+    CU_ASSERT_EQUAL(radix_world_merge(&w, 0), -EINVAL);
+    radix_world_map_entry(&w, RADIX_MAX_BLOCKS, &good);
+    CU_ASSERT_EQUAL(radix_world_merge(&w, 0), -EINVAL);
     bad.address = 0;
-    world_map_entry(&w, 9, &bad);
-    CU_ASSERT_EQUAL(world_merge(&w, 0), -EINVAL);
+    radix_world_map_entry(&w, 9, &bad);
+    CU_ASSERT_EQUAL(radix_world_merge(&w, 0), -EINVAL);
     bad.address = DEVICE_BLOCKS;
-    world_map_entry(&w, 9, &bad);
-    CU_ASSERT_EQUAL(world_merge(&w, 0), -EINVAL);
+    radix_world_map_entry(&w, 9, &bad);
+    CU_ASSERT_EQUAL(radix_world_merge(&w, 0), -EINVAL);
     bad = good;
     bad.birth = w.birth + 1;
-    world_map_entry(&w, 9, &bad);
-    CU_ASSERT_EQUAL(world_merge(&w, 0), -EINVAL);
+    radix_world_map_entry(&w, 9, &bad);
+    CU_ASSERT_EQUAL(radix_world_merge(&w, 0), -EINVAL);
     bad = good;
     bad.kind = RADIX_NODE;
-    world_map_entry(&w, 9, &bad);
-    CU_ASSERT_EQUAL(world_merge(&w, 0), -EINVAL);
-    CU_ASSERT_EQUAL(world_merge(&w, RADIX_MAX_BLOCKS + 1), -EINVAL);
+    radix_world_map_entry(&w, 9, &bad);
+    CU_ASSERT_EQUAL(radix_world_merge(&w, 0), -EINVAL);
+    CU_ASSERT_EQUAL(radix_world_merge(&w, RADIX_MAX_BLOCKS + 1), -EINVAL);
     w.birth--;
-    world_unmap(&w, 5, 1);
-    CU_ASSERT_EQUAL(world_merge(&w, 0), -EINVAL);
-    CU_ASSERT(world_holds(&w, &w.root, &w.oracle));
-    world_close(&w);
+    radix_world_unmap(&w, 5, 1);
+    CU_ASSERT_EQUAL(radix_world_merge(&w, 0), -EINVAL);
+    CU_ASSERT(radix_world_holds(&w, &w.root, &w.oracle));
+    radix_world_close(&w);
 }
 
 static void random_merges(uint64_t seed, unsigned rounds, unsigned most, uint64_t limit)
 {
-    struct world w;
-    world_open(&w, DEVICE_BLOCKS, seed);
+    struct radix_world w;
+    radix_world_open(&w, DEVICE_BLOCKS, seed);
     for (unsigned i = 0; i < rounds; i++) {
         w.birth++;
-        world_random_changes(&w, most, limit);
-        CU_ASSERT_EQUAL_FATAL(world_merge(&w, world_random(&w, 20) ? 0 : limit), 0);
-        if (world_random(&w, 40) == 0) { /* begin again */
-            world_unmap(&w, 0, UINT64_MAX);
-            CU_ASSERT_EQUAL_FATAL(world_merge(&w, 0), 0);
+        radix_world_random_changes(&w, most, limit);
+        CU_ASSERT_EQUAL_FATAL(radix_world_merge(&w, radix_world_random(&w, 20) ? 0 : limit), 0);
+        if (radix_world_random(&w, 40) == 0) { /* begin again */
+            radix_world_unmap(&w, 0, UINT64_MAX);
+            CU_ASSERT_EQUAL_FATAL(radix_world_merge(&w, 0), 0);
         }
     }
-    world_close(&w);
+    radix_world_close(&w);
 }
 
 static void random_merges_agree_with_the_oracle(void)
@@ -193,23 +193,23 @@ static void any_failure_leaves_the_old_root_whole(void)
 {
     uint64_t seed = unit_seed();
     for (unsigned kind = 0; kind < 3; kind++) {
-        struct world w;
-        world_open(&w, DEVICE_BLOCKS, seed + kind);
+        struct radix_world w;
+        radix_world_open(&w, DEVICE_BLOCKS, seed + kind);
         for (unsigned i = 0; i < 5; i++) {
-            world_random_changes(&w, 60, 1 << 20);
-            CU_ASSERT_EQUAL_FATAL(world_merge(&w, 0), 0);
+            radix_world_random_changes(&w, 60, 1 << 20);
+            CU_ASSERT_EQUAL_FATAL(radix_world_merge(&w, 0), 0);
         }
         int err = -1;
         for (uint64_t n = 1; err; n++) {
             uint64_t random = w.random, ios = w.device->ios;
-            CU_ASSERT(world_holds(&w, &w.root, &w.oracle)); /* as many reads as marking the old root takes */
+            CU_ASSERT(radix_world_holds(&w, &w.root, &w.oracle)); /* as many reads as marking the old root takes */
             uint64_t walk = w.device->ios - ios;
-            world_random_changes(&w, 60, 1 << 20);
+            radix_world_random_changes(&w, 60, 1 << 20);
             w.device->fail_at = kind == 0 ? w.device->ios + walk + n : 0;
             w.fail_next_at = kind == 1 ? n : 0;
             w.fail_drop_at = kind == 2 ? n : 0;
             uint64_t end_ios = w.device->ios;
-            err = world_merge(&w, 0);
+            err = radix_world_merge(&w, 0);
             if (err) {
                 /* A failed batch is read again one by one, and a single failure is then not seen: that is a success too,
                  * handled by going on with the next n. */
@@ -221,7 +221,7 @@ static void any_failure_leaves_the_old_root_whole(void)
             w.device->fail_at = 0;
             CU_ASSERT_FATAL(n < 5000);
         }
-        world_close(&w);
+        radix_world_close(&w);
     }
 }
 
