@@ -59,7 +59,7 @@ struct blkback_device_info {
     hv_domid domid;                   /* of the frontend */
     unsigned vdev;                    /* virtual device number, e.g. 51712 for xvda */
     char image[IMAGE_TARGET_SIZE];
-    char problem[160];                /* why it does not go on, or "" */
+    char problem[512];                /* why it does not go on, or "" */
     unsigned state;
     bool read_only, persistent;
     unsigned queues, ring_pages;      /* pages of one ring; both 0 unless connected */

@@ -1,0 +1,382 @@
+/* blkback_device.c - the XenbusState machine of one device, on the control thread.
+ *
+ *        NEW --open--> READY --connect--> CONNECTED --close--> CLOSED --open (frontend in state 1 again)--> READY
+ *         |             ^                     |                  ^  '--not online, or frontend gone--> forgotten
+ *         |--busy--> HELD                     '--ring broken--> BROKEN --frontend closed--'
+ *         |--no image--> FAILED
+ *         '--state 4 found: reattach--> CONNECTED
+ *
+ * 1. A step reads the nodes afresh and acts on what they say now: events are only reasons to look, so that any number of
+ *    them may be merged, and repeats do nothing.
+ * 2. While a command is under way nothing is done; its reply steps again. So connect and disconnect never overlap.
+ * 3. Reattaching writes nothing. Closing and Closed are written only because the frontend or the toolstack asked, or
+ *    because a ring is broken: a stock frontend gives its disk up for good on Closing.
+ * 4. A frontend whose state node is gone counts as Closed, but only when it was there before: the toolstack may write the
+ *    backend's nodes first. */
+#include "blkback/blkback_private.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+static const char vdev_letters[] = "abcdefghijklmnop";
+
+/* "domain 7 xvda", as a second writer will read it. */
+static void name_holder(struct blkback_device *d)
+{
+    unsigned vdev = d->disk.vdev;
+    if (vdev >> 8 == 202)
+        snprintf(d->holder, sizeof d->holder, "domain %u xvd%c", d->disk.domid, vdev_letters[(vdev & 255) >> 4]);
+    else
+        snprintf(d->holder, sizeof d->holder, "domain %u vdev %u", d->disk.domid, vdev);
+}
+
+static void set_problem(struct blkback_device *d, const char *text)
+{
+    pthread_mutex_lock(&d->disk.b->lock);
+    snprintf(d->problem, sizeof d->problem, "%s", text);
+    pthread_mutex_unlock(&d->disk.b->lock);
+}
+
+static void write_state(struct blkback_device *d, unsigned state)
+{
+    int err = blkback_nodes_write_state(d, state);
+    if (err && err != -ENOENT)
+        log_limited(&d->log_limit, LOG_LEVEL_ERROR, "cannot write state: domid=%u vdev=%u state=%u error=%d", d->disk.domid, d->disk.vdev, state, err);
+    atomic_store(&d->state, (int)state);
+}
+
+/* A line for the operator, the toolstack and `status`. */
+static void complain(struct blkback_device *d, const char *text)
+{
+    set_problem(d, text);
+    log_limited(&d->log_limit, LOG_LEVEL_ERROR, "device: domid=%u vdev=%u image=%s: %s", d->disk.domid, d->disk.vdev, d->target, text);
+}
+
+static void send(struct blkback_device *d, enum blkback_command command)
+{
+    d->command = command;
+    d->error = (struct error)ERROR_NONE;
+    loop_post(d->disk.b->loop, &d->to_loop);
+}
+
+static bool has_image(const struct blkback_device *d) { return d->stage == BLKBACK_READY || d->stage == BLKBACK_CONNECTED; }
+
+static bool attached(unsigned frontend) { return frontend == XENBUS_INITIALISED || frontend == XENBUS_CONNECTED || frontend == XENBUS_CLOSING; }
+
+static void forget(struct blkback_device *d)
+{
+    d->stage = BLKBACK_GONE;
+    blkback_manager_forget(d);
+}
+
+/* The image is closed and nobody wants the device any more. */
+static void finish(struct blkback_device *d)
+{
+    if (atomic_load(&d->state) != XENBUS_CLOSED)
+        write_state(d, XENBUS_CLOSED);
+    d->stage = BLKBACK_CLOSED;
+    if (hv_own_domid(d->disk.b->hv) == HV_DOMID_TOOLSTACK)
+        return; /* libxl removes the directory, and that is seen as an event */
+    int err = blkback_nodes_remove(d);
+    if (err && err != -ENOENT)
+        log_warning("cannot remove %s: error=%d", d->path, err);
+    log_info("device removed: domid=%u vdev=%u image=%s", d->disk.domid, d->disk.vdev, d->target);
+    forget(d);
+}
+
+static void close_up(struct blkback_device *d)
+{
+    if (has_image(d)) {
+        send(d, BLKBACK_CLOSE);
+        return;
+    }
+    write_state(d, XENBUS_CLOSED);
+    d->stage = BLKBACK_CLOSED;
+    blkback_device_step(d);
+}
+
+/* ---- Steps, by stage ---- */
+
+static void open_or_fail(struct blkback_device *d)
+{
+    struct error err = ERROR_NONE;
+    if (blkback_nodes_identify(d, &err)) {
+        complain(d, err.text);
+        blkback_nodes_write_problem(d, err.text);
+        d->stage = BLKBACK_FAILED;
+        return;
+    }
+    send(d, BLKBACK_OPEN);
+}
+
+static void step_new(struct blkback_device *d, const struct blkback_seen *s)
+{
+    struct error err = ERROR_NONE;
+    bool alive = attached(s->frontend_state);
+    bool table = blkback_restart_exists(d->disk.b->state_dir, d->disk.domid, d->disk.vdev);
+    if (alive && (s->state == XENBUS_CONNECTED || (s->state == XENBUS_CLOSING && table))) {
+        if (blkback_nodes_read_connection(d, &d->connection, &err) == 0) {
+            send(d, BLKBACK_REATTACH);
+            return;
+        }
+        complain(d, err.text);
+        d->stage = BLKBACK_BROKEN;
+        write_state(d, XENBUS_CLOSING);
+    } else if (alive && s->state == XENBUS_CLOSING) {
+        d->stage = BLKBACK_BROKEN;
+    } else if (s->state >= XENBUS_CONNECTED || (!s->online && !alive)) {
+        close_up(d);
+    } else if (s->frontend_state >= XENBUS_INITIALISING && s->frontend_state <= XENBUS_CONNECTED) {
+        open_or_fail(d);
+    }
+}
+
+static void step_waiting(struct blkback_device *d, const struct blkback_seen *s)
+{
+    bool alive = attached(s->frontend_state);
+    if (s->frontend_state == XENBUS_CLOSED || (!alive && (s->state == XENBUS_CLOSING || !s->online))) {
+        close_up(d);
+    } else if (s->frontend_state == XENBUS_CLOSING) {
+        if (s->state != XENBUS_CLOSING)
+            write_state(d, XENBUS_CLOSING);
+    } else if (d->stage == BLKBACK_HELD) {
+        send(d, BLKBACK_OPEN);
+    } else if (alive && s->state != XENBUS_CLOSING) {
+        struct error err = ERROR_NONE;
+        if (blkback_nodes_read_connection(d, &d->connection, &err) == 0) {
+            send(d, BLKBACK_CONNECT);
+            return;
+        }
+        complain(d, err.text);
+        blkback_nodes_write_problem(d, err.text);
+        atomic_store(&d->broken, true);
+        send(d, BLKBACK_CLOSE);
+    }
+}
+
+static void step_connected(struct blkback_device *d, const struct blkback_seen *s)
+{
+    if (atomic_load(&d->broken)) {
+        send(d, BLKBACK_CLOSE);
+        return;
+    }
+    switch (s->frontend_state) {
+    case XENBUS_CLOSING:
+        if (s->state != XENBUS_CLOSING)
+            write_state(d, XENBUS_CLOSING);
+        return;
+    case XENBUS_INITIALISING:
+    case XENBUS_INIT_WAIT:
+    case XENBUS_CLOSED:
+        send(d, BLKBACK_CLOSE);
+        return;
+    }
+    if (atomic_exchange(&d->resized, false) && s->state == XENBUS_CONNECTED) {
+        d->sectors = atomic_load(&d->new_sectors);
+        blkback_nodes_write_size(d);
+    }
+}
+
+static void step_closed(struct blkback_device *d, const struct blkback_seen *s)
+{
+    if (!s->online)
+        finish(d);
+    else if (s->state == XENBUS_INITIALISING) {
+        d->stage = BLKBACK_NEW;
+        blkback_device_step(d);
+    } else if (s->frontend_state == XENBUS_INITIALISING)
+        open_or_fail(d);
+}
+
+static void step_failed(struct blkback_device *d, const struct blkback_seen *s)
+{
+    if (!s->online || s->state == XENBUS_CLOSING)
+        close_up(d);
+    else if (s->frontend_state >= XENBUS_INITIALISING && s->frontend_state <= XENBUS_CONNECTED)
+        open_or_fail(d);
+}
+
+/* The toolstack or the frontend is gone: close what is open, then forget. True when that was all there is to do. */
+static bool step_gone(struct blkback_device *d, const struct blkback_seen *s)
+{
+    bool vanished = !s->frontend_exists && (d->frontend_seen || (d->stage == BLKBACK_NEW && s->state > XENBUS_INITIALISING));
+    bool leaving = !s->exists || vanished || d->disk.b->shutting_down;
+    if (!leaving)
+        return !s->frontend_exists; /* not yet there: wait for it */
+    if (has_image(d)) {
+        send(d, BLKBACK_CLOSE);
+    } else if (!s->exists) {
+        forget(d);
+    } else if (d->disk.b->shutting_down) {
+        if (s->state >= XENBUS_INIT_WAIT && s->state != XENBUS_CLOSED)
+            write_state(d, XENBUS_CLOSED);
+        forget(d);
+    } else {
+        finish(d);
+    }
+    return true;
+}
+
+void blkback_device_step(struct blkback_device *d)
+{
+    struct blkback_seen s;
+    if (d->command != BLKBACK_NOTHING || d->stage == BLKBACK_GONE)
+        return;
+    struct error err = ERROR_NONE;
+    if (!*d->frontend)
+        blkback_nodes_identify(d, &err);
+    blkback_nodes_look(d, &s);
+    if (s.exists && !*d->frontend) { /* the toolstack is not ready, or wrong; an event will tell of a change */
+        complain(d, err.text);
+        blkback_nodes_write_problem(d, err.text);
+        return;
+    }
+    atomic_store(&d->state, (int)s.state);
+    if (*d->frontend && !d->watched) {
+        char path[BLKBACK_PATH_SIZE + 16], token[48];
+        snprintf(path, sizeof path, "%s/state", d->frontend);
+        snprintf(token, sizeof token, "%u/%u", d->disk.domid, d->disk.vdev);
+        d->watched = hv_xs_watch(d->disk.b->xs, path, token) == 0;
+    }
+    d->frontend_seen |= s.frontend_exists;
+    if (step_gone(d, &s))
+        return;
+    switch (d->stage) {
+    case BLKBACK_NEW:
+        step_new(d, &s);
+        break;
+    case BLKBACK_FAILED:
+        step_failed(d, &s);
+        break;
+    case BLKBACK_HELD:
+    case BLKBACK_READY:
+        step_waiting(d, &s);
+        break;
+    case BLKBACK_CONNECTED:
+        step_connected(d, &s);
+        break;
+    case BLKBACK_BROKEN:
+        if (s.frontend_state == XENBUS_CLOSED || s.frontend_state == XENBUS_INITIALISING || (!s.online && !attached(s.frontend_state)))
+            close_up(d);
+        break;
+    case BLKBACK_CLOSED:
+        step_closed(d, &s);
+        break;
+    case BLKBACK_GONE:
+        break;
+    }
+}
+
+bool blkback_device_waits(const struct blkback_device *d)
+{
+    return d->command == BLKBACK_NOTHING && (d->stage == BLKBACK_HELD || (d->stage == BLKBACK_NEW && d->image_failed));
+}
+
+/* ---- Replies ---- */
+
+static void opened(struct blkback_device *d)
+{
+    bool was_held = d->stage == BLKBACK_HELD;
+    if (d->result && d->result != -EBUSY) {
+        complain(d, d->error.text);
+        blkback_nodes_write_problem(d, d->error.text);
+        d->stage = BLKBACK_FAILED;
+        return;
+    }
+    d->stage = d->result ? BLKBACK_HELD : BLKBACK_READY;
+    set_problem(d, d->result ? d->error.text : "");
+    if (was_held)
+        return;
+    if (d->result)
+        log_info("device waits for its image: domid=%u vdev=%u image=%s: %s", d->disk.domid, d->disk.vdev, d->target, d->error.text);
+    int err = blkback_nodes_write_features(d);
+    if (err && err != -ENOENT)
+        complain(d, "its features cannot be written to xenstore (is its quota used up?)");
+}
+
+static void ring_failed(struct blkback_device *d)
+{
+    complain(d, d->error.text);
+    blkback_nodes_write_problem(d, d->error.text);
+    d->stage = BLKBACK_CONNECTED;
+    atomic_store(&d->broken, true); /* the next step closes it */
+}
+
+static void connected(struct blkback_device *d)
+{
+    if (d->result) {
+        ring_failed(d);
+        return;
+    }
+    d->stage = BLKBACK_CONNECTED;
+    int err = blkback_nodes_write_connected(d);
+    if (err && err != -ENOENT)
+        complain(d, "its properties cannot be written to xenstore (is its quota used up?)");
+    log_info("device connected: domid=%u vdev=%u image=%s sectors=%llu queues=%u ring_pages=%u", d->disk.domid, d->disk.vdev, d->target,
+             (unsigned long long)d->sectors, d->connection.queues, 1u << d->connection.order);
+}
+
+static void reattached(struct blkback_device *d)
+{
+    if (d->result && d->image_failed) {
+        complain(d, d->error.text); /* the guest waits; the next retry may succeed */
+    } else if (d->result) {
+        ring_failed(d);
+    } else {
+        set_problem(d, "");
+        d->stage = BLKBACK_CONNECTED;
+        log_info("device taken up again: domid=%u vdev=%u image=%s", d->disk.domid, d->disk.vdev, d->target);
+    }
+}
+
+static void closed(struct blkback_device *d)
+{
+    bool broken = atomic_exchange(&d->broken, false);
+    d->stage = broken ? BLKBACK_BROKEN : BLKBACK_CLOSED;
+    write_state(d, broken ? XENBUS_CLOSING : XENBUS_CLOSED);
+    log_info("device %s: domid=%u vdev=%u image=%s", broken ? "disconnected" : "closed", d->disk.domid, d->disk.vdev, d->target);
+}
+
+static void replied(struct loop_task *t)
+{
+    struct blkback_device *d = container_of(t, struct blkback_device, to_control);
+    enum blkback_command command = d->command;
+    d->command = BLKBACK_NOTHING;
+    switch (command) {
+    case BLKBACK_OPEN:
+        opened(d);
+        break;
+    case BLKBACK_CONNECT:
+        connected(d);
+        break;
+    case BLKBACK_REATTACH:
+        reattached(d);
+        break;
+    case BLKBACK_CLOSE:
+        closed(d);
+        break;
+    case BLKBACK_NOTHING:
+        break;
+    }
+    blkback_manager_retry(d->disk.b);
+    /* What waits for another's image is looked at again by the timer, not at once. */
+    if (!blkback_device_waits(d) && d->stage != BLKBACK_FAILED)
+        blkback_device_step(d);
+}
+
+static void noticed(struct loop_task *t) { blkback_device_step(container_of(t, struct blkback_device, notice)); }
+
+static void on_loop(struct loop_task *t) { blkback_disk_run(container_of(t, struct blkback_device, to_loop)); }
+
+void blkback_device_init(struct blkback_device *d, struct blkback *b, hv_domid domid, unsigned vdev)
+{
+    d->disk.b = b;
+    d->disk.domid = domid;
+    d->disk.vdev = vdev;
+    d->to_loop.run = on_loop;
+    d->to_control.run = replied;
+    d->notice.run = noticed;
+    snprintf(d->path, sizeof d->path, "backend/vbd/%u/%u", domid, vdev);
+    name_holder(d);
+}
