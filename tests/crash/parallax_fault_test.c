@@ -1,0 +1,100 @@
+/* parallax_fault_test.c - the Nth I/O fails, for N = 1, 2, … until a run of the script meets no fault any more.
+ *
+ * The script is a short random session of one seed. Whatever an operation or request answers, error or success, the store
+ * must be sound after it is opened again on a device that works: what was acknowledged is there, what failed happened wholly
+ * or not at all, no block is leaked. STRIDE looks at every STRIDE-th N only. */
+#include "parallax/store/memory.h"
+#include "tests/support/engine.h"
+#include "tests/support/unit.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#define SCRIPT_STEPS 250u
+#define STORE_BYTES (256ull << 20)
+
+static void run_script(struct engine *e)
+{
+    for (unsigned i = 0; i < SCRIPT_STEPS; i++)
+        engine_step(e);
+    engine_drain(e);
+}
+
+/* Ends the store as it is, opens it on a sound device, compares everything, goes on for a while and frees all. */
+static void look_after(struct engine *e, enum content_crash kind)
+{
+    e->faulty = false;
+    engine_crash(e, kind, 0);
+    run_script(e);
+    engine_delete_all(e);
+    engine_end(e);
+}
+
+static uint64_t stride(uint64_t usual)
+{
+    const char *s = getenv("STRIDE");
+    return s ? strtoull(s, NULL, 0) : usual;
+}
+
+/* Whether the fault was met. */
+static bool fail_nth_io(uint64_t seed, uint64_t n, int error, bool lasting, unsigned kinds)
+{
+    struct engine e;
+    engine_start(&e, seed, STORE_BYTES, 300);
+    engine_where.step = n * 1000000;
+    struct memory_fault fault = { .kinds = kinds, .nth = n, .error = error, .partial = n & 1, .lasting = lasting };
+    e.faulty = true;
+    memory_fail_io(&e.backing, &fault);
+    run_script(&e);
+    bool hit = memory_fault_hits(&e.backing) != 0;
+    memory_fail_io(&e.backing, NULL);
+    look_after(&e, n & 2 ? CONTENT_KILL : CONTENT_POWER_CUT);
+    return hit;
+}
+
+static void fail_each(const char *test, int error, bool lasting, unsigned kinds, uint64_t usual_stride)
+{
+    uint64_t step = stride(usual_stride), n = 1;
+    engine_where = (struct engine_where){ test, unit_seed(), 0 };
+    uint64_t seed = engine_where.seed;
+    n += seed % step;
+    while (fail_nth_io(seed, n, error, lasting, kinds))
+        n += step;
+    printf("# %llu I/Os until the script met no fault\n", (unsigned long long)n);
+}
+
+static void a_failed_write_or_flush_leaves_a_sound_store(void) { fail_each(__func__, -EIO, false, MEMORY_WRITE | MEMORY_FLUSH, 60); }
+static void a_device_that_fails_for_good_leaves_a_sound_store(void) { fail_each(__func__, -EIO, true, MEMORY_WRITE | MEMORY_FLUSH, 60); }
+static void a_failed_read_leaves_a_sound_store(void) { fail_each(__func__, -EIO, false, MEMORY_READ, 60); }
+static void a_host_without_space_leaves_a_sound_store(void) { fail_each(__func__, -ENOSPC, true, MEMORY_GROW, 1); }
+
+static void a_failed_catalog_change_leaves_a_sound_store(void)
+{
+    engine_where = (struct engine_where){ __func__, unit_seed(), 0 };
+    uint64_t seed = engine_where.seed, step = stride(2), before = 0;
+    for (uint64_t n = 1 + seed % step, met = n; met >= n; n += step) {
+        struct engine e;
+        engine_start(&e, seed, STORE_BYTES, 300);
+        engine_where.step = n * 1000000;
+        e.faulty = true;
+        before = memory_apply_count(&e.backing);
+        memory_fail_apply(&e.backing, n, -EIO, n / step & 1);
+        run_script(&e);
+        met = memory_apply_count(&e.backing) - before;
+        memory_fail_apply(&e.backing, 0, 0, false);
+        look_after(&e, CONTENT_KILL);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    static const struct unit_test tests[] = {
+        UNIT(a_failed_write_or_flush_leaves_a_sound_store),
+        UNIT(a_device_that_fails_for_good_leaves_a_sound_store),
+        UNIT(a_failed_read_leaves_a_sound_store),
+        UNIT(a_host_without_space_leaves_a_sound_store),
+        UNIT(a_failed_catalog_change_leaves_a_sound_store),
+        { 0 },
+    };
+    return unit_main(argc, argv, "parallax fault", tests);
+}
