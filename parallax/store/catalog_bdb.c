@@ -1,93 +1,42 @@
 /* catalog_bdb.c - see catalog_bdb.h.
  *
  * One btree holds all objects. The record OBJECT has the object's revision (8 bytes); the records OBJECT NUL KEY have its
- * contents. NUL sorts first, so an object's records are neighbours and come in the order of their keys.
- * 1. A change is one transaction: revision compared, records put and removed, revision put, log synced. So an object is at
- *    its old revision or whole at its new one.
- * 2. Berkeley DB supposes that a page write is not torn: pages are 512 bytes, a sector's size, and carry checksums.
- * 3. The environment is private to the process (no shared regions, no locks: the store's lock and `lock` serialise), and is
- *    recovered at every open.
- * 4. The first failure that leaves the environment in doubt is latched; nothing is written after it. */
+ * contents. NUL sorts first, so an object's records are neighbours and come in the order of their keys. The record NUL (no
+ * object's name) counts all changes ever made.
+ * 1. A change is one transaction: revision compared, records put and removed, revision and count put, log synced. So an
+ *    object is at its old revision or whole at its new one.
+ * 2. After the transaction and before the change is acknowledged, the witness records the count. A catalog that counts fewer
+ *    than its witness when it is opened has lost acknowledged changes, and is damaged.
+ * 3. The first failure that leaves the environment in doubt is latched; nothing is written after it. But for a full disk:
+ *    then the reserve is released, the environment recovered, and the change tried once more. */
 #include "parallax/store/catalog_bdb.h"
 
 #include "base/endian.h"
 #include "base/log.h"
-#include "parallax/store/lease_table.h"
+#include "parallax/store/catalog_bdb_private.h"
+#include "parallax/store/catalog_reserve.h"
 
-#include <db.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#define DATABASE_FILE "catalog.db"
-#define PAGE_BYTES 512u
-#define CACHE_BYTES (4u << 20)
-#define LOG_FILE_BYTES (4u << 20)
-#define LOG_BUFFER_BYTES (512u << 10)
 #define CHECKPOINT_BYTES (4u << 20)
+/* What a change may cost: its pages in the log and in the database, and a new log file with the checkpoint. */
+#define ROOM_FIXED_BYTES (8u << 20)
+#define ROOM_FACTOR 4u
 #define RECORD_KEY_MAX (CATALOG_OBJECT_NAME_MAX + 1 + CATALOG_KEY_MAX)
 
-struct catalog_bdb {
-    struct catalog catalog;
-    pthread_mutex_t lock;
-    DB_ENV *env;
-    DB *db;
-    struct lease_table leases;
-    int latched;             /* 0, or the error that every further call gets */
-    bool damaged;            /* Berkeley DB spoke of a checksum */
-    bool opening;            /* its messages go to first_message, for the caller's error */
-    char first_message[256];
-    int directory_fd;
-    uint64_t unsaved_bytes;  /* applied since the last checkpoint */
-    uint32_t log_file;       /* whose directory entry is durable */
-};
+static const char count_key[1] = "";
 
 static struct catalog_bdb *bdb_of(struct catalog *c) { return (struct catalog_bdb *)c; }
-
-static void message(const DB_ENV *env, const char *prefix, const char *text)
-{
-    (void)prefix;
-    struct catalog_bdb *b = env->app_private;
-    if (strstr(text, "checksum") || strstr(text, "past end of log"))
-        b->damaged = true;
-    if (!b->first_message[0])
-        snprintf(b->first_message, sizeof b->first_message, "%s", text);
-    if (!b->opening)
-        log_error("catalog: %s", text);
-}
-
-/* Positive codes are the system's. Of Berkeley DB's own, those about contents mean damage; a panic means what caused it. */
-static int map_error(const struct catalog_bdb *b, int rc)
-{
-    switch (rc) {
-    case 0:
-        return 0;
-    case DB_RUNRECOVERY:
-        return b->damaged ? -EBADMSG : -EIO;
-    case DB_PAGE_NOTFOUND:
-    case DB_VERIFY_BAD:
-    case DB_LOG_VERIFY_BAD:
-    case DB_OLD_VERSION:
-    case DB_VERSION_MISMATCH:
-    case DB_SECONDARY_BAD:
-        return -EBADMSG;
-    case DB_LOCK_NOTGRANTED:
-    case DB_LOCK_DEADLOCK:
-    case DB_TIMEOUT:
-        return -ETIMEDOUT;
-    default:
-        return rc > 0 ? -rc : -EIO;
-    }
-}
 
 /* Maps rc and latches whatever is not a plain refusal. */
 static int fail(struct catalog_bdb *b, int rc)
 {
-    int err = map_error(b, rc);
+    int err = catalog_bdb_map_error(b, rc);
     if (err && err != -ENOMEM && !b->latched) {
         b->latched = err;
         log_error("catalog: failed and is closed to further changes error=%d", err);
@@ -117,24 +66,34 @@ static DBT dbt(void *data, size_t length)
     return (DBT){ .data = data, .size = (u_int32_t)length, .ulen = (u_int32_t)length, .flags = DB_DBT_USERMEM };
 }
 
-/* A Berkeley DB code. An object that was never written has revision 0. */
-static int read_revision(struct catalog_bdb *b, DB_TXN *txn, const char *object, uint64_t *revision)
+/* The 8-byte record of that key; one that was never written is 0. A Berkeley DB code. */
+static int get_number(struct catalog_bdb *b, DB_TXN *txn, const char *key, size_t key_length, uint64_t *number)
 {
-    char name[RECORD_KEY_MAX];
     unsigned char value[8];
-    DBT k = dbt(name, object_key(name, object, NULL, 0)), v = dbt(value, sizeof value);
+    DBT k = dbt((void *)(uintptr_t)key, key_length), v = dbt(value, sizeof value);
     int rc = b->db->get(b->db, txn, &k, &v, 0);
     if (rc == DB_NOTFOUND) {
-        *revision = 0;
+        *number = 0;
         return 0;
     }
-    if (rc == 0 && v.size != sizeof value)
-        rc = DB_VERIFY_BAD;
-    if (rc == DB_BUFFER_SMALL)
-        rc = DB_VERIFY_BAD;
+    if (rc == DB_BUFFER_SMALL || (rc == 0 && v.size != sizeof value))
+        return DB_VERIFY_BAD;
     if (rc == 0)
-        *revision = get_le64(value);
+        *number = get_le64(value);
     return rc;
+}
+
+static int put_number(struct catalog_bdb *b, DB_TXN *txn, const char *key, size_t key_length, uint64_t number)
+{
+    unsigned char value[8];
+    put_le64(value, number);
+    DBT k = dbt((void *)(uintptr_t)key, key_length), v = dbt(value, sizeof value);
+    return b->db->put(b->db, txn, &k, &v, 0);
+}
+
+static int get_revision(struct catalog_bdb *b, DB_TXN *txn, const char *object, uint64_t *revision)
+{
+    return get_number(b, txn, object, strlen(object), revision);
 }
 
 static int scan_items(struct catalog_bdb *b, const char *object,
@@ -179,7 +138,7 @@ static int scan(struct catalog *c, const char *object, uint64_t *revision,
     uint64_t now = 0;
     int err = b->latched;
     if (!err)
-        err = fail(b, read_revision(b, NULL, object, &now));
+        err = fail(b, get_revision(b, NULL, object, &now));
     if (!err && item)
         err = scan_items(b, object, item, ctx);
     if (!err && revision)
@@ -202,15 +161,6 @@ static int put_changes(struct catalog_bdb *b, DB_TXN *txn, const char *object, c
     return 0;
 }
 
-static int put_revision(struct catalog_bdb *b, DB_TXN *txn, const char *object, uint64_t revision)
-{
-    char name[RECORD_KEY_MAX];
-    unsigned char value[8];
-    put_le64(value, revision);
-    DBT k = dbt(name, object_key(name, object, NULL, 0)), v = dbt(value, sizeof value);
-    return b->db->put(b->db, txn, &k, &v, 0);
-}
-
 /* One transaction. *stale: the revision differed, and nothing was changed. */
 static int transaction(struct catalog_bdb *b, const char *object, uint64_t expected, const struct catalog_change *changes,
                        unsigned count, bool *stale)
@@ -221,7 +171,7 @@ static int transaction(struct catalog_bdb *b, const char *object, uint64_t expec
     int rc = b->env->txn_begin(b->env, NULL, &txn, 0);
     if (rc)
         return rc;
-    rc = read_revision(b, txn, object, &now);
+    rc = get_revision(b, txn, object, &now);
     if (!rc && now != expected) {
         *stale = true;
         return txn->abort(txn);
@@ -229,36 +179,12 @@ static int transaction(struct catalog_bdb *b, const char *object, uint64_t expec
     if (!rc)
         rc = put_changes(b, txn, object, changes, count);
     if (!rc)
-        rc = put_revision(b, txn, object, expected + 1);
+        rc = put_number(b, txn, object, strlen(object), expected + 1);
+    if (!rc)
+        rc = put_number(b, txn, count_key, sizeof count_key, b->applied + 1);
     if (!rc)
         return txn->commit(txn, 0);
     txn->abort(txn);
-    return rc;
-}
-
-/* A log file's directory entry has to be as durable as what is in it. */
-static int sync_directory(struct catalog_bdb *b)
-{
-    DB_LOG_STAT *st;
-    int rc = b->env->log_stat(b->env, &st, 0);
-    if (rc)
-        return rc;
-    uint32_t file = st->st_cur_file;
-    free(st);
-    if (file == b->log_file)
-        return 0;
-    if (fsync(b->directory_fd) < 0)
-        return errno;
-    b->log_file = file;
-    return 0;
-}
-
-/* Writes the pages home, so that recovery is short and old log files go. */
-static int checkpoint(struct catalog_bdb *b)
-{
-    int rc = b->env->txn_checkpoint(b->env, 0, 0, DB_FORCE);
-    if (!rc)
-        b->unsaved_bytes = 0;
     return rc;
 }
 
@@ -279,6 +205,66 @@ static bool changes_valid(const struct catalog_change *changes, unsigned count)
     return true;
 }
 
+/* The rest of a change that has been committed. A Berkeley DB code. */
+static int acknowledge(struct catalog_bdb *b)
+{
+    int rc = catalog_bdb_sync_directory(b);
+    if (!rc)
+        rc = -catalog_witness_record(&b->witness, b->applied + 1);
+    if (!rc)
+        b->applied++;
+    return rc;
+}
+
+/* Releases the reserve and recovers; *committed: the change had become durable before the disk was found full. */
+static int recover_full_disk(struct catalog_bdb *b, bool *committed)
+{
+    uint64_t count;
+    if (!catalog_reserve_release(b->directory_fd))
+        return ENOSPC;
+    log_warning("catalog: the disk is full; using the space set aside for this");
+    catalog_bdb_env_close(b, false);
+    int rc = catalog_bdb_env_open(b, false);
+    if (!rc)
+        rc = get_number(b, NULL, count_key, sizeof count_key, &count);
+    if (!rc)
+        *committed = count == b->applied + 1;
+    return rc;
+}
+
+/* A Berkeley DB code. */
+static int change(struct catalog_bdb *b, const char *object, uint64_t expected, const struct catalog_change *changes, unsigned count,
+                  bool *stale)
+{
+    bool committed = false;
+    b->disk_full = false;
+    int rc = transaction(b, object, expected, changes, count, stale);
+    if (rc && (rc == ENOSPC || b->disk_full)) {
+        rc = recover_full_disk(b, &committed);
+        if (!rc && !committed)
+            rc = transaction(b, object, expected, changes, count, stale);
+    }
+    return rc || *stale ? rc : acknowledge(b);
+}
+
+/* Before: room, from the reserve if the disk is nearly full. After: a checkpoint when one is due, and the reserve again. */
+static int change_within_space(struct catalog_bdb *b, const char *object, uint64_t expected, const struct catalog_change *changes,
+                               unsigned count, bool *stale)
+{
+    uint64_t bytes = changes_bytes(changes, count);
+    if (!b->reserve_released && catalog_reserve_needed(b->directory_fd, bytes * ROOM_FACTOR + ROOM_FIXED_BYTES))
+        b->reserve_released = catalog_reserve_release(b->directory_fd);
+    int rc = change(b, object, expected, changes, count, stale);
+    if (rc || *stale)
+        return rc;
+    b->unsaved_bytes += bytes;
+    if (b->unsaved_bytes > CHECKPOINT_BYTES)
+        rc = catalog_bdb_checkpoint(b);
+    if (!rc && b->reserve_released && !catalog_reserve_needed(b->directory_fd, 2u * CATALOG_RESERVE_BYTES))
+        b->reserve_released = catalog_reserve_fill(b->directory_fd) != 0;
+    return rc;
+}
+
 static int apply(struct catalog *c, const char *object, uint64_t expected_revision, const struct catalog_change *changes, unsigned count)
 {
     struct catalog_bdb *b = bdb_of(c);
@@ -287,15 +273,8 @@ static int apply(struct catalog *c, const char *object, uint64_t expected_revisi
     pthread_mutex_lock(&b->lock);
     int err = b->latched;
     bool stale = false;
-    if (!err) {
-        int rc = transaction(b, object, expected_revision, changes, count, &stale);
-        if (!rc && !stale)
-            rc = sync_directory(b);
-        b->unsaved_bytes += changes_bytes(changes, count);
-        if (!rc && b->unsaved_bytes > CHECKPOINT_BYTES)
-            rc = checkpoint(b);
-        err = fail(b, rc);
-    }
+    if (!err)
+        err = fail(b, change_within_space(b, object, expected_revision, changes, count, &stale));
     pthread_mutex_unlock(&b->lock);
     return err ? err : stale ? -ESTALE : 0;
 }
@@ -322,13 +301,9 @@ static void close_catalog(struct catalog *c)
 {
     struct catalog_bdb *b = bdb_of(c);
     if (b->db && !b->latched && b->unsaved_bytes)
-        fail(b, checkpoint(b));
-    /* What a failed environment says while it is taken down adds nothing to what it said when it failed. */
-    b->opening = true;
-    if (b->db)
-        b->db->close(b->db, b->latched ? DB_NOSYNC : 0);
-    if (b->env)
-        b->env->close(b->env, 0);
+        fail(b, catalog_bdb_checkpoint(b));
+    catalog_bdb_env_close(b, !b->latched);
+    catalog_witness_close(&b->witness);
     if (b->directory_fd >= 0)
         close(b->directory_fd);
     lease_table_fini(&b->leases);
@@ -340,41 +315,64 @@ static const struct catalog_ops bdb_ops = {
     .scan = scan, .apply = apply, .lease_take = lease_take, .lease_drop = lease_drop, .close = close_catalog,
 };
 
-/* A Berkeley DB code. */
-static int open_environment(struct catalog_bdb *b, const char *directory, bool create)
+/* Compares the catalog's count with its witness's. A negative errno. A witness that cannot be read accuses nobody: it is begun
+ * anew from what is there. */
+static int hear_witness(struct catalog_bdb *b, struct error *err)
 {
-    int rc = db_env_create(&b->env, 0);
-    if (rc) {
-        b->env = NULL;
-        return rc;
+    uint64_t told = 0;
+    int rc = catalog_witness_open(b->directory_fd, &b->witness, &told);
+    if (rc == -ENOENT || rc == -EBADMSG) {
+        log_warning("catalog: its witness in %s was lost; begun anew", b->directory);
+        told = 0;
+        rc = 0;
     }
-    DB_ENV *env = b->env;
-    env->app_private = b;
-    env->set_errcall(env, message);
-    if ((rc = env->set_cachesize(env, 0, CACHE_BYTES, 1)) || (rc = env->set_lg_max(env, LOG_FILE_BYTES)) ||
-        (rc = env->set_lg_bsize(env, LOG_BUFFER_BYTES)) || (rc = env->log_set_config(env, DB_LOG_AUTO_REMOVE, 1)))
-        return rc;
-    rc = env->open(env, directory, DB_CREATE | DB_PRIVATE | DB_INIT_TXN | DB_INIT_LOG | DB_INIT_MPOOL | DB_RECOVER | DB_THREAD, 0600);
-    if (!rc)
-        rc = db_create(&b->db, env, 0);
-    if (rc) {
-        b->db = NULL;
-        return rc;
-    }
-    if (create && ((rc = b->db->set_pagesize(b->db, PAGE_BYTES)) || (rc = b->db->set_flags(b->db, DB_CHKSUM))))
-        return rc;
-    return b->db->open(b->db, NULL, DATABASE_FILE, NULL, DB_BTREE, DB_AUTO_COMMIT | DB_THREAD | (create ? DB_CREATE | DB_EXCL : 0), 0600);
+    if (!rc && told > b->applied)
+        return error_set(err, -EBADMSG, "the catalog in %s is damaged: it has lost the last %llu changes; restore it from a backup",
+                         b->directory, (unsigned long long)(told - b->applied));
+    if (!rc && told < b->applied)
+        rc = catalog_witness_record(&b->witness, b->applied);
+    return rc ? error_set(err, rc, "cannot open the catalog's witness in %s: %s", b->directory, strerror(-rc)) : 0;
 }
 
-/* While opening, whatever is not the system's word about the device, memory or rights is about the contents. */
-static int map_open_error(int rc)
+/* A negative errno. */
+static int open_parts(struct catalog_bdb *b, bool create, struct error *err)
 {
-    switch (rc) {
-    case ENOSPC: case EIO: case ENOMEM: case EACCES: case EPERM: case EROFS: case EMFILE: case ENFILE: case EDQUOT:
-        return -rc;
-    default:
-        return -EBADMSG;
+    int rc = create ? -catalog_reserve_fill(b->directory_fd) : 0;
+    if (!rc)
+        rc = catalog_bdb_env_open(b, create);
+    if (rc == ENOSPC && !create && catalog_reserve_release(b->directory_fd)) {
+        catalog_bdb_env_close(b, false);
+        rc = catalog_bdb_env_open(b, create);
     }
+    if (!rc)
+        rc = catalog_bdb_sync_directory(b);
+    if (!rc && create)
+        rc = catalog_bdb_checkpoint(b);
+    if (!rc)
+        rc = get_number(b, NULL, count_key, sizeof count_key, &b->applied);
+    if (rc) {
+        int code = catalog_bdb_map_open_error(rc);
+        return error_set(err, code, code == -EBADMSG ? "the catalog in %s is damaged: %s" : "cannot open the catalog in %s: %s", b->directory,
+                         b->first_message[0] ? b->first_message : db_strerror(rc));
+    }
+    /* What was used up, at a full disk, is set aside again as soon as there is room. */
+    b->reserve_released = catalog_reserve_fill(b->directory_fd) != 0;
+    if (!create)
+        return hear_witness(b, err);
+    int code = catalog_witness_create(b->directory_fd, &b->witness);
+    return code ? error_set(err, code, "cannot make the catalog's witness in %s: %s", b->directory, strerror(-code)) : 0;
+}
+
+static int open_directory(struct catalog_bdb *b, const char *directory, bool create, struct error *err)
+{
+    if (snprintf(b->directory, sizeof b->directory, "%s", directory) >= (int)sizeof b->directory)
+        return error_set(err, -ENAMETOOLONG, "the catalog's path is too long");
+    b->directory_fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (b->directory_fd < 0)
+        return error_set(err, -errno, "cannot open the catalog directory %s: %s", directory, strerror(errno));
+    if (!create && faccessat(b->directory_fd, CATALOG_BDB_FILE, F_OK, 0) < 0 && errno == ENOENT)
+        return error_set(err, -ENOENT, "there is no catalog in %s: the file " CATALOG_BDB_FILE " is missing", directory);
+    return 0;
 }
 
 static int open_catalog(const char *directory, bool create, struct catalog **out, struct error *err)
@@ -383,27 +381,19 @@ static int open_catalog(const char *directory, bool create, struct catalog **out
     if (!b)
         return error_set(err, -ENOMEM, "cannot open the catalog in %s: out of memory", directory);
     b->catalog.ops = &bdb_ops;
-    b->opening = true;
+    b->quiet = true;
+    b->directory_fd = b->witness.fd = -1;
     pthread_mutex_init(&b->lock, NULL);
     lease_table_init(&b->leases);
-    int rc = 0, code = 0;
-    b->directory_fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (b->directory_fd < 0) {
-        code = error_set(err, -errno, "cannot open the catalog directory %s: %s", directory, strerror(errno));
-    } else if (!create && faccessat(b->directory_fd, DATABASE_FILE, F_OK, 0) < 0 && errno == ENOENT) {
-        code = error_set(err, -ENOENT, "there is no catalog in %s: the file " DATABASE_FILE " is missing", directory);
-    } else if ((rc = open_environment(b, directory, create)) || (rc = sync_directory(b)) || (create && (rc = checkpoint(b)))) {
-        code = map_open_error(rc);
-        error_set(err, code, code == -EBADMSG ? "the catalog in %s is damaged: %s" : "cannot open the catalog in %s: %s", directory,
-                  b->first_message[0] ? b->first_message : db_strerror(rc));
-        b->latched = code;
-    }
-    if (code) {
-        b->latched = code;
+    int rc = open_directory(b, directory, create, err);
+    if (!rc)
+        rc = open_parts(b, create, err);
+    if (rc) {
+        b->latched = rc;
         close_catalog(&b->catalog);
-        return code;
+        return rc;
     }
-    b->opening = false;
+    b->quiet = false;
     b->first_message[0] = 0;
     *out = &b->catalog;
     return 0;

@@ -26,7 +26,8 @@ static bool in_layout(const char *name)
 
 static bool made_by_catalog(const char *name)
 {
-    return strncmp(name, "log.", 4) == 0 || strncmp(name, "__db.", 5) == 0 || strncmp(name, "catalog.", 8) == 0;
+    return strncmp(name, "log.", 4) == 0 || strncmp(name, "__db.", 5) == 0 || strncmp(name, "catalog.", 8) == 0 ||
+           strcmp(name, "witness") == 0 || strcmp(name, "reserve") == 0;
 }
 
 static bool exists(int directory_fd, const char *name)

@@ -1,0 +1,130 @@
+/* catalog_bdb_env.c - the Berkeley DB environment under the catalog: opened with recovery, checkpointed, closed.
+ *
+ * 1. Berkeley DB supposes that a page write is not torn: pages are 512 bytes, a sector's size, and carry checksums.
+ * 2. The environment is private to the process, without shared regions and locks: the store's lock keeps others out, and the
+ *    catalog's own serialises.
+ * 3. Log files that a checkpoint has made needless are removed by Berkeley DB itself. */
+#include "parallax/store/catalog_bdb_private.h"
+
+#include "base/log.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define PAGE_BYTES 512u
+#define CACHE_BYTES (4u << 20)
+#define LOG_FILE_BYTES (4u << 20)
+#define LOG_BUFFER_BYTES (512u << 10)
+
+static void message(const DB_ENV *env, const char *prefix, const char *text)
+{
+    (void)prefix;
+    struct catalog_bdb *b = env->app_private;
+    if (strstr(text, "checksum") || strstr(text, "past end of log"))
+        b->damaged = true;
+    if (strstr(text, strerror(ENOSPC)))
+        b->disk_full = true;
+    if (!b->first_message[0])
+        snprintf(b->first_message, sizeof b->first_message, "%s", text);
+    if (!b->quiet)
+        log_error("catalog: %s", text);
+}
+
+/* Positive codes are the system's. Of Berkeley DB's own, those about contents mean damage; a panic means what caused it. */
+int catalog_bdb_map_error(const struct catalog_bdb *b, int rc)
+{
+    switch (rc) {
+    case 0:
+        return 0;
+    case DB_RUNRECOVERY:
+        return b->damaged ? -EBADMSG : -EIO;
+    case DB_PAGE_NOTFOUND:
+    case DB_VERIFY_BAD:
+    case DB_LOG_VERIFY_BAD:
+    case DB_OLD_VERSION:
+    case DB_VERSION_MISMATCH:
+    case DB_SECONDARY_BAD:
+        return -EBADMSG;
+    case DB_LOCK_NOTGRANTED:
+    case DB_LOCK_DEADLOCK:
+    case DB_TIMEOUT:
+        return -ETIMEDOUT;
+    default:
+        return rc > 0 ? -rc : -EIO;
+    }
+}
+
+int catalog_bdb_sync_directory(struct catalog_bdb *b)
+{
+    DB_LOG_STAT *st;
+    int rc = b->env->log_stat(b->env, &st, 0);
+    if (rc)
+        return rc;
+    uint32_t file = st->st_cur_file;
+    free(st);
+    if (file == b->log_file)
+        return 0;
+    if (fsync(b->directory_fd) < 0)
+        return errno;
+    b->log_file = file;
+    return 0;
+}
+
+int catalog_bdb_checkpoint(struct catalog_bdb *b)
+{
+    int rc = b->env->txn_checkpoint(b->env, 0, 0, DB_FORCE);
+    if (!rc)
+        b->unsaved_bytes = 0;
+    return rc;
+}
+
+int catalog_bdb_env_open(struct catalog_bdb *b, bool create)
+{
+    int rc = db_env_create(&b->env, 0);
+    if (rc) {
+        b->env = NULL;
+        return rc;
+    }
+    DB_ENV *env = b->env;
+    env->app_private = b;
+    env->set_errcall(env, message);
+    if ((rc = env->set_cachesize(env, 0, CACHE_BYTES, 1)) || (rc = env->set_lg_max(env, LOG_FILE_BYTES)) ||
+        (rc = env->set_lg_bsize(env, LOG_BUFFER_BYTES)) || (rc = env->log_set_config(env, DB_LOG_AUTO_REMOVE, 1)))
+        return rc;
+    rc = env->open(env, b->directory, DB_CREATE | DB_PRIVATE | DB_INIT_TXN | DB_INIT_LOG | DB_INIT_MPOOL | DB_RECOVER | DB_THREAD, 0600);
+    if (!rc)
+        rc = db_create(&b->db, env, 0);
+    if (rc) {
+        b->db = NULL;
+        return rc;
+    }
+    if (create && ((rc = b->db->set_pagesize(b->db, PAGE_BYTES)) || (rc = b->db->set_flags(b->db, DB_CHKSUM))))
+        return rc;
+    return b->db->open(b->db, NULL, CATALOG_BDB_FILE, NULL, DB_BTREE, DB_AUTO_COMMIT | DB_THREAD | (create ? DB_CREATE | DB_EXCL : 0), 0600);
+}
+
+/* While opening, whatever is not the system's word about the device, memory or rights is about the contents. */
+int catalog_bdb_map_open_error(int rc)
+{
+    switch (rc) {
+    case ENOSPC: case EIO: case ENOMEM: case EACCES: case EPERM: case EROFS: case EMFILE: case ENFILE: case EDQUOT:
+        return -rc;
+    default:
+        return -EBADMSG;
+    }
+}
+
+void catalog_bdb_env_close(struct catalog_bdb *b, bool clean)
+{
+    /* What a failed environment says while it is taken down adds nothing to what it said when it failed. */
+    b->quiet = b->quiet || !clean;
+    if (b->db)
+        b->db->close(b->db, clean ? 0 : DB_NOSYNC);
+    if (b->env)
+        b->env->close(b->env, 0);
+    b->db = NULL;
+    b->env = NULL;
+}

@@ -1,0 +1,48 @@
+/* catalog_bdb_private.h - what the two files of the Berkeley DB catalog share. Functions return Berkeley DB codes (0, positive
+ * errno, or one of its negative own) unless they say otherwise. */
+#ifndef PARALLAX_STORE_CATALOG_BDB_PRIVATE_H
+#define PARALLAX_STORE_CATALOG_BDB_PRIVATE_H
+#include "base/error.h"
+#include "parallax/store/catalog.h"
+#include "parallax/store/catalog_witness.h"
+#include "parallax/store/lease_table.h"
+
+#include <db.h>
+#include <limits.h>
+#include <pthread.h>
+#include <stdbool.h>
+
+#define CATALOG_BDB_FILE "catalog.db"
+
+struct catalog_bdb {
+    struct catalog catalog;
+    pthread_mutex_t lock;
+    char directory[PATH_MAX];
+    int directory_fd;
+    DB_ENV *env;
+    DB *db;
+    bool quiet;              /* Berkeley DB's messages go to first_message alone, for the caller's error */
+    bool damaged;            /* it spoke of a checksum or of a log that is too short */
+    char first_message[256];
+    uint32_t log_file;       /* whose directory entry is durable */
+    uint64_t unsaved_bytes;  /* applied since the last checkpoint */
+    uint64_t applied;        /* changes in the catalog's whole life */
+    struct catalog_witness witness;
+    bool reserve_released;
+    bool disk_full;          /* a write of Berkeley DB's failed for want of space */
+    struct lease_table leases;
+    int latched;             /* 0, or the error that every further call gets */
+};
+
+/* catalog_bdb_env.c */
+int catalog_bdb_env_open(struct catalog_bdb *b, bool create);
+/* clean: write everything home first. */
+void catalog_bdb_env_close(struct catalog_bdb *b, bool clean);
+/* Writes the pages home, so that recovery is short and old log files go. */
+int catalog_bdb_checkpoint(struct catalog_bdb *b);
+/* A log file's directory entry has to be as durable as what is in it. */
+int catalog_bdb_sync_directory(struct catalog_bdb *b);
+/* To a negative errno: for calls on an open catalog, and for opening one. */
+int catalog_bdb_map_error(const struct catalog_bdb *b, int rc);
+int catalog_bdb_map_open_error(int rc);
+#endif

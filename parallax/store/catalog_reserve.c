@@ -1,0 +1,45 @@
+/* catalog_reserve.c - see catalog_reserve.h. */
+#include "parallax/store/catalog_reserve.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#define FILE_NAME "reserve"
+
+static int open_file(int directory_fd) { return openat(directory_fd, FILE_NAME, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600); }
+
+int catalog_reserve_fill(int directory_fd)
+{
+    struct stat st;
+    int fd = open_file(directory_fd), rc = 0;
+    if (fd < 0)
+        return -errno;
+    if (fstat(fd, &st) < 0)
+        rc = -errno;
+    else if (st.st_size != (off_t)CATALOG_RESERVE_BYTES)
+        rc = -posix_fallocate(fd, 0, (off_t)CATALOG_RESERVE_BYTES);
+    if (rc && ftruncate(fd, 0) < 0)
+        rc = -errno;
+    close(fd);
+    return rc;
+}
+
+bool catalog_reserve_release(int directory_fd)
+{
+    struct stat st;
+    int fd = open_file(directory_fd);
+    if (fd < 0)
+        return false;
+    bool released = fstat(fd, &st) == 0 && st.st_blocks > 0 && ftruncate(fd, 0) == 0 && fsync(fd) == 0;
+    close(fd);
+    return released;
+}
+
+bool catalog_reserve_needed(int directory_fd, uint64_t bytes)
+{
+    struct statvfs v;
+    return fstatvfs(directory_fd, &v) == 0 && (uint64_t)v.f_bavail * v.f_frsize < bytes;
+}
