@@ -26,6 +26,7 @@ struct many {
     const struct radix_oracle *oracle;
     uint64_t limit;
     unsigned to_start, in_flight, wrong, failed;
+    bool forget; /* addresses are forgotten at random, whatever is being read */
 };
 
 static void open_cache(struct radix_world *w, uint64_t bytes, struct radix_cache **out)
@@ -158,6 +159,11 @@ static void one_answered(struct radix_lookup *l, int error)
     else if (!right(a, m->oracle))
         m->wrong++;
     m->in_flight--;
+    if (m->forget && radix_world_random(m->w, 2))
+        radix_cache_forget(m->cache, l->waiting_for.address);
+    if (m->forget && radix_world_random(m->w, 20) == 0)
+        for (uint64_t address = 0; address < m->w->cursor; address += 1 + radix_world_random(m->w, 8))
+            radix_cache_forget(m->cache, address);
     if (m->to_start)
         start(m, a); /* from inside done: allowed */
 }
@@ -185,9 +191,9 @@ static void start(struct many *m, struct asked *a)
     }
 }
 
-static void run_many(struct radix_world *w, uint64_t cache_bytes, unsigned width, unsigned total, uint64_t limit, unsigned *failed)
+static void run_many(struct radix_world *w, uint64_t cache_bytes, unsigned width, unsigned total, uint64_t limit, bool forget, unsigned *failed)
 {
-    struct many m = { .w = w, .oracle = &w->oracle, .limit = limit, .to_start = total };
+    struct many m = { .w = w, .oracle = &w->oracle, .limit = limit, .to_start = total, .forget = forget };
     open_cache(w, cache_bytes, &m.cache);
     struct asked *asked = calloc(width, sizeof *asked);
     w->device->pending_most = 0;
@@ -215,11 +221,25 @@ static void thousands_of_lookups_share_64_nodes(void)
     radix_world_open(&w, DEVICE_BLOCKS, unit_seed());
     make_map(&w, 8, RADIX_MAX_BLOCKS);
     unsigned failed;
-    run_many(&w, SMALLEST_CACHE, 4000, 30000, RADIX_MAX_BLOCKS, &failed);
+    run_many(&w, SMALLEST_CACHE, 4000, 30000, RADIX_MAX_BLOCKS, false, &failed);
     CU_ASSERT_EQUAL(failed, 0);
-    run_many(&w, SMALLEST_CACHE, 3, 3000, RADIX_MAX_BLOCKS, &failed);
+    run_many(&w, SMALLEST_CACHE, 3, 3000, RADIX_MAX_BLOCKS, false, &failed);
     CU_ASSERT_EQUAL(failed, 0);
-    run_many(&w, 3 << 20, 1000, 30000, RADIX_MAX_BLOCKS, &failed);
+    run_many(&w, 3 << 20, 1000, 30000, RADIX_MAX_BLOCKS, false, &failed);
+    CU_ASSERT_EQUAL(failed, 0);
+    radix_world_close(&w);
+}
+
+static void forgetting_nodes_that_are_being_read_harms_no_lookup(void)
+{
+    struct radix_world w;
+    radix_world_open(&w, DEVICE_BLOCKS, unit_seed());
+    w.scatter = 0;
+    make_map(&w, 8, RADIX_MAX_BLOCKS);
+    unsigned failed;
+    run_many(&w, SMALLEST_CACHE, 400, 6000, RADIX_MAX_BLOCKS, true, &failed);
+    CU_ASSERT_EQUAL(failed, 0);
+    run_many(&w, 1 << 20, 100, 6000, RADIX_MAX_BLOCKS, true, &failed);
     CU_ASSERT_EQUAL(failed, 0);
     radix_world_close(&w);
 }
@@ -257,7 +277,7 @@ static void a_failed_read_fails_those_who_wait_and_no_others(void)
     for (unsigned i = 1; i <= 60; i++) {
         unsigned failed;
         w.device->fail_at = w.device->ios + i;
-        run_many(&w, SMALLEST_CACHE, 50, 300, 1 << 20, &failed);
+        run_many(&w, SMALLEST_CACHE, 50, 300, 1 << 20, false, &failed);
         CU_ASSERT(failed <= 50);
         if (i <= 10) /* so few that the failure is sure to have come */
             CU_ASSERT(failed >= 1);
@@ -415,6 +435,7 @@ int main(int argc, char **argv)
     return unit_main(argc, argv, "radix lookup",
                      (struct unit_test[]){ UNIT(an_empty_map_answers_at_once), UNIT(bad_lookups_are_refused),
                                            UNIT(lookups_of_every_length_agree_with_the_oracle), UNIT(thousands_of_lookups_share_64_nodes),
+                                           UNIT(forgetting_nodes_that_are_being_read_harms_no_lookup),
                                            UNIT(lookups_that_want_one_node_share_one_read),
                                            UNIT(a_failed_read_fails_those_who_wait_and_no_others),
                                            UNIT(a_reused_address_never_answers_for_the_old_node), UNIT(a_forgotten_address_is_read_again),
