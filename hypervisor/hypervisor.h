@@ -114,4 +114,9 @@ int hv_xs_unwatch(struct hv_xs *xs, const char *path, const char *token);
 int hv_xs_fd(struct hv_xs *xs);
 /* One fired watch without waiting; path and token are one block for the caller to free (free(*path)). -EAGAIN: none. */
 int hv_xs_check_watch(struct hv_xs *xs, char **path, char **token);
+
+/* ---- The embedded hypervisor's own process: what the program parallax-hypervisor runs. ---- */
+/* Serves dir (NULL: the default directory) until its last domain is gone, or until SIGTERM if stay is true. With daemonize the
+ * calling process ends with status 0 as soon as connections are accepted, and a child of its child serves. */
+int hv_server_run(const char *dir, bool stay, bool daemonize, struct error *err);
 #endif
