@@ -247,7 +247,13 @@ static int transact(struct blkback_device *d, void (*body)(struct batch *t, cons
 static void put_features(struct batch *t, const void *arg)
 {
     unsigned hidden = t->d->disk.b->options.hidden;
+    static const char *const stale[] = { "error", "hotplug-error" };
     (void)arg;
+    for (unsigned i = 0; i < 2; i++) { /* an earlier attempt may have failed */
+        char path[BLKBACK_PATH_SIZE + 64];
+        join(path, t->d->path, stale[i]);
+        hv_xs_remove(t->d->disk.b->xs, t->tx, path);
+    }
     if (!(hidden & BLKBACK_MULTI_PAGE)) {
         put_number(t, "max-ring-page-order", BLKIF_MAX_RING_ORDER);
         put_number(t, "max-ring-pages", BLKBACK_MAX_RING_PAGES);
