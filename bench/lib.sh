@@ -1,0 +1,54 @@
+# lib.sh - what the measurements share: a working directory, the engines, medians. Sourced by bench/run only.
+# shellcheck shell=bash
+# shellcheck disable=SC2154 # O, work and seconds are the caller's
+
+say() { [ -n "$json" ] || printf '%s\n' "$*"; }
+progress() { printf '%s\n' "$*" >&2; }
+die() { echo "bench: $*" >&2; exit 1; }
+now_us() { echo "${EPOCHREALTIME/./}"; }
+px() { timeout -k 5 600 "$O/parallax" "$@"; }
+record() { printf '%s\t%s\t%s\n' "$1" "$2" "$3" >>"$work/results"; } # WORKLOAD ENGINE VALUE
+
+# The median of column 3 where columns 1 and 2 are the arguments; nothing if there is none.
+median() {
+  awk -F '\t' -v w="$1" -v e="$2" '$1 == w && $2 == e { print $3 }' "$work/results" | sort -g |
+    awk '{ v[NR] = $1 } END { if (NR) print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'
+}
+
+# wait_line FILE PATTERN SECONDS PID: until FILE has a line that matches; 1 if PID ends or time is up first.
+wait_line() {
+  local i
+  for ((i = 0; i < $3 * 20; i++)); do
+    grep -q "$2" "$1" 2>/dev/null && return 0
+    kill -0 "$4" 2>/dev/null || return 1
+    sleep 0.05
+  done
+  return 1
+}
+
+# The workloads: name, fio's rw, block size, depth.
+workloads() {
+  cat <<'LIST'
+randread-4k-qd32 randread 4k 32
+randwrite-4k-qd32 randwrite 4k 32
+randread-4k-qd1 randread 4k 1
+randwrite-4k-qd1 randwrite 4k 1
+read-128k-qd32 read 128k 32
+write-128k-qd32 write 128k 32
+LIST
+}
+
+# fio_rate RW BS DEPTH ENGINE-OPTIONS…: I/Os a second over $seconds. Terse output, version 3: field 8 is read, 49 write IOPS.
+fio_rate() {
+  local rw=$1 bs=$2 depth=$3
+  shift 3
+  local field=49 line
+  case $rw in *read) field=8 ;; esac
+  line=$(timeout -k 5 $((seconds + 60)) fio --name=bench --rw="$rw" --bs="$bs" --iodepth="$depth" --size="$size" --runtime="$seconds" \
+    --time_based --randrepeat=0 --norandommap --refill_buffers --output-format=terse --terse-version=3 "$@" </dev/null 2>"$work/fio.err" | grep '^3;') ||
+    die "fio $rw failed: $(tail -n 2 "$work/fio.err")"
+  cut -d ';' -f $field <<<"$line"
+}
+
+raw_rate() { fio_rate "$@" --ioengine=libaio --direct=1 --filename="$work/raw.img"; }
+qcow2_rate() { fio_rate "$@" --ioengine=nbd --uri="nbd+unix:///?socket=$work/nbd.sock"; }
