@@ -4,7 +4,7 @@
  * object and conditional on its revision (compare-and-set); nothing spans two objects; every wait is finite.
  * Threads: every call blocks; one thread at a time.
  * Errors: 0 or negative errno: -ESTALE the object's revision is not the expected one (nothing changed); -EIO; -ENOSPC;
- * -EBADMSG the catalog is damaged; -ETIMEDOUT.
+ * -EBADMSG the catalog is damaged; -ETIMEDOUT; -EINVAL: a name, key or value is empty where it must not be, or too long.
  * Ownership: keys and values are borrowed for the call, those given to a callback for that callback. */
 #ifndef PARALLAX_STORE_CATALOG_H
 #define PARALLAX_STORE_CATALOG_H
@@ -37,15 +37,16 @@ struct catalog {
     const struct catalog_ops *ops;
 };
 
-/* Calls item for every key in order of its bytes (memcmp, shorter first); a non-zero return ends the scan and is returned.
- * An object that was never written is empty and of revision 0. */
+/* Calls item for every key in order of its bytes (memcmp, shorter first); a non-zero return ends the scan and is returned. item
+ * must not call the catalog; it and revision may be NULL. An object that was never written is empty and of revision 0. */
 static inline int catalog_scan(struct catalog *c, const char *object, uint64_t *revision,
                                int (*item)(void *ctx, const void *key, size_t key_length, const void *value, size_t value_length), void *ctx)
 {
     return c->ops->scan(c, object, revision, item, ctx);
 }
 
-/* Makes all changes to one object, durable on return, and sets its revision to expected_revision + 1; or none of them. */
+/* Makes all changes to one object, in order, durable on return, and sets its revision to expected_revision + 1; or none of them.
+ * After -ESTALE and -EINVAL nothing has changed; after another error the object's revision tells whether it has. */
 static inline int catalog_apply(struct catalog *c, const char *object, uint64_t expected_revision, const struct catalog_change *changes, unsigned count)
 {
     return c->ops->apply(c, object, expected_revision, changes, count);

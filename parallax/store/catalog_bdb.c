@@ -8,7 +8,8 @@
  * 2. After the transaction and before the change is acknowledged, the witness records the count. A catalog that counts fewer
  *    than its witness when it is opened has lost acknowledged changes, and is damaged.
  * 3. The first failure that leaves the environment in doubt is latched; nothing is written after it. But for a full disk:
- *    then the reserve is released, the environment recovered, and the change tried once more. */
+ *    then the reserve is released, the environment recovered, and the change tried once more; and if that fails, every later
+ *    call begins by trying to recover. */
 #include "parallax/store/catalog_bdb.h"
 
 #include "base/endian.h"
@@ -128,6 +129,31 @@ static int scan_items(struct catalog_bdb *b, const char *object,
     return rc ? fail(b, rc) : stopped;
 }
 
+/* The latched error, but for a full disk: then there may be room by now, and recovery makes the environment usable again.
+ * A negative errno. */
+static int revive(struct catalog_bdb *b)
+{
+    if (b->latched != -ENOSPC)
+        return b->latched;
+    uint64_t count;
+    catalog_bdb_env_close(b, false);
+    b->quiet = true;
+    int rc = catalog_bdb_env_open(b, false);
+    b->quiet = false;
+    if (!rc)
+        rc = get_number(b, NULL, count_key, sizeof count_key, &count);
+    if (rc)
+        return catalog_bdb_map_error(b, rc);
+    /* The change that met the full disk may have been committed; nobody was told that it was not. */
+    int err = count > b->applied ? catalog_witness_record(&b->witness, count) : 0;
+    if (!err) {
+        b->applied = count;
+        b->latched = 0;
+        log_info("catalog: usable again");
+    }
+    return err;
+}
+
 static int scan(struct catalog *c, const char *object, uint64_t *revision,
                 int (*item)(void *ctx, const void *key, size_t key_length, const void *value, size_t value_length), void *ctx)
 {
@@ -136,7 +162,7 @@ static int scan(struct catalog *c, const char *object, uint64_t *revision,
         return -EINVAL;
     pthread_mutex_lock(&b->lock);
     uint64_t now = 0;
-    int err = b->latched;
+    int err = revive(b);
     if (!err)
         err = fail(b, get_revision(b, NULL, object, &now));
     if (!err && item)
@@ -222,6 +248,7 @@ static int recover_full_disk(struct catalog_bdb *b, bool *committed)
     uint64_t count;
     if (!catalog_reserve_release(b->directory_fd))
         return ENOSPC;
+    b->reserve_released = true;
     log_warning("catalog: the disk is full; using the space set aside for this");
     catalog_bdb_env_close(b, false);
     int rc = catalog_bdb_env_open(b, false);
@@ -258,11 +285,12 @@ static int change_within_space(struct catalog_bdb *b, const char *object, uint64
     if (rc || *stale)
         return rc;
     b->unsaved_bytes += bytes;
-    if (b->unsaved_bytes > CHECKPOINT_BYTES)
-        rc = catalog_bdb_checkpoint(b);
-    if (!rc && b->reserve_released && !catalog_reserve_needed(b->directory_fd, 2u * CATALOG_RESERVE_BYTES))
+    /* The change stands, whatever the checkpoint meets; only the next one hears of it. */
+    if (b->unsaved_bytes > CHECKPOINT_BYTES && fail(b, catalog_bdb_checkpoint(b)))
+        return 0;
+    if (b->reserve_released && !catalog_reserve_needed(b->directory_fd, 2u * CATALOG_RESERVE_BYTES))
         b->reserve_released = catalog_reserve_fill(b->directory_fd) != 0;
-    return rc;
+    return 0;
 }
 
 static int apply(struct catalog *c, const char *object, uint64_t expected_revision, const struct catalog_change *changes, unsigned count)
@@ -271,7 +299,7 @@ static int apply(struct catalog *c, const char *object, uint64_t expected_revisi
     if (!object_valid(object) || !changes_valid(changes, count))
         return -EINVAL;
     pthread_mutex_lock(&b->lock);
-    int err = b->latched;
+    int err = revive(b);
     bool stale = false;
     if (!err)
         err = fail(b, change_within_space(b, object, expected_revision, changes, count, &stale));

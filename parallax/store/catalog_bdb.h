@@ -1,7 +1,8 @@
 /* catalog_bdb.h - the catalog in a Berkeley DB environment of its own, in one directory.
  *
  * Threads: as catalog.h; calls from several threads are serialised. A scan's item function must not call the catalog.
- * Errors: as catalog.h. After -EIO or -EBADMSG every further call fails: only opening it again, with recovery, goes on. */
+ * Errors: as catalog.h. After -EIO or -EBADMSG every further call fails: only opening it again, with recovery, goes on. After
+ * -ENOSPC the next call tries whether there is room again. */
 #ifndef PARALLAX_STORE_CATALOG_BDB_H
 #define PARALLAX_STORE_CATALOG_BDB_H
 #include "base/error.h"

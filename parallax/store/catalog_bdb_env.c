@@ -120,11 +120,13 @@ int catalog_bdb_map_open_error(int rc)
 void catalog_bdb_env_close(struct catalog_bdb *b, bool clean)
 {
     /* What a failed environment says while it is taken down adds nothing to what it said when it failed. */
-    b->quiet = b->quiet || !clean;
+    bool quiet = b->quiet;
+    b->quiet = quiet || !clean;
     if (b->db)
         b->db->close(b->db, clean ? 0 : DB_NOSYNC);
     if (b->env)
         b->env->close(b->env, 0);
     b->db = NULL;
     b->env = NULL;
+    b->quiet = quiet;
 }
