@@ -182,6 +182,8 @@ void local_event_close(struct hv_ports *hp, hv_evtchn port)
     if (t->queued)
         list_remove(&t->link);
     show_readiness(p);
+    /* The hypervisor keeps the same open socket, so closing ours would not end its registration. */
+    epoll_ctl(p->epoll_fd, EPOLL_CTL_DEL, t->fd, NULL);
     close(t->fd);
     local_call(p->local, &(struct wire_request){ .op = WIRE_CLOSE, .port = port }, NULL, 0, NULL, NULL, 0);
     if (t->holds_view)
