@@ -9,15 +9,14 @@
 
 #include "base/log.h"
 #include "parallax/store/aio_batch.h"
+#include "parallax/store/host_device.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
-#include <linux/fs.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -180,10 +179,13 @@ static int punch(struct bdev *d, uint64_t block, uint64_t blocks)
         return -EINVAL;
     if (!blocks)
         return 0;
-    uint64_t range[2] = { (uint64_t)offset_of(f, block), blocks * BLOCK_SIZE };
-    int rc = f->is_device ? ioctl(f->sync_fd, BLKDISCARD, range)
-                          : fallocate(f->sync_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)range[0], (off_t)range[1]);
-    return rc == 0 || errno == EOPNOTSUPP || errno == ENOSYS ? 0 : -errno;
+    off_t start = offset_of(f, block), length = (off_t)(blocks * BLOCK_SIZE);
+    int rc = 0;
+    if (f->is_device)
+        rc = host_device_discard(f->sync_fd, (uint64_t)start, (uint64_t)length);
+    else if (fallocate(f->sync_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, start, length) < 0)
+        rc = -errno;
+    return rc == -EOPNOTSUPP || rc == -ENOSYS ? 0 : rc;
 }
 
 static void close_file(struct bdev *d)
@@ -231,8 +233,9 @@ static int measure(struct bdev_file *f, const struct bdev_file_options *opt)
     f->is_device = S_ISBLK(st.st_mode);
     if (!f->is_device && !S_ISREG(st.st_mode))
         return -EINVAL;
-    if (f->is_device && ioctl(f->sync_fd, BLKGETSIZE64, &bytes) < 0)
-        return -errno;
+    int rc = f->is_device ? host_device_size(f->sync_fd, &bytes) : 0;
+    if (rc)
+        return rc;
     uint64_t blocks = bytes > opt->offset_bytes ? (bytes - opt->offset_bytes) / BLOCK_SIZE : 0;
     f->dev.max_blocks = f->is_device ? blocks : UINT64_MAX;
     f->dev.blocks = f->is_device ? opt->blocks : blocks;

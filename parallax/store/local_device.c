@@ -7,16 +7,15 @@
  *   32 uuid of the store, text (40)   72 zeroes up to 512 */
 #include "base/crc32c.h"
 #include "base/endian.h"
+#include "parallax/store/host_device.h"
 #include "parallax/store/local_private.h"
 
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/fs.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -159,9 +158,9 @@ int local_device_check(const char *device, bool force, struct error *err)
     if (fd < 0)
         return error_set(err, -errno, "cannot open the device %s: %s", device, strerror(errno));
     uint64_t bytes = 0;
-    int rc;
-    if (ioctl(fd, BLKGETSIZE64, &bytes) < 0)
-        rc = error_set(err, -errno, "cannot tell the size of %s: %s", device, strerror(errno));
+    int rc = host_device_size(fd, &bytes);
+    if (rc)
+        error_set(err, rc, "cannot tell the size of %s: %s", device, strerror(-rc));
     else if (bytes <= LOCAL_DEVICE_HEADER_BYTES)
         rc = error_set(err, -ENOSPC, "the device %s is too small", device);
     else

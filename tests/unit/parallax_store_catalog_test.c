@@ -1,4 +1,7 @@
 /* parallax_store_catalog_test.c - one battery for both catalogs, then what only the one on disk can go through. */
+#include <sys/mount.h>
+#undef BLOCK_SIZE /* the system header's is another one */
+
 #include "base/clock.h"
 #include "base/list.h"
 #include "base/log.h"
@@ -13,7 +16,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>

@@ -1,0 +1,10 @@
+/* host_device.h - what the kernel is asked about a block device of the host. Any thread; 0 or negative errno.
+ *
+ * In a file of its own because the system headers that name these requests have a BLOCK_SIZE of their own, of 1024. */
+#ifndef PARALLAX_STORE_HOST_DEVICE_H
+#define PARALLAX_STORE_HOST_DEVICE_H
+#include <stdint.h>
+
+int host_device_size(int fd, uint64_t *bytes);
+int host_device_discard(int fd, uint64_t offset_bytes, uint64_t length_bytes);
+#endif

@@ -1,0 +1,479 @@
+/* parallax_store_file_test.c - the block device over a file: random requests against an oracle, merging, growth, limits. */
+#include <sys/mount.h>
+#undef BLOCK_SIZE /* the system header's is another one */
+
+#include "base/clock.h"
+#include "parallax/store/bdev_file.h"
+#include "tests/support/unit.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { MAX_IOVS = 1100 };
+
+static char directory[256], path[300];
+
+/* A device on a new file, with a loop. */
+struct world {
+    struct loop *loop;
+    struct bdev *d;
+    unsigned inflight;
+};
+
+static void world_open(struct world *w, uint64_t blocks)
+{
+    bool direct;
+    struct bdev_file_options opt = { .create = true };
+    unlink(path);
+    w->inflight = 0;
+    CU_ASSERT_EQUAL_FATAL(loop_create(&w->loop), 0);
+    opt.loop = w->loop;
+    CU_ASSERT_EQUAL_FATAL(bdev_file_open(path, &opt, &w->d, &direct), 0);
+    CU_ASSERT_EQUAL_FATAL(bdev_grow(w->d, blocks), 0);
+}
+
+static void world_close(struct world *w)
+{
+    bdev_close(w->d);
+    loop_destroy(w->loop);
+    unlink(path);
+}
+
+static void world_drain(struct world *w)
+{
+    uint64_t limit = clock_monotonic_ms() + 10000;
+    while (w->inflight && clock_monotonic_ms() < limit)
+        loop_turn(w->loop, 100);
+    CU_ASSERT_EQUAL_FATAL(w->inflight, 0);
+}
+
+struct request {
+    struct bdev_req req;
+    struct world *w;
+    struct iovec iov[MAX_IOVS];
+    unsigned char *buf;
+    int error, calls;
+};
+
+static void request_done(struct bdev_req *req, int error)
+{
+    struct request *r = container_of(req, struct request, req);
+    r->error = error;
+    r->calls++;
+    r->w->inflight--;
+}
+
+/* As many iovecs as pieces; blocks is a multiple of it. */
+static struct request *request_make(struct world *w, enum bdev_op op, uint64_t block, uint32_t blocks, unsigned pieces)
+{
+    struct request *r = calloc(1, sizeof *r);
+    r->w = w;
+    r->error = 1;
+    r->buf = blocks ? bdev_buffer_alloc(blocks) : NULL;
+    for (unsigned i = 0; i < pieces; i++)
+        r->iov[i] = (struct iovec){ r->buf + (size_t)i * (blocks / pieces) * BLOCK_SIZE, (size_t)(blocks / pieces) * BLOCK_SIZE };
+    r->req = (struct bdev_req){ .op = op, .block = block, .blocks = blocks, .iov = r->iov, .iov_count = pieces, .done = request_done };
+    return r;
+}
+
+static void request_submit(struct request *r)
+{
+    r->w->inflight++;
+    bdev_submit(r->w->d, &r->req);
+    CU_ASSERT_EQUAL(r->calls, 0);
+}
+
+static void request_free(struct request *r)
+{
+    free(r->buf);
+    free(r);
+}
+
+static void fill(unsigned char *buf, uint64_t block, uint32_t version)
+{
+    uint64_t random = block * 1000003 + version + 1;
+    for (unsigned i = 0; i < BLOCK_SIZE; i += 8) {
+        uint64_t v = unit_random(&random);
+        memcpy(buf + i, &v, 8);
+    }
+}
+
+static bool holds(const unsigned char *buf, uint64_t block, uint32_t version)
+{
+    unsigned char want[BLOCK_SIZE] = { 0 };
+    if (version)
+        fill(want, block, version);
+    return memcmp(buf, want, BLOCK_SIZE) == 0;
+}
+
+/* Batches of requests that do not overlap within a batch, from the loop; now and then the blocking calls. */
+enum { BLOCKS = 4096, BATCH = 400, LONGEST = 16 };
+
+struct model {
+    struct world w;
+    uint32_t version[BLOCKS];
+    bool busy[BLOCKS];
+    uint64_t random;
+};
+
+static bool reserve(struct model *m, uint64_t block, uint32_t blocks)
+{
+    for (uint32_t i = 0; i < blocks; i++)
+        if (m->busy[block + i])
+            return false;
+    memset(m->busy + block, 1, blocks);
+    return true;
+}
+
+static void model_batch(struct model *m)
+{
+    struct request *list[BATCH];
+    unsigned count = 0;
+    memset(m->busy, 0, sizeof m->busy);
+    uint64_t next = 0;
+    for (unsigned i = 0; i < BATCH; i++) {
+        uint32_t blocks = 1 + (uint32_t)(unit_random(&m->random) % LONGEST);
+        bool follow = unit_random(&m->random) % 2; /* continues the request before, for merging */
+        uint64_t block = follow ? next : unit_random(&m->random) % (BLOCKS - LONGEST);
+        if (block + blocks > BLOCKS || !reserve(m, block, blocks))
+            continue;
+        next = block + blocks;
+        enum bdev_op op = unit_random(&m->random) % 2 ? BDEV_WRITE : BDEV_READ;
+        struct request *r = list[count++] = request_make(&m->w, op, block, blocks, blocks % 2 ? 1 : 2);
+        if (op == BDEV_WRITE)
+            for (uint32_t k = 0; k < blocks; k++)
+                fill(r->buf + (size_t)k * BLOCK_SIZE, block + k, ++m->version[block + k]);
+        request_submit(r);
+        if (unit_random(&m->random) % 50 == 0)
+            request_submit(list[count++] = request_make(&m->w, BDEV_FLUSH, 0, 0, 0));
+        if (count + 2 > BATCH)
+            break;
+    }
+    world_drain(&m->w);
+    for (unsigned i = 0; i < count; i++) {
+        struct request *r = list[i];
+        CU_ASSERT(r->error == 0 && r->calls == 1);
+        for (uint32_t k = 0; r->req.op == BDEV_READ && k < r->req.blocks; k++)
+            CU_ASSERT(holds(r->buf + (size_t)k * BLOCK_SIZE, r->req.block + k, m->version[r->req.block + k]));
+        request_free(r);
+    }
+}
+
+static void model_blocking(struct model *m)
+{
+    unsigned char *buf = bdev_buffer_alloc(300);
+    uint64_t blocks[300], block = unit_random(&m->random) % (BLOCKS - LONGEST);
+    void *bufs[300];
+    for (unsigned i = 0; i < 300; i++) {
+        blocks[i] = unit_random(&m->random) % BLOCKS;
+        bufs[i] = buf + (size_t)i * BLOCK_SIZE;
+    }
+    CU_ASSERT_EQUAL(bdev_read_many(m->w.d, blocks, bufs, 300), 0);
+    for (unsigned i = 0; i < 300; i++)
+        CU_ASSERT(holds(bufs[i], blocks[i], m->version[blocks[i]]));
+    for (uint32_t k = 0; k < LONGEST; k++)
+        fill(buf + (size_t)k * BLOCK_SIZE, block + k, ++m->version[block + k]);
+    CU_ASSERT_EQUAL(bdev_write(m->w.d, block, buf, LONGEST), 0);
+    CU_ASSERT_EQUAL(bdev_flush(m->w.d), 0);
+    memset(buf, 0, LONGEST * BLOCK_SIZE);
+    CU_ASSERT_EQUAL(bdev_read(m->w.d, block, buf, LONGEST), 0);
+    for (uint32_t k = 0; k < LONGEST; k++)
+        CU_ASSERT(holds(buf + (size_t)k * BLOCK_SIZE, block + k, m->version[block + k]));
+    free(buf);
+}
+
+static void random_requests_match_an_oracle(void)
+{
+    static struct model m;
+    memset(&m, 0, sizeof m);
+    m.random = unit_seed();
+    world_open(&m.w, BLOCKS);
+    for (int i = 0; i < 40; i++) {
+        model_batch(&m);
+        model_blocking(&m);
+    }
+    struct aio_queue_stats stats;
+    bdev_file_get_stats(m.w.d, &stats);
+    printf("# %llu requests in %llu transfers and %llu submissions\n", (unsigned long long)stats.requests,
+           (unsigned long long)stats.transfers, (unsigned long long)stats.submits);
+    CU_ASSERT(stats.transfers < stats.requests);
+    world_close(&m.w);
+}
+
+static uint64_t transfers_for(struct world *w, struct request **list, unsigned count)
+{
+    struct aio_queue_stats before, after;
+    bdev_file_get_stats(w->d, &before);
+    for (unsigned i = 0; i < count; i++)
+        request_submit(list[i]);
+    world_drain(w);
+    bdev_file_get_stats(w->d, &after);
+    for (unsigned i = 0; i < count; i++) {
+        CU_ASSERT(list[i]->error == 0 && list[i]->calls == 1);
+        request_free(list[i]);
+    }
+    return after.transfers - before.transfers;
+}
+
+static void neighbours_of_one_turn_become_one_transfer(void)
+{
+    struct world w;
+    struct request *list[512];
+    world_open(&w, 2048);
+    for (unsigned i = 0; i < 64; i++)
+        list[i] = request_make(&w, BDEV_WRITE, 100 + i, 1, 1);
+    CU_ASSERT_EQUAL(transfers_for(&w, list, 64), 1);
+    for (unsigned i = 0; i < 64; i++) /* two streams that interleave */
+        list[i] = request_make(&w, i % 2 ? BDEV_READ : BDEV_WRITE, (i % 2 ? 0 : 1000) + i / 2, 1, 1);
+    CU_ASSERT_EQUAL(transfers_for(&w, list, 64), 2);
+    for (unsigned i = 0; i < 8; i++) /* never what is not adjacent */
+        list[i] = request_make(&w, BDEV_READ, i * 2, 1, 1);
+    CU_ASSERT_EQUAL(transfers_for(&w, list, 8), 8);
+    for (unsigned i = 0; i < 512; i++) /* up to 1 MiB each */
+        list[i] = request_make(&w, BDEV_READ, i, 1, 1);
+    CU_ASSERT_EQUAL(transfers_for(&w, list, 512), 2);
+    for (unsigned i = 0; i < 30; i++) /* flushes that wait together are one */
+        list[i] = request_make(&w, BDEV_FLUSH, 0, 0, 0);
+    CU_ASSERT_EQUAL(transfers_for(&w, list, 30), 1);
+    world_close(&w);
+}
+
+static void more_requests_than_the_kernel_takes_wait_their_turn(void)
+{
+    struct world w;
+    static struct request *list[2000];
+    world_open(&w, 8192);
+    for (unsigned i = 0; i < 2000; i++)
+        list[i] = request_make(&w, BDEV_READ, i * 4, 1, 1);
+    CU_ASSERT_EQUAL(transfers_for(&w, list, 2000), 2000);
+    world_close(&w);
+}
+
+static void requests_outside_the_device_are_refused(void)
+{
+    struct world w;
+    unsigned char *buf = bdev_buffer_alloc(16);
+    void *bufs[2] = { buf, buf + BLOCK_SIZE };
+    world_open(&w, 64);
+    struct request *list[] = { request_make(&w, BDEV_READ, 64, 1, 1), request_make(&w, BDEV_WRITE, 60, 8, 1),
+                               request_make(&w, BDEV_READ, UINT64_MAX, 2, 1), request_make(&w, BDEV_READ, 0, 0, 0),
+                               request_make(&w, BDEV_READ, 0, 1100, 1100) };
+    for (unsigned i = 0; i < 5; i++)
+        request_submit(list[i]);
+    world_drain(&w);
+    for (unsigned i = 0; i < 5; i++) {
+        CU_ASSERT(list[i]->error == -EINVAL && list[i]->calls == 1);
+        request_free(list[i]);
+    }
+    CU_ASSERT_EQUAL(bdev_read(w.d, 63, buf, 2), -EINVAL);
+    CU_ASSERT_EQUAL(bdev_write(w.d, UINT64_MAX, buf, 1), -EINVAL);
+    CU_ASSERT_EQUAL(bdev_read_many(w.d, (uint64_t[]){ 1, 64 }, bufs, 2), -EINVAL);
+    CU_ASSERT_EQUAL(bdev_punch(w.d, 60, 5), -EINVAL);
+    free(buf);
+    world_close(&w);
+}
+
+static void a_request_of_1024_pieces_is_one_transfer(void)
+{
+    struct world w;
+    world_open(&w, 2048);
+    struct request *r = request_make(&w, BDEV_WRITE, 7, 1024, 1024);
+    for (uint32_t k = 0; k < 1024; k++)
+        fill(r->buf + (size_t)k * BLOCK_SIZE, k, 3);
+    CU_ASSERT_EQUAL(transfers_for(&w, &r, 1), 1);
+    unsigned char *buf = bdev_buffer_alloc(1024);
+    CU_ASSERT_EQUAL(bdev_read(w.d, 7, buf, 1024), 0);
+    for (uint32_t k = 0; k < 1024; k++)
+        CU_ASSERT(holds(buf + (size_t)k * BLOCK_SIZE, k, 3));
+    free(buf);
+    world_close(&w);
+}
+
+static void growing_allocates_zeroes_and_survives_reopening(void)
+{
+    struct world w;
+    bool direct;
+    struct stat st;
+    unsigned char *buf = bdev_buffer_alloc(1);
+    world_open(&w, 10);
+    CU_ASSERT_EQUAL(w.d->blocks, 10);
+    CU_ASSERT_EQUAL(bdev_grow(w.d, 1000), 0);
+    CU_ASSERT_EQUAL(w.d->blocks, 1000);
+    CU_ASSERT_EQUAL(bdev_grow(w.d, 500), 0);
+    CU_ASSERT_EQUAL(w.d->blocks, 1000);
+    CU_ASSERT_EQUAL(stat(path, &st), 0);
+    CU_ASSERT_EQUAL(st.st_size, 1000 * (off_t)BLOCK_SIZE);
+    CU_ASSERT(st.st_blocks * 512 >= st.st_size);
+    memset(buf, 1, BLOCK_SIZE);
+    CU_ASSERT_EQUAL(bdev_read(w.d, 999, buf, 1), 0);
+    CU_ASSERT(holds(buf, 999, 0));
+    fill(buf, 999, 5);
+    CU_ASSERT_EQUAL(bdev_write(w.d, 999, buf, 1), 0);
+    CU_ASSERT_EQUAL(bdev_punch(w.d, 0, 512), 0);
+    CU_ASSERT_EQUAL(stat(path, &st), 0);
+    CU_ASSERT_EQUAL(st.st_size, 1000 * (off_t)BLOCK_SIZE);
+    uint64_t free_bytes = 0, total_bytes = 0;
+    CU_ASSERT_EQUAL(bdev_file_space(w.d, &free_bytes, &total_bytes), 0);
+    CU_ASSERT(free_bytes > 0 && free_bytes <= total_bytes);
+    bdev_close(w.d);
+    struct bdev_file_options opt = { 0 };
+    CU_ASSERT_EQUAL_FATAL(bdev_file_open(path, &opt, &w.d, &direct), 0);
+    CU_ASSERT_EQUAL(w.d->blocks, 1000);
+    CU_ASSERT_EQUAL(bdev_read(w.d, 999, buf, 1), 0);
+    CU_ASSERT(holds(buf, 999, 5));
+    free(buf);
+    world_close(&w);
+}
+
+static void a_full_file_system_fails_growth_and_leaves_nothing_of_it(void)
+{
+    struct stat st;
+    struct world w;
+    uint64_t before, after, total;
+    CU_ASSERT_EQUAL_FATAL(mount("none", directory, "tmpfs", 0, "size=8m"), 0);
+    world_open(&w, 256);
+    CU_ASSERT_EQUAL(bdev_file_space(w.d, &before, &total), 0);
+    CU_ASSERT_EQUAL(bdev_grow(w.d, 4096), -ENOSPC);
+    CU_ASSERT_EQUAL(w.d->blocks, 256);
+    CU_ASSERT_EQUAL(stat(path, &st), 0);
+    CU_ASSERT_EQUAL(st.st_size, 256 * (off_t)BLOCK_SIZE);
+    CU_ASSERT_EQUAL(bdev_file_space(w.d, &after, &total), 0);
+    CU_ASSERT_EQUAL(after, before);
+    CU_ASSERT_EQUAL(bdev_grow(w.d, 512), 0);
+    struct request *r = request_make(&w, BDEV_WRITE, 500, 2, 1);
+    CU_ASSERT_EQUAL(transfers_for(&w, &r, 1), 1);
+    world_close(&w);
+    CU_ASSERT_EQUAL(umount(directory), 0);
+}
+
+/* The file is cut short behind the device's back: whole blocks that are gone must be errors, and only they. */
+static void a_read_past_what_is_there_fails_alone(void)
+{
+    struct world w;
+    struct request *list[8];
+    world_open(&w, 64);
+    CU_ASSERT_EQUAL(truncate(path, 36 * (off_t)BLOCK_SIZE), 0);
+    for (unsigned i = 0; i < 8; i++)
+        request_submit(list[i] = request_make(&w, BDEV_READ, 32 + i, 1, 1));
+    world_drain(&w);
+    for (unsigned i = 0; i < 8; i++) {
+        CU_ASSERT_EQUAL(list[i]->error, i < 4 ? 0 : -EIO);
+        CU_ASSERT_EQUAL(list[i]->calls, 1);
+        request_free(list[i]);
+    }
+    unsigned char *buf = bdev_buffer_alloc(2);
+    CU_ASSERT_EQUAL(bdev_read(w.d, 35, buf, 2), -EIO);
+    CU_ASSERT_EQUAL(bdev_read_many(w.d, (uint64_t[]){ 35, 36 }, (void *[]){ buf, buf + BLOCK_SIZE }, 2), -EIO);
+    free(buf);
+    world_close(&w);
+}
+
+static void opening_what_is_not_there_or_not_a_file_is_an_error(void)
+{
+    struct bdev_file_options opt = { 0 }, create = { .create = true };
+    struct bdev *d;
+    bool direct;
+    unlink(path);
+    CU_ASSERT_EQUAL(bdev_file_open(path, &opt, &d, &direct), -ENOENT);
+    CU_ASSERT(bdev_file_open(directory, &opt, &d, &direct) < 0);
+    CU_ASSERT(bdev_file_open("/dev/null", &opt, &d, &direct) < 0);
+    CU_ASSERT_EQUAL_FATAL(bdev_file_open(path, &create, &d, &direct), 0);
+    bdev_close(d);
+    CU_ASSERT_EQUAL(bdev_file_open(path, &create, &d, &direct), -EEXIST);
+    unlink(path);
+}
+
+/* Requests on the loop while other threads read, grow and flush. */
+struct worker {
+    pthread_t thread;
+    struct bdev *d;
+    int error;
+};
+
+static void *read_for_a_while(void *arg)
+{
+    struct worker *k = arg;
+    unsigned char *buf = bdev_buffer_alloc(64);
+    uint64_t blocks[64];
+    void *bufs[64];
+    for (unsigned round = 0; round < 30; round++) {
+        for (unsigned i = 0; i < 64; i++) {
+            blocks[i] = (i * 37 + round) % 64;
+            bufs[i] = buf + (size_t)i * BLOCK_SIZE;
+        }
+        int err = bdev_read_many(k->d, blocks, bufs, 64);
+        for (unsigned i = 0; i < 64 && !err; i++)
+            if (!holds(bufs[i], blocks[i], 9))
+                err = -EBADMSG;
+        k->error = k->error ? k->error : err;
+    }
+    free(buf);
+    return NULL;
+}
+
+static void *grow_for_a_while(void *arg)
+{
+    struct worker *k = arg;
+    for (uint64_t blocks = 2048; blocks < 4096 && !k->error; blocks += 100) {
+        k->error = bdev_grow(k->d, blocks);
+        if (!k->error)
+            k->error = bdev_flush(k->d);
+    }
+    return NULL;
+}
+
+static void blocking_calls_run_beside_the_loop(void)
+{
+    struct world w;
+    world_open(&w, 1024);
+    unsigned char *buf = bdev_buffer_alloc(1);
+    for (uint64_t i = 0; i < 64; i++) {
+        fill(buf, i, 9);
+        CU_ASSERT_EQUAL(bdev_write(w.d, i, buf, 1), 0);
+    }
+    struct worker workers[3];
+    for (int i = 0; i < 3; i++) {
+        workers[i] = (struct worker){ .d = w.d };
+        pthread_create(&workers[i].thread, NULL, i < 2 ? read_for_a_while : grow_for_a_while, &workers[i]);
+    }
+    for (unsigned round = 0; round < 200; round++) {
+        struct request *list[2] = { request_make(&w, BDEV_WRITE, 100 + round, 1, 1), request_make(&w, BDEV_FLUSH, 0, 0, 0) };
+        CU_ASSERT_EQUAL(transfers_for(&w, list, 2), 2);
+    }
+    for (int i = 0; i < 3; i++) {
+        pthread_join(workers[i].thread, NULL);
+        CU_ASSERT_EQUAL(workers[i].error, 0);
+    }
+    CU_ASSERT(w.d->blocks > 3900);
+    free(buf);
+    world_close(&w);
+}
+
+int main(int argc, char **argv)
+{
+    bool root = geteuid() == 0;
+    snprintf(directory, sizeof directory, "%s/parallax-file-test-XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : "/var/tmp");
+    if (!mkdtemp(directory)) {
+        perror(directory);
+        return 1;
+    }
+    snprintf(path, sizeof path, "%s/blocks", directory);
+    if (!root)
+        printf("skip file: a_full_file_system_fails_growth_and_leaves_nothing_of_it - mounting a small file system needs root\n");
+    int rc = unit_main(argc, argv, "file",
+                       (struct unit_test[]){ UNIT(random_requests_match_an_oracle), UNIT(neighbours_of_one_turn_become_one_transfer),
+                                             UNIT(more_requests_than_the_kernel_takes_wait_their_turn),
+                                             UNIT(requests_outside_the_device_are_refused), UNIT(a_request_of_1024_pieces_is_one_transfer),
+                                             UNIT(growing_allocates_zeroes_and_survives_reopening), UNIT(a_read_past_what_is_there_fails_alone),
+                                             UNIT(opening_what_is_not_there_or_not_a_file_is_an_error), UNIT(blocking_calls_run_beside_the_loop),
+                                             root ? (struct unit_test)UNIT(a_full_file_system_fails_growth_and_leaves_nothing_of_it) : (struct unit_test){ 0 },
+                                             { 0 } });
+    rmdir(directory);
+    return rc;
+}
