@@ -108,7 +108,9 @@ static void start(struct cache *c, struct bdev_req *req, void (*done)(struct bde
     struct op *op = container_of(list_pop(&c->idle), struct op, link);
     op->cache = c;
     op->user = req;
-    op->lower_req = (struct bdev_req){ .op = req->op, .block = req->block, .blocks = req->blocks, .iov_count = req->iov_count, .iov = req->iov, .done = done };
+    op->lower_req = (struct bdev_req){
+        .op = req->op, .block = req->block, .blocks = req->blocks, .iov_count = req->iov_count, .iov = req->iov, .done = done,
+    };
     if (req->op == BDEV_READ)
         for (uint32_t i = 0; i < req->blocks; i++) {
             uint32_t found = cache_map_find(&c->map, req->block + i);
@@ -255,7 +257,8 @@ int cache_open(struct loop *loop, struct bdev *lower, uint64_t bytes, struct bde
         return err;
     }
     /* Touched block by block as they come in. */
-    void *memory = mmap(NULL, (size_t)c->map.capacity * BLOCK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *memory = mmap(NULL, (size_t)c->map.capacity * BLOCK_SIZE, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     c->memory = memory == MAP_FAILED ? NULL : memory;
     c->ops = calloc(CACHE_OPS, sizeof *c->ops);
     if (!c->memory || !c->ops) {

@@ -124,7 +124,8 @@ struct radix_visit {
 };
 int radix_walk(struct radix_io *io, const struct radix_root *root, const struct radix_visit *v);
 /* The same below one entry: a node of that level whose first image block is first_block. */
-int radix_walk_subtree(struct radix_io *io, const struct radix_entry *node, unsigned level, uint64_t first_block, const struct radix_visit *v);
+int radix_walk_subtree(struct radix_io *io, const struct radix_entry *node, unsigned level, uint64_t first_block,
+                       const struct radix_visit *v);
 /* The entries of one node, read and checked. */
 int radix_read_node(struct radix_io *io, const struct radix_entry *node, unsigned level, struct radix_entry entries[RADIX_FANOUT]);
 

@@ -131,7 +131,9 @@ uint32_t radix_slot_take(struct radix_cache *c, const struct radix_entry *e, uns
         c->free_slots = c->slots[i].next;
     }
     uint32_t *head = bucket(c, e->address);
-    c->slots[i] = (struct slot){ .address = e->address, .birth = e->birth, .level = level, .state = SLOT_READING, .crc = e->crc, .next = *head };
+    c->slots[i] = (struct slot){
+        .address = e->address, .birth = e->birth, .level = level, .state = SLOT_READING, .crc = e->crc, .next = *head,
+    };
     *head = i;
     return i;
 }

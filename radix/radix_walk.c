@@ -89,7 +89,8 @@ static int visit_batch(struct walk *w, unsigned level)
     return 0;
 }
 
-int radix_walk_subtree(struct radix_io *io, const struct radix_entry *node, unsigned level, uint64_t first_block, const struct radix_visit *v)
+int radix_walk_subtree(struct radix_io *io, const struct radix_entry *node, unsigned level, uint64_t first_block,
+                       const struct radix_visit *v)
 {
     if (level < 1 || level > RADIX_MAX_HEIGHT || radix_first(level, first_block) != first_block)
         return -EINVAL;

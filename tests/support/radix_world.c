@@ -273,7 +273,8 @@ static int compare_data(void *ctx, uint64_t block, const struct radix_entry *e)
 {
     struct comparing *c = ctx;
     const struct radix_mapping *m = c->at < c->o->count ? &c->o->map[c->at++] : NULL;
-    if (!m || m->block != block || e->kind != RADIX_DATA || m->entry.address != e->address || m->entry.birth != e->birth || m->entry.crc != e->crc)
+    if (!m || m->block != block || e->kind != RADIX_DATA || m->entry.address != e->address || m->entry.birth != e->birth
+        || m->entry.crc != e->crc)
         c->wrong = true;
     return 0;
 }

@@ -343,7 +343,8 @@ static void mixed_start(struct mixed *x)
     }
     x->a.answers = 0;
     x->a.iov[0] = (struct iovec){ x->a.buf, (size_t)blocks * BLOCK_SIZE };
-    x->a.req = (struct bdev_req){ .op = write ? BDEV_WRITE : BDEV_READ, .block = block, .blocks = blocks, .iov_count = 1, .iov = x->a.iov, .done = mixed_done };
+    x->a.req = (struct bdev_req){ .op = write ? BDEV_WRITE : BDEV_READ, .block = block, .blocks = blocks, .iov_count = 1, .iov = x->a.iov };
+    x->a.req.done = mixed_done;
     m->in_flight++;
     bdev_submit(m->r.cached, &x->a.req);
 }
@@ -375,7 +376,7 @@ static void run_mixed(unsigned width, unsigned total, uint64_t bytes)
     CU_ASSERT_EQUAL(m->wrong, 0);
     struct cache_stats s;
     cache_get_stats(m->r.cached, &s);
-    CU_ASSERT(s.hit_blocks > 0);
+    CU_ASSERT(s.hit_blocks > 0 || width > s.capacity_blocks); /* memory taken up by reads in flight keeps nothing */
     for (unsigned i = 0; i < width; i++)
         free(x[i].a.buf);
     free(x);
@@ -425,8 +426,10 @@ static void blocking_calls_from_another_thread_go_below(void)
     pthread_t thread;
     rig_open(&r, SMALLEST, 1);
     CU_ASSERT_EQUAL_FATAL(pthread_create(&thread, NULL, blocking_calls, &r), 0);
-    for (unsigned i = 0; i < 2000; i++)
-        read_right(&r, a, i % 100, 1);
+    for (unsigned i = 0; i < 2000; i++) {
+        CU_ASSERT_EQUAL(do_io(&r, a, BDEV_READ, i % 100, 1), 0);
+        CU_ASSERT_EQUAL(*(uint64_t *)a->buf, i % 100);
+    }
     pthread_join(thread, NULL);
     CU_ASSERT_EQUAL(r.cached->blocks, DEVICE_BLOCKS);
     CU_ASSERT_EQUAL(*(unsigned char *)memory_bdev_block(r.lower, 3000), 499 & 0xff);

@@ -189,7 +189,8 @@ static void a_misplaced_node_is_refused(void)
 static struct radix_entry seal(struct radix_world *w, struct radix_disk_node *n, unsigned level, uint64_t birth, uint64_t address)
 {
     memcpy(memory_bdev_block(w->device, address), n, sizeof *n);
-    return (struct radix_entry){ .kind = RADIX_NODE, .address = address, .birth = birth, .crc = radix_node_checksum(SEED, n, level, birth, address) };
+    uint32_t crc = radix_node_checksum(SEED, n, level, birth, address);
+    return (struct radix_entry){ .kind = RADIX_NODE, .address = address, .birth = birth, .crc = crc };
 }
 
 static int no_data(void *ctx, uint64_t block, const struct radix_entry *e)

@@ -181,7 +181,8 @@ static int check_run(void *ctx, uint64_t first, uint64_t count, bool mapped)
     return d->wrong ? -ECANCELED : 0;
 }
 
-static unsigned check_diff(struct radix_world *w, const struct radix_root *a, const struct radix_oracle *oa, const struct radix_root *b, const struct radix_oracle *ob)
+static unsigned check_diff(struct radix_world *w, const struct radix_root *a, const struct radix_oracle *oa, const struct radix_root *b,
+                           const struct radix_oracle *ob)
 {
     struct differing d = { .a = oa, .b = ob };
     CU_ASSERT_EQUAL(radix_diff(&w->io, a, b, check_run, &d), 0);
