@@ -363,9 +363,15 @@ static void replied(struct loop_task *t)
     /* What waits for another's image is looked at again by the timer, not at once. */
     if (!blkback_device_waits(d) && d->stage != BLKBACK_FAILED)
         blkback_device_step(d);
+    blkback_manager_reap(d->disk.b);
 }
 
-static void noticed(struct loop_task *t) { blkback_device_step(container_of(t, struct blkback_device, notice)); }
+static void noticed(struct loop_task *t)
+{
+    struct blkback_device *d = container_of(t, struct blkback_device, notice);
+    blkback_device_step(d);
+    blkback_manager_reap(d->disk.b);
+}
 
 static void on_loop(struct loop_task *t) { blkback_disk_run(container_of(t, struct blkback_device, to_loop)); }
 

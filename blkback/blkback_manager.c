@@ -56,8 +56,7 @@ void blkback_manager_forget(struct blkback_device *d)
     d->dirty = false;
 }
 
-/* Devices that are gone are freed here, where nothing of the call chain still holds them. */
-static void reap(struct blkback *b)
+void blkback_manager_reap(struct blkback *b)
 {
     list_for_each_safe (n, &b->devices) {
         struct blkback_device *d = container_of(n, struct blkback_device, link);
@@ -86,7 +85,7 @@ static void step_dirty(struct blkback *b)
         d->dirty = false;
         blkback_device_step(d);
     }
-    reap(b);
+    blkback_manager_reap(b);
 }
 
 /* ---- Watches ---- */

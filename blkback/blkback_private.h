@@ -198,7 +198,10 @@ void blkback_manager_shut_down(struct blkback *b);
 void blkback_manager_stop(struct blkback *b);
 /* Looks at the devices that wait for an image again, soon. */
 void blkback_manager_retry(struct blkback *b);
+/* Ends the watch of a device that is gone; it is freed by the next reap. */
 void blkback_manager_forget(struct blkback_device *d);
+/* Frees the devices that are gone; called where nothing up the call chain uses one any more. */
+void blkback_manager_reap(struct blkback *b);
 
 /* ---- blkback_device.c: the state machine ---- */
 void blkback_device_init(struct blkback_device *d, struct blkback *b, hv_domid domid, unsigned vdev);

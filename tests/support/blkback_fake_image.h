@@ -1,0 +1,119 @@
+/* blkback_fake_image.h - the part of parallax.h that the backend uses, over memory, under a test's control.
+ *
+ * It is a header, included by one test program, so that these definitions are in the program's own object and the linker
+ * does not take the engine's. Everything runs on the loop; requests end in a later turn, or when fake_release lets them. */
+#ifndef TESTS_SUPPORT_BLKBACK_FAKE_IMAGE_H
+#define TESTS_SUPPORT_BLKBACK_FAKE_IMAGE_H
+#include "parallax/parallax.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define FAKE_LOG 4096
+
+static struct fake {
+    struct loop *loop;
+    uint8_t *data;
+    uint64_t size_bytes;
+    struct list_node waiting;
+    struct loop_task task;
+    bool hold;             /* requests wait for fake_release */
+    int fail;              /* every request ends with this */
+    int open_error;
+    unsigned opens, closes, writers, in_flight;
+    enum image_op log[FAKE_LOG];
+    unsigned logged;
+    bool unaligned;        /* some buffer was not aligned to 512 bytes */
+    struct image *last;
+} fake;
+
+struct image {
+    enum image_mode mode;
+    struct image_open_options opt;
+};
+
+static void fake_run(struct loop_task *t)
+{
+    struct list_node *n;
+    (void)t;
+    while (!fake.hold && (n = list_pop(&fake.waiting))) {
+        struct image_req *req = container_of(n, struct image_req, link);
+        uint8_t *at = fake.data + req->offset;
+        int error = fake.fail;
+        if (!error && req->op != IMAGE_FLUSH && (req->offset > fake.size_bytes || req->length > fake.size_bytes - req->offset))
+            error = -EINVAL;
+        for (unsigned i = 0; i < req->iov_count && !error; i++) {
+            if (req->op == IMAGE_READ)
+                memcpy(req->iov[i].iov_base, at, req->iov[i].iov_len);
+            else
+                memcpy(at, req->iov[i].iov_base, req->iov[i].iov_len);
+            at += req->iov[i].iov_len;
+        }
+        if (req->op == IMAGE_DISCARD && !error)
+            memset(at, 0, req->length);
+        fake.in_flight--;
+        req->done(req, error);
+    }
+}
+
+static void fake_init(struct loop *loop, uint64_t size_bytes)
+{
+    free(fake.data);
+    memset(&fake, 0, sizeof fake);
+    fake.loop = loop;
+    fake.size_bytes = size_bytes;
+    fake.data = calloc(1, size_bytes);
+    fake.task.run = fake_run;
+    list_init(&fake.waiting);
+}
+
+static inline void fake_release(void)
+{
+    fake.hold = false;
+    loop_defer(fake.loop, &fake.task);
+}
+
+int image_open(struct store *s, const char *target, const struct image_open_options *opt, struct image **out, struct error *err)
+{
+    (void)s;
+    if (fake.open_error)
+        return error_set(err, fake.open_error, "image '%s' does not open", target);
+    if (strncmp(target, "disk", 4))
+        return error_set(err, -ENOENT, "no image '%s'", target);
+    if (opt->mode == IMAGE_READ_WRITE && fake.writers)
+        return error_set(err, -EBUSY, "image '%s' is held by another", target);
+    struct image *img = calloc(1, sizeof *img);
+    img->mode = opt->mode;
+    img->opt = *opt;
+    fake.writers += opt->mode == IMAGE_READ_WRITE;
+    fake.opens++;
+    fake.last = *out = img;
+    return 0;
+}
+
+void image_close(struct image *img)
+{
+    fake.closes++;
+    fake.writers -= img->mode == IMAGE_READ_WRITE;
+    free(img);
+}
+
+uint64_t image_size(const struct image *img)
+{
+    (void)img;
+    return fake.size_bytes;
+}
+
+void image_submit(struct image *img, struct image_req *req)
+{
+    (void)img;
+    if (fake.logged < FAKE_LOG)
+        fake.log[fake.logged++] = req->op;
+    for (unsigned i = 0; i < req->iov_count; i++)
+        fake.unaligned |= (uintptr_t)req->iov[i].iov_base % 512 || req->iov[i].iov_len % 512;
+    fake.in_flight++;
+    list_add_tail(&fake.waiting, &req->link);
+    loop_defer(fake.loop, &fake.task);
+}
+#endif

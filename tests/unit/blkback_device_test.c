@@ -1,0 +1,260 @@
+/* blkback_device_test.c - both ends together over the embedded hypervisor: handshake, layouts, data, ends of a device. */
+#include "tests/support/blkback_world.h"
+
+#include <errno.h>
+
+#define DISK_BYTES (8u << 20)
+
+static void fill(uint8_t *at, size_t length, uint64_t *seed)
+{
+    for (size_t i = 0; i < length; i += 8) {
+        uint64_t v = unit_random(seed);
+        memcpy(at + i, &v, 8);
+    }
+}
+
+/* Random reads, writes and discards against a copy of the disk. */
+static void exercise(struct blkfront *f, uint64_t seed, unsigned rounds)
+{
+    static uint8_t oracle[DISK_BYTES], buffer[1 << 20];
+    memcpy(oracle, fake.data, DISK_BYTES);
+    for (unsigned i = 0; i < rounds; i++) {
+        uint64_t length = (1 + unit_random(&seed) % (i % 8 ? 64 : 2048)) * 512, offset = unit_random(&seed) % ((DISK_BYTES - length) / 512) * 512;
+        switch (unit_random(&seed) % 8) {
+        case 0:
+            CU_ASSERT_EQUAL(blkfront_flush(f), 0);
+            break;
+        case 1:
+            offset &= ~4095ull;
+            CU_ASSERT_EQUAL(blkfront_discard(f, offset, length), 0);
+            memset(oracle + offset, 0, length);
+            break;
+        case 2: case 3: case 4:
+            fill(buffer, length, &seed);
+            CU_ASSERT_EQUAL(blkfront_write(f, offset, buffer, length), 0);
+            memcpy(oracle + offset, buffer, length);
+            break;
+        default:
+            memset(buffer, 0xee, length);
+            CU_ASSERT_EQUAL(blkfront_read(f, offset, buffer, length), 0);
+            CU_ASSERT_FALSE_FATAL(memcmp(buffer, oracle + offset, length));
+        }
+    }
+    CU_ASSERT_FALSE(memcmp(oracle, fake.data, DISK_BYTES));
+    CU_ASSERT_FALSE(fake.unaligned);
+}
+
+static void one_shape(enum blkfront_layout layout, unsigned order, unsigned queues, unsigned segments, bool persistent, uint64_t seed)
+{
+    world_begin(&(struct blkback_options){ .persistent = persistent }, DISK_BYTES);
+    world_attach();
+    struct blkfront *f = world_open(&(struct blkfront_options){ .ring_order = order, .queues = queues, .max_segments = segments, .layout = layout,
+                                                                .persistent = persistent });
+    struct blkfront_info info;
+    blkfront_get_info(f, &info);
+    CU_ASSERT_EQUAL(info.size_bytes, DISK_BYTES);
+    CU_ASSERT_EQUAL(info.ring_pages, 1u << order);
+    CU_ASSERT_EQUAL(info.queues, queues);
+    CU_ASSERT(info.flush && info.discard && info.barrier && !info.read_only);
+    exercise(f, seed, 300);
+    struct blkback_device_info back = world_info();
+    CU_ASSERT_EQUAL(back.errors, 0);
+    CU_ASSERT_EQUAL(back.queues, queues);
+    CU_ASSERT_EQUAL(back.ring_pages, 1u << order);
+    CU_ASSERT_EQUAL(back.indirect > 0, segments > 11);
+    CU_ASSERT_EQUAL(back.grants_mapped > 0, persistent);
+    blkfront_close(f);
+    CU_ASSERT(world_until(toolstack_backend_state(world.xs, &world.device) == 6));
+    CU_ASSERT_EQUAL(fake.opens, fake.closes);
+    world_end();
+}
+
+static void every_layout_order_and_segment_limit_carries_random_data(void)
+{
+    uint64_t seed = unit_seed();
+    for (int layout = BLKFRONT_NATIVE; layout <= BLKFRONT_UNNAMED; layout++)
+        one_shape((enum blkfront_layout)layout, (unsigned)layout % 5, 1, layout % 2 ? 11 : 256, false, seed + (uint64_t)layout);
+}
+
+static void several_queues_carry_random_data(void) { one_shape(BLKFRONT_X86_64, 4, 4, 32, false, unit_seed()); }
+static void persistent_grants_carry_random_data(void) { one_shape(BLKFRONT_X86_64, 0, 1, 32, true, unit_seed()); }
+
+static void granted_buffers_go_without_bounce(void)
+{
+    world_begin(&(struct blkback_options){ 0 }, DISK_BYTES);
+    world_attach();
+    struct blkfront *f = world_open(&(struct blkfront_options){ 0 });
+    uint8_t *buffer = blkfront_buffer_alloc(f, 16);
+    CU_ASSERT_PTR_NOT_NULL_FATAL(buffer);
+    uint64_t seed = unit_seed();
+    fill(buffer, 16 * 4096, &seed);
+    CU_ASSERT_EQUAL(blkfront_write(f, 4096, buffer, 16 * 4096), 0);
+    CU_ASSERT_FALSE(memcmp(buffer, fake.data + 4096, 16 * 4096));
+    CU_ASSERT_EQUAL(blkfront_read(f, 8192, buffer + 512, 1024), 0); /* unaligned to pages, still ours */
+    CU_ASSERT_FALSE(memcmp(buffer + 512, fake.data + 8192, 1024));
+    struct blkfront_info info;
+    blkfront_get_info(f, &info);
+    CU_ASSERT_EQUAL(info.bounced_bytes, 0);
+    blkfront_buffer_free(f, buffer, 16);
+    blkfront_close(f);
+    world_end();
+}
+
+static void a_read_only_disk_refuses_writes(void)
+{
+    world_begin(&(struct blkback_options){ 0 }, DISK_BYTES);
+    world.device.mode = "r";
+    world_attach();
+    struct blkfront *f = world_open(&(struct blkfront_options){ 0 });
+    struct blkfront_info info;
+    uint8_t buffer[4096] = { 1 };
+    blkfront_get_info(f, &info);
+    CU_ASSERT(info.read_only && !info.discard);
+    CU_ASSERT_EQUAL(blkfront_write(f, 0, buffer, 4096), -EIO);
+    CU_ASSERT_EQUAL(blkfront_discard(f, 0, 4096), -EOPNOTSUPP);
+    CU_ASSERT_EQUAL(blkfront_flush(f), 0);
+    CU_ASSERT_EQUAL(blkfront_read(f, 0, buffer, 4096), 0);
+    CU_ASSERT_EQUAL(buffer[0], 0);
+    blkfront_close(f);
+    world_end();
+}
+
+static void a_frozen_state_is_read_only_whatever_the_mode(void)
+{
+    world_begin(&(struct blkback_options){ 0 }, DISK_BYTES);
+    world.device.params = "disk@monday";
+    world_attach();
+    struct blkfront *f = world_open(&(struct blkfront_options){ 0 });
+    struct blkfront_info info;
+    blkfront_get_info(f, &info);
+    CU_ASSERT(info.read_only);
+    blkfront_close(f);
+    world_end();
+}
+
+static void a_frontend_that_closed_may_connect_again(void)
+{
+    world_begin(&(struct blkback_options){ 0 }, DISK_BYTES);
+    world_attach();
+    for (unsigned i = 0; i < 5; i++) {
+        struct blkfront *f = world_open(&(struct blkfront_options){ .ring_order = i % 3, .queues = 1 + i % 2 });
+        uint8_t buffer[512];
+        memset(buffer, (int)i + 1, sizeof buffer);
+        CU_ASSERT_EQUAL(blkfront_write(f, i * 512, buffer, 512), 0);
+        blkfront_close(f);
+        CU_ASSERT_EQUAL(fake.data[i * 512], i + 1);
+    }
+    world_end();
+}
+
+static void detaching_ends_in_an_empty_tree(void)
+{
+    world_begin(&(struct blkback_options){ 0 }, DISK_BYTES);
+    world_attach();
+    struct blkfront *f = world_open(&(struct blkfront_options){ 0 });
+    CU_ASSERT_EQUAL(toolstack_ask_detach(world.xs, &world.device), 0);
+    CU_ASSERT(world_until(toolstack_backend_state(world.xs, &world.device) == 0));
+    CU_ASSERT_EQUAL(toolstack_frontend_state(world.xs, &world.device), 6);
+    uint8_t buffer[512];
+    CU_ASSERT_EQUAL(blkfront_read(f, 0, buffer, 512), -ENODEV);
+    CU_ASSERT(world_until(world_info().vdev == 0));
+    blkfront_close(f);
+    world_end();
+}
+
+static void a_frontend_that_vanishes_is_cleaned_up(void)
+{
+    world_begin(&(struct blkback_options){ 0 }, DISK_BYTES);
+    world_attach();
+    struct raw r = world_raw(BLKIF_ABI_X86_64, 0);
+    CU_ASSERT_EQUAL_FATAL(raw_connect(&r), 0);
+    char path[64];
+    snprintf(path, sizeof path, "/local/domain/%u/device", hv_own_domid(world.guest));
+    CU_ASSERT_EQUAL(hv_xs_remove(world.xs, 0, path), 0);
+    CU_ASSERT(world_until(toolstack_backend_state(world.xs, &world.device) == 0));
+    CU_ASSERT(raw_release(&r));
+    world_end();
+}
+
+static void a_missing_image_is_told_to_the_toolstack(void)
+{
+    world_begin(&(struct blkback_options){ 0 }, DISK_BYTES);
+    world.device.params = "nothing";
+    world_attach();
+    char *text = NULL;
+    CU_ASSERT(world_until((text = toolstack_backend_node(world.xs, &world.device, "hotplug-error")) != NULL));
+    CU_ASSERT_STRING_EQUAL(text, "no image 'nothing'");
+    free(text);
+    CU_ASSERT_EQUAL(toolstack_backend_state(world.xs, &world.device), 1);
+    CU_ASSERT_STRING_EQUAL(world_info().problem, "no image 'nothing'");
+    toolstack_ask_detach(world.xs, &world.device);
+    CU_ASSERT(world_until(toolstack_backend_state(world.xs, &world.device) == 0));
+    world_end();
+}
+
+static void a_second_writer_waits_for_the_first(void)
+{
+    world_begin(&(struct blkback_options){ 0 }, DISK_BYTES);
+    world_attach();
+    struct blkfront *first = world_open(&(struct blkfront_options){ 0 });
+    struct toolstack_device second = world.device;
+    second.vdev = 51728;
+    CU_ASSERT_EQUAL(toolstack_attach(world.xs, &second), 0);
+    CU_ASSERT(world_until(toolstack_backend_state(world.xs, &second) == 2));
+    for (int i = 0; i < 100; i++)
+        world_turn();
+    CU_ASSERT_EQUAL(toolstack_backend_state(world.xs, &second), 2);
+    CU_ASSERT_EQUAL(fake.opens, 1);
+    blkfront_close(first);
+    struct error err = ERROR_NONE;
+    struct blkfront *f = NULL;
+    CU_ASSERT_EQUAL_FATAL(blkfront_open(world.guest, world.loop, &(struct blkfront_options){ .vdev = 51728 }, &f, &err), 0);
+    uint8_t buffer[512] = { 9 };
+    CU_ASSERT_EQUAL(blkfront_write(f, 0, buffer, 512), 0);
+    blkfront_close(f);
+    world_end();
+}
+
+static void seen_size(void *ctx, uint64_t size_bytes) { *(uint64_t *)ctx = size_bytes; }
+
+static void a_resize_reaches_the_frontend(void)
+{
+    uint64_t size = 0;
+    world_begin(&(struct blkback_options){ 0 }, DISK_BYTES);
+    world_attach();
+    struct blkfront *f = world_open(&(struct blkfront_options){ .resized = seen_size, .ctx = &size });
+    fake.size_bytes = DISK_BYTES / 2;
+    fake.last->opt.resized(fake.last->opt.ctx, fake.size_bytes);
+    CU_ASSERT(world_until(size == DISK_BYTES / 2));
+    uint8_t buffer[512];
+    CU_ASSERT_EQUAL(blkfront_read(f, DISK_BYTES / 2, buffer, 512), -EIO);
+    blkfront_close(f);
+    world_end();
+}
+
+static void features_that_are_hidden_are_not_offered(void)
+{
+    world_begin(&(struct blkback_options){ .hidden = BLKBACK_FLUSH | BLKBACK_DISCARD | BLKBACK_INDIRECT | BLKBACK_MULTI_PAGE | BLKBACK_MULTI_QUEUE }, DISK_BYTES);
+    world_attach();
+    struct blkfront *f = world_open(&(struct blkfront_options){ .ring_order = 2, .queues = 2 });
+    struct blkfront_info info;
+    blkfront_get_info(f, &info);
+    CU_ASSERT(!info.flush && !info.discard && info.barrier);
+    CU_ASSERT_EQUAL(info.max_segments, 11);
+    CU_ASSERT_EQUAL(info.ring_pages, 1);
+    CU_ASSERT_EQUAL(info.queues, 1);
+    CU_ASSERT_EQUAL(blkfront_flush(f), -EOPNOTSUPP);
+    CU_ASSERT_EQUAL(blkfront_discard(f, 0, 4096), -EOPNOTSUPP);
+    blkfront_close(f);
+    world_end();
+}
+
+int main(int argc, char **argv)
+{
+    return unit_main(argc, argv, "blkback_device", (struct unit_test[]){
+        UNIT(every_layout_order_and_segment_limit_carries_random_data), UNIT(several_queues_carry_random_data),
+        UNIT(persistent_grants_carry_random_data), UNIT(granted_buffers_go_without_bounce), UNIT(a_read_only_disk_refuses_writes),
+        UNIT(a_frozen_state_is_read_only_whatever_the_mode), UNIT(a_frontend_that_closed_may_connect_again), UNIT(detaching_ends_in_an_empty_tree),
+        UNIT(a_frontend_that_vanishes_is_cleaned_up), UNIT(a_missing_image_is_told_to_the_toolstack), UNIT(a_second_writer_waits_for_the_first),
+        UNIT(a_resize_reaches_the_frontend), UNIT(features_that_are_hidden_are_not_offered), { 0 } });
+}

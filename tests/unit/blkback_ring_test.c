@@ -1,0 +1,401 @@
+/* blkback_ring_test.c - what the backend does with requests made by hand: good ones in odd shapes, bad ones, broken rings. */
+#include "tests/support/blkback_world.h"
+
+#include <errno.h>
+
+#define DISK_BYTES (4u << 20)
+#define DISK_SECTORS (DISK_BYTES / 512)
+
+static struct raw ring;
+static uint8_t *page; /* granted */
+static hv_gref page_ref;
+
+static void begin_with(const struct blkback_options *opt, const char *mode, enum blkif_abi abi)
+{
+    world_begin(opt, DISK_BYTES);
+    world.device.mode = mode;
+    world_attach();
+    ring = world_raw(abi, 0);
+    CU_ASSERT_EQUAL_FATAL(raw_connect(&ring), 0);
+    raw_put(&ring, "state", "4");
+    page = hv_arena_alloc(world.guest, 1);
+    CU_ASSERT_EQUAL_FATAL(hv_grant_share(world.guest, ring.backend, page, false, &page_ref), 0);
+}
+
+static void begin(void) { begin_with(&(struct blkback_options){ 0 }, "w", BLKIF_ABI_X86_64); }
+
+static void end(void)
+{
+    raw_put(&ring, "state", "6");
+    CU_ASSERT_EQUAL(raw_wait_backend(&ring, 6, 5000), 0);
+    CU_ASSERT(raw_release(&ring)); /* nothing of ours is mapped any more */
+    CU_ASSERT_EQUAL(hv_grant_unshare(world.guest, page_ref), 0);
+    world_end();
+}
+
+static struct raw_response answer(void)
+{
+    struct raw_response rsp = { .status = 99 };
+    raw_push(&ring);
+    CU_ASSERT_EQUAL(raw_response(&ring, 5000, &rsp), 0);
+    CU_ASSERT(rsp.clean);
+    return rsp;
+}
+
+static struct blkif_segment whole(void) { return (struct blkif_segment){ .gref = page_ref, .last_sect = 7 }; }
+
+/* A good request still works: the ring and the disk are in order. */
+static void still_serves(void)
+{
+    struct blkif_segment s = whole();
+    memset(page, 0x5a, 4096);
+    raw_rw(&ring, BLKIF_OP_WRITE, 4711, 16, &s, 1);
+    struct raw_response rsp = answer();
+    CU_ASSERT(rsp.id == 4711 && rsp.op == BLKIF_OP_WRITE && rsp.status == 0);
+    CU_ASSERT_EQUAL(fake.data[16 * 512], 0x5a);
+}
+
+static void expect_error(uint64_t id, uint8_t op, int status)
+{
+    unsigned before = fake.logged;
+    struct raw_response rsp = answer();
+    CU_ASSERT_EQUAL(rsp.id, id);
+    CU_ASSERT_EQUAL(rsp.op, op);
+    CU_ASSERT_EQUAL(rsp.status, status);
+    CU_ASSERT_EQUAL(fake.logged, before); /* it never reached the image */
+}
+
+static void segments_out_of_their_page_are_refused(void)
+{
+    begin();
+    struct blkif_segment s = whole();
+    s.last_sect = 8;
+    raw_rw(&ring, BLKIF_OP_WRITE, 1, 0, &s, 1);
+    expect_error(1, BLKIF_OP_WRITE, -1);
+    s = (struct blkif_segment){ .gref = page_ref, .first_sect = 5, .last_sect = 4 };
+    raw_rw(&ring, BLKIF_OP_READ, 2, 0, &s, 1);
+    expect_error(2, BLKIF_OP_READ, -1);
+    s = (struct blkif_segment){ .gref = page_ref, .first_sect = 255, .last_sect = 255 };
+    raw_rw(&ring, BLKIF_OP_READ, 3, 0, &s, 1);
+    expect_error(3, BLKIF_OP_READ, -1);
+    still_serves();
+    end();
+}
+
+static void segment_counts_are_bounded(void)
+{
+    begin();
+    struct blkif_segment s[11];
+    for (unsigned i = 0; i < 11; i++)
+        s[i] = whole();
+    raw_rw(&ring, BLKIF_OP_READ, 1, 0, s, 0);
+    expect_error(1, BLKIF_OP_READ, -1);
+    raw_rw(&ring, BLKIF_OP_WRITE, 2, 0, s, 12);
+    expect_error(2, BLKIF_OP_WRITE, -1);
+    raw_rw(&ring, BLKIF_OP_WRITE, 3, 0, s, 255);
+    expect_error(3, BLKIF_OP_WRITE, -1);
+    raw_indirect(&ring, BLKIF_OP_WRITE, 4, 0, page_ref, 257);
+    expect_error(4, BLKIF_OP_WRITE, -1);
+    raw_indirect(&ring, BLKIF_OP_WRITE, 5, 0, page_ref, 0);
+    expect_error(5, BLKIF_OP_WRITE, -1);
+    raw_indirect(&ring, BLKIF_OP_WRITE, 6, 0, page_ref, 65535);
+    expect_error(6, BLKIF_OP_WRITE, -1);
+    still_serves();
+    end();
+}
+
+static void ranges_past_the_end_are_refused(void)
+{
+    begin();
+    struct blkif_segment s = whole();
+    static const uint64_t bad[] = { DISK_SECTORS, DISK_SECTORS - 7, UINT64_MAX, UINT64_MAX - 7, 1ull << 55, 1ull << 63 };
+    for (unsigned i = 0; i < sizeof bad / sizeof *bad; i++) {
+        raw_rw(&ring, i % 2 ? BLKIF_OP_READ : BLKIF_OP_WRITE, i, bad[i], &s, 1);
+        expect_error(i, i % 2 ? BLKIF_OP_READ : BLKIF_OP_WRITE, -1);
+    }
+    raw_rw(&ring, BLKIF_OP_READ, 99, DISK_SECTORS - 8, &s, 1);
+    CU_ASSERT_EQUAL(answer().status, 0);
+    still_serves();
+    end();
+}
+
+static void discards_are_checked_for_overflow_and_alignment(void)
+{
+    begin();
+    static const struct { uint64_t sector, count; uint8_t flag; int status; } bad[] = {
+        { 1, 8, 0, -1 }, { 8, 0, 0, -1 }, { 8, UINT64_MAX, 0, -1 }, { UINT64_MAX - 7, 8, 0, -1 }, { 0, DISK_SECTORS + 1, 0, -1 },
+        { DISK_SECTORS, 1, 0, -1 }, { UINT64_MAX - 7, UINT64_MAX - 7, 0, -1 }, { 0, 8, BLKIF_DISCARD_SECURE, -2 } };
+    for (unsigned i = 0; i < sizeof bad / sizeof *bad; i++) {
+        raw_discard(&ring, i, bad[i].sector, bad[i].count, bad[i].flag);
+        expect_error(i, BLKIF_OP_DISCARD, bad[i].status);
+    }
+    memset(fake.data, 1, DISK_BYTES);
+    raw_discard(&ring, 77, 0, DISK_SECTORS, 0);
+    CU_ASSERT_EQUAL(answer().status, 0);
+    CU_ASSERT_EQUAL(fake.data[DISK_BYTES - 1], 0);
+    still_serves();
+    end();
+}
+
+static void unknown_operations_are_not_supported(void)
+{
+    begin();
+    struct blkif_segment s = whole();
+    for (unsigned op = 0; op < 256; op++) {
+        if (op <= BLKIF_OP_FLUSH_DISKCACHE || op == BLKIF_OP_DISCARD || op == BLKIF_OP_INDIRECT)
+            continue;
+        raw_rw(&ring, (uint8_t)op, op, 0, &s, 1);
+        expect_error(op, (uint8_t)op, -2);
+    }
+    raw_indirect(&ring, BLKIF_OP_DISCARD, 1, 0, page_ref, 1);
+    expect_error(1, BLKIF_OP_DISCARD, -1);
+    raw_indirect(&ring, BLKIF_OP_INDIRECT, 2, 0, page_ref, 1);
+    expect_error(2, BLKIF_OP_INDIRECT, -1);
+    still_serves();
+    end();
+}
+
+static void bad_grants_fail_their_request_only(void)
+{
+    begin();
+    uint8_t *other = hv_arena_alloc(world.guest, 1);
+    hv_gref foreign, readonly;
+    CU_ASSERT_EQUAL(hv_grant_share(world.guest, HV_DOMID_TOOLSTACK, other, false, &foreign), 0);
+    CU_ASSERT_EQUAL(hv_grant_share(world.guest, ring.backend, other, true, &readonly), 0);
+    hv_gref bad[] = { 0, 1, foreign, 0xffffffff, 1u << 20 };
+    for (unsigned i = 0; i < sizeof bad / sizeof *bad; i++) {
+        struct blkif_segment s = { .gref = bad[i], .last_sect = 7 };
+        raw_rw(&ring, BLKIF_OP_WRITE, i, 0, &s, 1);
+        expect_error(i, BLKIF_OP_WRITE, -1);
+        raw_indirect(&ring, BLKIF_OP_READ, i, 0, bad[i], 1);
+        expect_error(i, BLKIF_OP_READ, -1);
+    }
+    struct blkif_segment s = { .gref = readonly, .last_sect = 7 };
+    raw_rw(&ring, BLKIF_OP_READ, 50, 0, &s, 1); /* a read would write to it */
+    CU_ASSERT_EQUAL(answer().status, -1);
+    raw_rw(&ring, BLKIF_OP_WRITE, 51, 0, &s, 1);
+    CU_ASSERT_EQUAL(answer().status, 0);
+    struct blkif_segment two[2] = { whole(), { .gref = foreign, .last_sect = 7 } };
+    raw_rw(&ring, BLKIF_OP_WRITE, 52, 0, two, 2);
+    expect_error(52, BLKIF_OP_WRITE, -1);
+    still_serves();
+    end();
+}
+
+static void one_bad_request_in_a_batch_leaves_the_others_alone(void)
+{
+    begin();
+    struct blkif_segment good = whole(), bad = { .gref = 0xdead, .last_sect = 7 };
+    for (unsigned i = 0; i < 30; i++)
+        raw_rw(&ring, BLKIF_OP_WRITE, i, i * 8, i % 3 ? &good : &bad, 1);
+    raw_push(&ring);
+    uint32_t seen = 0;
+    for (unsigned i = 0; i < 30; i++) {
+        struct raw_response rsp;
+        CU_ASSERT_EQUAL_FATAL(raw_response(&ring, 5000, &rsp), 0);
+        CU_ASSERT_EQUAL(rsp.status, rsp.id % 3 ? 0 : -1);
+        CU_ASSERT_FALSE(seen & 1u << rsp.id);
+        seen |= 1u << rsp.id;
+    }
+    CU_ASSERT_EQUAL(seen, (1u << 30) - 1);
+    CU_ASSERT_EQUAL(world_info().errors, 10);
+    end();
+}
+
+static void a_changed_page_after_the_request_changes_nothing(void)
+{
+    begin();
+    struct blkif_segment s = whole();
+    fake.hold = true;
+    memset(page, 0x11, 4096);
+    raw_rw(&ring, BLKIF_OP_WRITE, 1, 0, &s, 1);
+    raw_push(&ring);
+    CU_ASSERT(world_until(fake.in_flight == 1));
+    memset(page, 0x22, 4096);
+    memset(ring.slots, 0xff, ring.slot_bytes);
+    fake_release();
+    struct raw_response rsp;
+    CU_ASSERT_EQUAL(raw_response(&ring, 5000, &rsp), 0);
+    CU_ASSERT(rsp.id == 1 && rsp.op == BLKIF_OP_WRITE && rsp.status == 0);
+    CU_ASSERT_EQUAL(fake.data[0], 0x11);
+    CU_ASSERT_EQUAL(fake.data[4095], 0x11);
+    end();
+}
+
+static void flush_and_barrier_keep_their_order(void)
+{
+    begin();
+    struct blkif_segment s = whole();
+    raw_rw(&ring, BLKIF_OP_FLUSH_DISKCACHE, 1, 0, &s, 0);
+    CU_ASSERT_EQUAL(answer().status, 0);
+    CU_ASSERT(fake.logged == 1 && fake.log[0] == IMAGE_FLUSH);
+    fake.logged = 0;
+    raw_rw(&ring, BLKIF_OP_FLUSH_DISKCACHE, 2, 8, &s, 1);
+    CU_ASSERT_EQUAL(answer().status, 0);
+    CU_ASSERT(fake.logged == 2 && fake.log[0] == IMAGE_FLUSH && fake.log[1] == IMAGE_WRITE);
+    fake.logged = 0;
+    for (unsigned i = 0; i < 4; i++)
+        raw_rw(&ring, BLKIF_OP_WRITE, 10 + i, 0, &s, 1);
+    raw_rw(&ring, BLKIF_OP_WRITE_BARRIER, 20, 0, &s, 1);
+    raw_rw(&ring, BLKIF_OP_READ, 30, 0, &s, 1);
+    raw_push(&ring);
+    uint64_t order[6];
+    for (unsigned i = 0; i < 6; i++) {
+        struct raw_response rsp;
+        CU_ASSERT_EQUAL_FATAL(raw_response(&ring, 5000, &rsp), 0);
+        CU_ASSERT_EQUAL(rsp.status, 0);
+        order[i] = rsp.id;
+    }
+    CU_ASSERT(order[4] == 20 && order[5] == 30);
+    static const enum image_op expected[] = { IMAGE_WRITE, IMAGE_WRITE, IMAGE_WRITE, IMAGE_WRITE, IMAGE_FLUSH, IMAGE_WRITE, IMAGE_FLUSH, IMAGE_READ };
+    CU_ASSERT(fake.logged == 8 && !memcmp(fake.log, expected, sizeof expected));
+    end();
+}
+
+static void an_error_of_the_image_reaches_the_guest(void)
+{
+    begin();
+    struct blkif_segment s = whole();
+    fake.fail = -EIO;
+    memset(page, 0x77, 4096);
+    raw_rw(&ring, BLKIF_OP_READ, 1, 0, &s, 1);
+    CU_ASSERT_EQUAL(answer().status, -1);
+    CU_ASSERT_EQUAL(page[0], 0x77); /* nothing of a failed read is shown */
+    raw_rw(&ring, BLKIF_OP_WRITE_BARRIER, 2, 0, &s, 1);
+    fake.logged = 0;
+    CU_ASSERT_EQUAL(answer().status, -1);
+    CU_ASSERT_EQUAL(fake.logged, 1); /* the plan ended with its first step */
+    fake.fail = 0;
+    still_serves();
+    end();
+}
+
+static void reads_return_partial_pages_where_asked(void)
+{
+    begin_with(&(struct blkback_options){ 0 }, "r", BLKIF_ABI_X86_32);
+    for (unsigned i = 0; i < DISK_SECTORS; i++)
+        memset(fake.data + i * 512, (int)(i % 251), 512);
+    struct blkif_segment s[2] = { { .gref = page_ref, .first_sect = 6, .last_sect = 7 }, { .gref = page_ref, .first_sect = 1, .last_sect = 1 } };
+    memset(page, 0xff, 4096);
+    raw_rw(&ring, BLKIF_OP_READ, 1, 100, s, 2);
+    struct raw_response rsp = answer();
+    CU_ASSERT_EQUAL(rsp.status, 0);
+    CU_ASSERT(page[6 * 512] == 100 && page[7 * 512] == 101 && page[512] == 102 && page[0] == 0xff && page[1024] == 0xff);
+    raw_rw(&ring, BLKIF_OP_WRITE, 2, 0, s, 1);
+    expect_error(2, BLKIF_OP_WRITE, -1);
+    raw_rw(&ring, BLKIF_OP_WRITE_BARRIER, 3, 0, s, 1);
+    expect_error(3, BLKIF_OP_WRITE_BARRIER, -1);
+    raw_discard(&ring, 4, 0, 8, 0);
+    expect_error(4, BLKIF_OP_DISCARD, -2);
+    end();
+}
+
+static void break_ring_by(uint32_t req_prod)
+{
+    begin();
+    still_serves();
+    ring.req_prod = req_prod;
+    raw_push(&ring);
+    CU_ASSERT_EQUAL(raw_wait_backend(&ring, 5, 5000), 0);
+    CU_ASSERT_EQUAL(fake.opens, fake.closes);
+    CU_ASSERT(raw_release(&ring));
+    raw_put(&ring, "state", "6");
+    CU_ASSERT_EQUAL(raw_wait_backend(&ring, 6, 5000), 0);
+    raw_put(&ring, "state", "1");
+    struct blkfront *f = world_open(&(struct blkfront_options){ 0 });
+    uint8_t b[512];
+    CU_ASSERT_EQUAL(blkfront_read(f, 16 * 512, b, 512), 0);
+    CU_ASSERT_EQUAL(b[0], 0x5a);
+    blkfront_close(f);
+    world_end();
+}
+
+static void a_run_away_producer_disconnects_and_may_come_back(void)
+{
+    break_ring_by(1 + 33);
+    break_ring_by(0);
+    break_ring_by(0x80000000u);
+    break_ring_by(UINT32_MAX);
+}
+
+static void a_storm_of_events_costs_little(void)
+{
+    begin();
+    for (unsigned i = 0; i < 2000; i++) {
+        raw_kick(&ring);
+        world_turn();
+    }
+    CU_ASSERT(world_info().events_received < 1500);
+    still_serves();
+    end();
+}
+
+static unsigned ended;
+
+static void count_end(struct blkfront_req *req, int error)
+{
+    (void)req;
+    CU_ASSERT_EQUAL(error, 0);
+    ended++;
+}
+
+static void requests_wait_when_buffers_are_used_up(void)
+{
+    world_begin(&(struct blkback_options){ .buffer_bytes = 2u << 20 }, DISK_BYTES);
+    world_attach();
+    struct blkfront *f = world_open(&(struct blkfront_options){ .ring_order = 4, .bounce_pages = 3000 });
+    enum { LENGTH = 512 << 10, COUNT = 20 };
+    static uint8_t buffer[LENGTH];
+    static struct blkfront_req reqs[COUNT];
+    struct iovec iov = { buffer, LENGTH };
+    ended = 0;
+    memset(buffer, 3, sizeof buffer);
+    fake.hold = true;
+    for (unsigned i = 0; i < COUNT; i++) {
+        reqs[i] = (struct blkfront_req){ .op = BLKFRONT_WRITE, .offset = (i % 8) * LENGTH, .length = LENGTH, .iov = &iov, .iov_count = 1, .done = count_end };
+        blkfront_submit(f, &reqs[i]);
+    }
+    for (unsigned i = 0; i < 50; i++)
+        world_turn();
+    CU_ASSERT(fake.in_flight > 0 && fake.in_flight <= 4);
+    fake_release();
+    CU_ASSERT(world_until(ended == COUNT));
+    blkfront_close(f);
+    world_end();
+}
+
+static void a_bad_connection_is_refused_with_a_reason(void)
+{
+    static const struct { const char *name, *value; } bad[] = {
+        { "ring-ref", "-1" }, { "ring-ref", "99999999999999999999" }, { "ring-ref", "" }, { "ring-ref", "0x10" }, { "ring-ref", "4294967295" },
+        { "event-channel", "no" }, { "event-channel", "4000000" }, { "ring-page-order", "31" }, { "ring-page-order", "-1" }, { "ring-page-order", "4" },
+        { "protocol", "vax-abi" }, { "multi-queue-num-queues", "0" }, { "multi-queue-num-queues", "1000000" }, { "multi-queue-num-queues", "4" },
+        { "feature-persistent", "maybe" }, { "num-ring-pages", "3" } };
+    for (unsigned i = 0; i < sizeof bad / sizeof *bad; i++) {
+        world_begin(&(struct blkback_options){ 0 }, DISK_BYTES);
+        world_attach();
+        struct raw r = world_raw(BLKIF_ABI_X86_64, 0);
+        CU_ASSERT_EQUAL_FATAL(raw_wait_backend(&r, 2, 5000), 0);
+        CU_ASSERT_EQUAL(raw_prepare(&r), 0);
+        raw_put(&r, bad[i].name, "%s", bad[i].value);
+        raw_put(&r, "state", "3");
+        CU_ASSERT_EQUAL(raw_wait_backend(&r, 5, 5000), 0);
+        char *text = toolstack_backend_node(world.xs, &world.device, "hotplug-error");
+        CU_ASSERT(text && *text);
+        free(text);
+        CU_ASSERT(raw_release(&r));
+        toolstack_remove(world.xs, &world.device);
+        world_end();
+    }
+}
+
+int main(int argc, char **argv)
+{
+    return unit_main(argc, argv, "blkback_ring", (struct unit_test[]){
+        UNIT(segments_out_of_their_page_are_refused), UNIT(segment_counts_are_bounded), UNIT(ranges_past_the_end_are_refused),
+        UNIT(discards_are_checked_for_overflow_and_alignment), UNIT(unknown_operations_are_not_supported), UNIT(bad_grants_fail_their_request_only),
+        UNIT(one_bad_request_in_a_batch_leaves_the_others_alone), UNIT(a_changed_page_after_the_request_changes_nothing),
+        UNIT(flush_and_barrier_keep_their_order), UNIT(an_error_of_the_image_reaches_the_guest), UNIT(reads_return_partial_pages_where_asked),
+        UNIT(a_run_away_producer_disconnects_and_may_come_back), UNIT(a_storm_of_events_costs_little),
+        UNIT(requests_wait_when_buffers_are_used_up), UNIT(a_bad_connection_is_refused_with_a_reason), { 0 } });
+}
