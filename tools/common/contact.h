@@ -1,0 +1,12 @@
+/* contact.h - finding and greeting the daemon of a store. */
+#ifndef TOOLS_COMMON_CONTACT_H
+#define TOOLS_COMMON_CONTACT_H
+#include "base/error.h"
+#include "control/control.h"
+
+/* Connects to the daemon that serves the store of this key and reads its HELLO. -ENOENT: there is none (stale sockets and
+ * daemons of other stores count as none); -EACCES: there is one and this user may not talk to it. */
+int contact_daemon(const char *key, int cancel_fd, struct control_client *out, int *pid, struct error *err);
+/* Reads HELLO on a connected client; an error in it is returned. */
+int contact_greet(struct control_client *c, const char *key, int *pid, struct error *err);
+#endif

@@ -1,0 +1,327 @@
+/* server.c - accepts clients and gives their requests to the commands.
+ *
+ * 1. A session has at most one operation. While it runs, and unless it takes data, no frame is read: the socket's own
+ *    buffer is the only queue.
+ * 2. A session is freed from the loop, never from inside a callback of its connection, and only when it has no operation.
+ * 3. Sessions are bounded; when there are too many, waiting clients stay in the listen queue. */
+#include "tools/common/server.h"
+
+#include "base/log.h"
+#include "tools/common/session.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define SESSIONS_MAX 64u
+
+struct server {
+    struct server_options opt;
+    struct loop_fd listener; /* fd -1: none */
+    struct list_node sessions;
+    unsigned count;
+    struct log_limit complaints;
+};
+
+static const struct server_command *const families[] = { server_image_commands, server_snap_commands,    server_look_commands,
+                                                         server_slow_commands,  server_receive_commands, server_send_commands };
+
+struct store *session_store(struct session *s) { return s->server->opt.store; }
+struct loop *session_loop(struct session *s) { return s->server->opt.loop; }
+
+void session_describe(struct session *s, json_t *status)
+{
+    if (s->server->opt.describe)
+        s->server->opt.describe(s->server->opt.ctx, status);
+}
+
+/* ---- Answers ---- */
+
+static void send_document(struct session *s, enum control_type type, json_t *doc)
+{
+    int err = s->gone ? 0 : doc ? control_peer_send_json(&s->peer, type, doc) : -ENOMEM;
+    json_decref(doc);
+    if (err)
+        log_limited(&s->server->complaints, LOG_LEVEL_WARNING, "an answer could not be sent error=%s", strerror(-err));
+    if (err && type == CONTROL_REPLY) {
+        json_t *sorry = json_pack("{s:{s:i,s:s}}", "error", "code", err, "text", "the answer is too large to be sent");
+        if (sorry)
+            control_peer_send_json(&s->peer, type, sorry);
+        json_decref(sorry);
+    }
+}
+
+void session_item(struct session *s, json_t *doc) { send_document(s, CONTROL_ITEM, doc); }
+void session_answer(struct session *s, json_t *result) { send_document(s, CONTROL_REPLY, json_pack("{s:o}", "result", result)); }
+
+void session_answer_error(struct session *s, const struct error *err)
+{
+    json_t *text = json_string(err->text);
+    if (!text)
+        text = json_string(strerror(-err->code));
+    send_document(s, CONTROL_REPLY, json_pack("{s:{s:i,s:o}}", "error", "code", err->code, "text", text));
+}
+
+bool session_arguments(struct session *s, json_t *request, const char *format, ...)
+{
+    json_error_t problem;
+    va_list ap;
+    va_start(ap, format);
+    int bad = json_vunpack_ex(request, &problem, 0, format, ap);
+    va_end(ap);
+    if (!bad)
+        return true;
+    struct error err = ERROR_NONE;
+    error_set(&err, -EINVAL, "the request is malformed: %s", problem.text);
+    session_answer_error(s, &err);
+    return false;
+}
+
+const char **session_names(struct session *s, const json_t *list, unsigned *count)
+{
+    size_t n = json_array_size(list);
+    const char **names = n ? calloc(n, sizeof *names) : NULL;
+    for (size_t i = 0; names && i < n; i++) {
+        names[i] = json_string_value(json_array_get(list, i));
+        if (!names[i]) {
+            free(names);
+            names = NULL;
+        }
+    }
+    if (!names)
+        session_answer_error(s, &(struct error){ -EINVAL, "the request is malformed: a list of names was expected" });
+    *count = (unsigned)n;
+    return names;
+}
+
+/* ---- Operations ---- */
+
+static void update_pause(struct session *s, bool takes_data)
+{
+    if (!s->gone)
+        control_peer_pause(&s->peer, s->operation && !takes_data);
+}
+
+void operation_begin(struct session *s, struct operation *o, const struct operation_ops *ops, bool takes_data)
+{
+    o->ops = ops;
+    o->session = s;
+    s->operation = o;
+    update_pause(s, takes_data);
+}
+
+void operation_end(struct operation *o)
+{
+    struct session *s = o->session;
+    s->operation = NULL;
+    o->ops->destroy(o);
+    json_decref(s->request);
+    s->request = NULL;
+    update_pause(s, false);
+    if (s->gone)
+        loop_defer(session_loop(s), &s->reap);
+}
+
+static void simple_destroy(struct operation *o)
+{
+    struct simple_operation *p = container_of(o, struct simple_operation, base);
+    json_decref(p->result);
+    free(p->names);
+    free(p);
+}
+
+static const struct operation_ops simple_ops = { .destroy = simple_destroy };
+
+static void simple_done(struct store_op *op)
+{
+    struct simple_operation *p = container_of(op, struct simple_operation, op);
+    if (op->error.code) {
+        session_answer_error(p->base.session, &op->error);
+    } else {
+        if (p->succeeded)
+            p->succeeded(p);
+        session_answer(p->base.session, json_incref(p->result));
+    }
+    operation_end(&p->base);
+}
+
+struct simple_operation *simple_begin(struct session *s, json_t *result)
+{
+    struct simple_operation *p = calloc(1, sizeof *p);
+    if (!p || !result) {
+        free(p);
+        json_decref(result);
+        session_answer_error(s, &(struct error){ -ENOMEM, "out of memory" });
+        return NULL;
+    }
+    p->op.done = simple_done;
+    p->result = result;
+    operation_begin(s, &p->base, &simple_ops, false);
+    return p;
+}
+
+/* ---- Sessions ---- */
+
+static const struct server_command *find_command(const char *name)
+{
+    for (unsigned f = 0; f < sizeof families / sizeof *families; f++)
+        for (const struct server_command *c = families[f]; c->name; c++)
+            if (!strcmp(c->name, name))
+                return c;
+    return NULL;
+}
+
+static void on_request(struct control_peer *peer, json_t *doc)
+{
+    struct session *s = container_of(peer, struct session, peer);
+    const char *name = json_string_value(json_object_get(doc, "command"));
+    const struct server_command *c = name ? find_command(name) : NULL;
+    struct error err = ERROR_NONE;
+    if (s->operation)
+        error_set(&err, -EBUSY, "the connection is busy with another command");
+    else if (!c)
+        error_set(&err, -ENOSYS, "this server knows no command '%.64s'; is the daemon older than the client?", name ? name : "");
+    if (err.code) {
+        session_answer_error(s, &err);
+        return;
+    }
+    s->request = json_incref(doc);
+    c->start(s, doc);
+    if (!s->operation) {
+        json_decref(s->request);
+        s->request = NULL;
+    }
+}
+
+static void *on_buffer(struct control_peer *peer, uint32_t length)
+{
+    struct operation *o = container_of(peer, struct session, peer)->operation;
+    return o && o->ops->buffer ? o->ops->buffer(o, length) : NULL;
+}
+
+static void on_data(struct control_peer *peer, uint64_t offset, void *buffer, uint32_t length)
+{
+    struct operation *o = container_of(peer, struct session, peer)->operation;
+    o->ops->data(o, offset, buffer, length);
+}
+
+static void on_end(struct control_peer *peer)
+{
+    struct operation *o = container_of(peer, struct session, peer)->operation;
+    if (o && o->ops->end)
+        o->ops->end(o);
+}
+
+static void end_session(struct session *s)
+{
+    s->gone = true;
+    if (!s->operation)
+        loop_defer(session_loop(s), &s->reap);
+    else if (s->operation->ops->abort)
+        s->operation->ops->abort(s->operation);
+}
+
+static void on_closed(struct control_peer *peer, int error)
+{
+    struct session *s = container_of(peer, struct session, peer);
+    if (error && error != -ECONNRESET)
+        log_limited(&s->server->complaints, LOG_LEVEL_WARNING, "a client was disconnected pid=%d error=%s", s->pid, strerror(-error));
+    end_session(s);
+}
+
+static const struct control_peer_ops peer_ops = {
+    .request = on_request, .buffer = on_buffer, .data = on_data, .end = on_end, .closed = on_closed,
+};
+
+static void reap(struct loop_task *t)
+{
+    struct session *s = container_of(t, struct session, reap);
+    struct server *v = s->server;
+    list_remove(&s->link);
+    free(s);
+    if (v->count-- == SESSIONS_MAX && v->listener.fd >= 0)
+        loop_fd_add(v->opt.loop, &v->listener, EPOLLIN);
+    if (v->count == 0 && v->opt.emptied)
+        v->opt.emptied(v->opt.ctx);
+}
+
+int server_adopt(struct server *v, int fd)
+{
+    struct session *s = calloc(1, sizeof *s);
+    int err = s ? control_peer_init(&s->peer, v->opt.loop, fd, &peer_ops) : -ENOMEM;
+    if (err) {
+        free(s);
+        close(fd);
+        return err;
+    }
+    s->server = v;
+    s->pid = control_peer_pid(fd);
+    s->reap.run = reap;
+    list_add_tail(&v->sessions, &s->link);
+    v->count++;
+    send_document(s, CONTROL_HELLO, json_pack("{s:i,s:s,s:i}", "protocol", CONTROL_PROTOCOL, "store", v->opt.key, "pid", (int)getpid()));
+    return 0;
+}
+
+/* ---- The listener ---- */
+
+static void on_accept(struct loop_fd *w, uint32_t events)
+{
+    (void)events;
+    struct server *v = container_of(w, struct server, listener);
+    int fd = accept4(w->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (fd < 0) {
+        if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
+            log_limited(&v->complaints, LOG_LEVEL_WARNING, "cannot accept a client error=%s", strerror(errno));
+        return;
+    }
+    int err = server_adopt(v, fd);
+    if (err)
+        log_limited(&v->complaints, LOG_LEVEL_WARNING, "cannot serve a client error=%s", strerror(-err));
+    if (v->count >= SESSIONS_MAX)
+        loop_fd_remove(v->opt.loop, &v->listener);
+}
+
+int server_listen(struct server *v, int fd)
+{
+    v->listener = (struct loop_fd){ .ready = on_accept, .fd = fd };
+    return loop_fd_add(v->opt.loop, &v->listener, EPOLLIN);
+}
+
+int server_create(const struct server_options *opt, struct server **out)
+{
+    struct server *v = calloc(1, sizeof *v);
+    if (!v)
+        return -ENOMEM;
+    v->opt = *opt;
+    v->listener.fd = -1;
+    list_init(&v->sessions);
+    *out = v;
+    return 0;
+}
+
+bool server_stop(struct server *v)
+{
+    if (v->listener.fd >= 0) {
+        loop_fd_remove(v->opt.loop, &v->listener);
+        close(v->listener.fd);
+        v->listener.fd = -1;
+    }
+    list_for_each_safe(n, &v->sessions) {
+        struct session *s = container_of(n, struct session, link);
+        if (s->gone)
+            continue;
+        control_peer_close(&s->peer);
+        end_session(s);
+    }
+    return v->count > 0;
+}
+
+void server_destroy(struct server *v)
+{
+    free(v);
+}

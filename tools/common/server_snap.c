@@ -1,0 +1,116 @@
+/* server_snap.c - commands on snapshots. */
+#include "tools/common/session.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* A name for a snapshot that the user gave none: the time in UTC, and a number if several fall into one second. */
+static json_t *name_by_time(struct store *store, const char *image)
+{
+    time_t now = time(NULL);
+    struct tm tm;
+    char stamp[32], target[IMAGE_TARGET_SIZE + 64];
+    struct image_info info;
+    gmtime_r(&now, &tm);
+    strftime(stamp, sizeof stamp, "%Y%m%dT%H%M%SZ", &tm);
+    snprintf(target, sizeof target, "%.*s@%s", (int)IMAGE_NAME_MAX + 1, image, stamp);
+    for (unsigned i = 2; store_find(store, target, &info, NULL) == 0; i++)
+        snprintf(target, sizeof target, "%.*s@%s-%u", (int)IMAGE_NAME_MAX + 1, image, stamp, i);
+    return json_string(target);
+}
+
+static json_t *complete_targets(struct store *store, const json_t *list)
+{
+    json_t *targets = json_array();
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const char *text = json_string_value(json_array_get(list, i));
+        json_array_append_new(targets, !text ? json_null() : strchr(text, '@') ? json_string(text) : name_by_time(store, text));
+    }
+    return targets;
+}
+
+static void create(struct session *s, json_t *request)
+{
+    json_t *list;
+    unsigned count;
+    if (!session_arguments(s, request, "{s:o}", "targets", &list))
+        return;
+    json_t *targets = complete_targets(session_store(s), list);
+    const char **names = session_names(s, targets, &count);
+    if (!names) {
+        json_decref(targets);
+        return;
+    }
+    struct simple_operation *p = simple_begin(s, json_pack("{s:o}", "names", targets));
+    if (!p) {
+        free(names);
+        return;
+    }
+    p->names = names;
+    snapshot_create(session_store(s), &p->op, names, count);
+}
+
+static void deleted(struct simple_operation *p)
+{
+    json_object_set_new(p->result, "freed", json_integer((json_int_t)p->op.freed_bytes));
+}
+
+static void delete(struct session *s, json_t *request)
+{
+    json_t *list;
+    int dry_run;
+    unsigned count;
+    if (!session_arguments(s, request, "{s:o,s:b}", "targets", &list, "dry-run", &dry_run))
+        return;
+    const char **names = session_names(s, list, &count);
+    if (!names)
+        return;
+    struct simple_operation *p = simple_begin(s, json_pack("{s:O,s:b}", "names", list, "dry-run", dry_run));
+    if (!p) {
+        free(names);
+        return;
+    }
+    p->names = names;
+    p->succeeded = deleted;
+    snapshot_delete(session_store(s), &p->op, names, count, dry_run);
+}
+
+static void purge(struct session *s, json_t *request)
+{
+    const char *name;
+    if (!session_arguments(s, request, "{s:s}", "name", &name))
+        return;
+    struct simple_operation *p = simple_begin(s, json_pack("{s:s}", "name", name));
+    if (!p)
+        return;
+    p->succeeded = deleted;
+    snapshot_purge(session_store(s), &p->op, name);
+}
+
+static void rename_snapshot(struct session *s, json_t *request)
+{
+    const char *image, *from, *to;
+    if (!session_arguments(s, request, "{s:s,s:s,s:s}", "image", &image, "from", &from, "to", &to))
+        return;
+    struct simple_operation *p = simple_begin(s, json_pack("{s:s++,s:s++}", "name", image, "@", to, "was", image, "@", from));
+    if (p)
+        snapshot_rename(session_store(s), &p->op, image, from, to);
+}
+
+static void rollback(struct session *s, json_t *request)
+{
+    const char *target, *keep = NULL;
+    if (!session_arguments(s, request, "{s:s,s?s}", "target", &target, "keep", &keep))
+        return;
+    struct simple_operation *p = simple_begin(s, json_pack("{s:s,s:s?}", "name", target, "kept", keep));
+    if (p)
+        snapshot_rollback(session_store(s), &p->op, target, keep);
+}
+
+const struct server_command server_snap_commands[] = {
+    { "snap-create", create },      { "snap-rm", delete },         { "snap-purge", purge },
+    { "snap-mv", rename_snapshot }, { "snap-rollback", rollback }, { NULL, NULL },
+};

@@ -1,0 +1,68 @@
+/* cmd_check.c - check.
+ *
+ * Exit status, as of fsck's kind: 0 sound, 1 not checked (wrong usage included), 2 corrupt, 3 leaked space only. */
+#include "tools/parallax/commands.h"
+
+#include <stdio.h>
+
+#define CHECK_SOUND 0
+#define CHECK_FAILED 1
+#define CHECK_CORRUPT 2
+#define CHECK_LEAKED 3
+
+struct findings {
+    const struct cli *cli;
+    json_t *list; /* with --json */
+};
+
+static void take_finding(void *ctx, json_t *element)
+{
+    struct findings *f = ctx;
+    if (f->list)
+        json_array_append(f->list, element);
+    else
+        printf("%s\n", json_string_value(element) ? json_string_value(element) : "");
+}
+
+static int verdict(const json_t *result)
+{
+    if (json_count(result, "damaged") || json_count(result, "wrongly-free"))
+        return CHECK_CORRUPT;
+    return json_count(result, "leaked-blocks") ? CHECK_LEAKED : CHECK_SOUND;
+}
+
+static void say_verdict(const struct cli *cli, const json_t *result, int status)
+{
+    cli_say(cli, "checked %llu blocks and %llu map nodes: %s (damaged %llu, in use but free %llu, leaked %llu blocks)",
+            (unsigned long long)json_count(result, "blocks-checked"), (unsigned long long)json_count(result, "nodes-checked"),
+            status == CHECK_SOUND ? "sound" : status == CHECK_LEAKED ? "sound, with leaked space" : "corrupt",
+            (unsigned long long)json_count(result, "damaged"), (unsigned long long)json_count(result, "wrongly-free"),
+            (unsigned long long)json_count(result, "leaked-blocks"));
+}
+
+static int run_check(struct cli *cli, const struct args *a)
+{
+    static const char *const words[] = { "sound", "not checked", "corrupt", "leaked" };
+    struct findings f = { .cli = cli, .list = cli->json ? json_array() : NULL };
+    json_t *result = NULL;
+    int status = cli_call(cli, json_pack("{s:s,s:b}", "command", "check", "data", !option_set(a, "quick")), take_finding, &f, &result);
+    if (status != EXIT_DONE) {
+        json_decref(f.list);
+        return CHECK_FAILED;
+    }
+    status = verdict(result);
+    json_object_set_new(result, "verdict", json_string(words[status]));
+    if (f.list)
+        json_object_set_new(result, "findings", f.list);
+    if (!cli_json(cli, result))
+        say_verdict(cli, result, status);
+    json_decref(result);
+    return status;
+}
+
+const struct command check_commands[] = {
+    { .name = "check", .arguments = "", .summary = "Walk the whole store and verify every block and the map", .run = run_check, .least = 0,
+      .most = 0, .usage_status = CHECK_FAILED, .options = { { "quick", 0, NULL, "verify the map, and leave the data unread" } },
+      .examples = "  parallax check\n  parallax check --quick --json\n" },
+    { 0 },
+};

@@ -1,0 +1,41 @@
+/* cmd_export.c - export. */
+#include "tools/parallax/commands.h"
+
+#include "tools/common/size.h"
+#include "tools/parallax/drain.h"
+
+#include <string.h>
+
+static int run_export(struct cli *cli, const struct args *a)
+{
+    struct sink s;
+    struct progress progress;
+    struct error err = ERROR_NONE;
+    json_t *result = NULL;
+    char size[SIZE_TEXT_MAX];
+    bool to_stdout = !strcmp(a->words[1], "-");
+    if (to_stdout && cli->json)
+        return cli_usage(a, "--json and an export to standard output exclude each other");
+    if (sink_open(&s, cli, a->words[1], option_set(a, "force"), &err) == 0) {
+        progress_begin(&progress, cli, "export", 0);
+        json_t *request = json_pack("{s:s,s:s}", "command", "export", "target", a->words[0]);
+        if (drain_to_sink(cli, request, &s, 0, 0, &progress, &result, &err) == 0)
+            sink_finish(&s, &err);
+        progress_end(&progress, !err.code);
+    }
+    sink_close(&s);
+    if (err.code)
+        return cli_fail(&err);
+    json_object_set_new(result, "destination", json_string(a->words[1]));
+    if (!cli_json(cli, result) && !to_stdout)
+        cli_say(cli, "exported %s to %s: %s", a->words[0], a->words[1], json_size(result, "size", size));
+    json_decref(result);
+    return EXIT_DONE;
+}
+
+const struct command export_commands[] = {
+    { .name = "export", .arguments = "NAME[@SNAP] DST", .summary = "Write an image as a raw, sparse file, to a device or to standard output (-)",
+      .run = run_export, .least = 2, .most = 2, .options = { { "force", 0, NULL, "replace an existing file, or overwrite a device" } },
+      .examples = "  parallax export vm1 vm1.raw\n  parallax export vm1@nightly - | zstd >vm1.zst\n  parallax export vm1 /dev/vg0/copy --force\n" },
+    { 0 },
+};

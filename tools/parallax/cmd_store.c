@@ -1,0 +1,103 @@
+/* cmd_store.c - init, status, doctor. */
+#include "tools/parallax/commands.h"
+
+#include "parallax/parallax.h"
+#include "tools/common/size.h"
+#include "tools/parallax/doctor.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static int run_init(struct cli *cli, const struct args *a)
+{
+    struct store_create_options opt = { .force = option_set(a, "force") };
+    struct error err = ERROR_NONE;
+    char size[SIZE_TEXT_MAX] = "what the file system gives, less max(1 GiB, 5 %)";
+    const char *text = option_value(a, "size");
+    int status = text ? args_size(a, "size", text, &opt.size_bytes) : EXIT_DONE;
+    if (status == EXIT_DONE && text && opt.size_bytes == 0)
+        status = cli_usage(a, "size '%.64s' is zero", text);
+    if (status != EXIT_DONE)
+        return status;
+    if (store_create(cli->store_url, &opt, &err))
+        return cli_fail(&err);
+    if (text)
+        size_format(opt.size_bytes, size);
+    json_t *doc = json_pack("{s:s,s:I}", "store", cli->store_key, "size", (json_int_t)opt.size_bytes);
+    if (!cli_json(cli, doc))
+        cli_say(cli, "created a store in %s: %s", cli->store_key, size);
+    json_decref(doc);
+    return EXIT_DONE;
+}
+
+/* ---- status ---- */
+
+static void print_size(const char *label, const json_t *doc, const char *key)
+{
+    char size[SIZE_TEXT_MAX];
+    printf("%-14s %s\n", label, json_size(doc, key, size));
+}
+
+static void print_devices(const json_t *devices)
+{
+    static const char *const headings[] = { "DOMAIN", "VDEV", "IMAGE", "STATE", ">READS", ">WRITES", ">FLUSHES", ">ERRORS", "PROBLEM" };
+    struct table *t = table_create(headings, 9);
+    size_t i;
+    json_t *d;
+    json_array_foreach(devices, i, d) {
+        char cells[6][24];
+        const char *keys[] = { "domid", "vdev", "reads", "writes", "flushes", "errors" };
+        for (unsigned k = 0; k < 6; k++)
+            snprintf(cells[k], sizeof cells[k], "%llu", (unsigned long long)json_count(d, keys[k]));
+        table_row(t, (const char *[]){ cells[0], cells[1], json_text(d, "image"), json_text(d, "state"), cells[2], cells[3], cells[4], cells[5],
+                                       json_text(d, "problem") });
+    }
+    table_print(t);
+    table_destroy(t);
+}
+
+static void print_status(const json_t *doc)
+{
+    const json_t *daemon = json_object_get(doc, "daemon"), *devices = json_object_get(doc, "devices");
+    printf("%-14s %s\n", "store", json_text(doc, "store"));
+    printf("%-14s %s\n", "uuid", json_text(doc, "uuid"));
+    print_size("capacity", doc, "capacity");
+    print_size("used", doc, "used");
+    print_size("provisioned", doc, "provisioned");
+    printf("%-14s %llu, of them %llu templates; %llu snapshots\n", "images", (unsigned long long)json_count(doc, "images"),
+           (unsigned long long)json_count(doc, "templates"), (unsigned long long)json_count(doc, "snapshots"));
+    printf("%-14s %s\n", "direct I/O", json_flag(doc, "direct") ? "yes" : "no: the file system has no O_DIRECT, which is slower");
+    if (json_flag(doc, "failed"))
+        printf("%-14s %s\n", "state", "FAILED: a metadata write failed, and nothing can be changed until the store is opened again");
+    if (!json_is_object(daemon)) {
+        printf("%-14s %s\n", "daemon", "none runs");
+        return;
+    }
+    printf("%-14s pid %llu, hypervisor %s, domain %llu, socket %s\n", "daemon", (unsigned long long)json_count(daemon, "pid"),
+           json_text(daemon, "hypervisor"), (unsigned long long)json_count(daemon, "domid"), json_text(daemon, "socket"));
+    if (json_array_size(devices))
+        print_devices(devices);
+}
+
+static int run_status(struct cli *cli, const struct args *a)
+{
+    json_t *result = NULL;
+    (void)a;
+    int status = cli_call(cli, json_pack("{s:s}", "command", "status"), NULL, NULL, &result);
+    if (status == EXIT_DONE && !cli_json(cli, result))
+        print_status(result);
+    json_decref(result);
+    return status;
+}
+
+const struct command store_commands[] = {
+    { .name = "init", .arguments = "", .summary = "Make a store", .run = run_init, .least = 0, .most = 0,
+      .options = { { "size", 0, "SIZE", "how large it may grow (default: the file system less max(1 GiB, 5 %))" },
+                   { "force", 0, NULL, "use a directory or device that holds something else; never a store" } },
+      .examples = "  parallax init\n  parallax --store /srv/images init --size 500G\n  parallax --store 'file:/srv/p?device=/dev/vg0/p' init\n" },
+    { .name = "status", .arguments = "", .summary = "Show the store, its daemon and the devices in use", .run = run_status, .least = 0, .most = 0,
+      .examples = "  parallax status\n  parallax status --json\n" },
+    { .name = "doctor", .arguments = "", .summary = "Look for what would keep the store from working well", .run = doctor_run, .least = 0, .most = 0,
+      .examples = "  parallax doctor\n" },
+    { 0 },
+};

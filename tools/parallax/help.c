@@ -1,0 +1,39 @@
+/* help.c - the help texts, from the same tables that the parser reads. */
+#include "tools/parallax/cli.h"
+
+#include <stdio.h>
+
+static const char global_options[] =
+    "Options of all commands, before or after COMMAND:\n"
+    "  --store URL         the store: DIR, file:DIR or file:DIR?device=/dev/X (default: $PARALLAX_STORE, else /var/lib/parallax\n"
+    "                      for root and group parallax, else ~/.local/share/parallax)\n"
+    "  --json              print one JSON document\n"
+    "  -q, --quiet         print nothing but results and errors\n"
+    "  --progress          show progress on stderr also where that is no terminal\n"
+    "  --lock-timeout S    how long to wait for another command on this store (default: 10 seconds)\n"
+    "  --help, --version\n";
+
+void help_overview(void)
+{
+    puts("usage: parallax [OPTION …] COMMAND …\n\nCommands (parallax COMMAND --help tells more):");
+    for (unsigned f = 0; command_families[f]; f++)
+        for (const struct command *c = command_families[f]; c->name; c++)
+            printf("  %-14s %s\n", c->name, c->summary);
+    printf("\n%s\nSizes are bytes, or K M G T P (KiB … PiB, 1024). Exit: 0 done, 1 failed, 2 wrong usage.\n", global_options);
+}
+
+void help_command(const struct command *c)
+{
+    printf("usage: parallax %s%s %s\n\n%s.\n", c->name, c->options[0].name ? " [OPTION …]" : "", c->arguments, c->summary);
+    if (c->options[0].name)
+        puts("\nOptions:");
+    for (unsigned i = 0; i < OPTIONS_MAX && c->options[i].name; i++) {
+        const struct option_spec *o = &c->options[i];
+        char left[64], letter[8] = "";
+        if (o->letter)
+            snprintf(letter, sizeof letter, "-%c, ", o->letter);
+        snprintf(left, sizeof left, "%s--%s%s%s", letter, o->name, o->value ? " " : "", o->value ? o->value : "");
+        printf("  %-19s %s\n", left, o->help);
+    }
+    printf("\n%s\nExamples:\n%s", global_options, c->examples);
+}

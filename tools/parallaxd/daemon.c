@@ -1,0 +1,193 @@
+/* daemon.c - see daemon.h.
+ *
+ * 1. The order of the beginning: no other daemon on this store; the store (its lock, recovery); the hypervisor; the control
+ *    socket; the backend; then "ready". The order of the end is the reverse.
+ * 2. SIGTERM and SIGINT: no new clients, transfers of present ones end, the backend answers what is in flight and leaves rings
+ *    and nodes as they are, and the store is flushed, checkpointed and closed. Guests wait for the next daemon.
+ * 3. Signals are blocked before the first thread is made, and read from a descriptor on the loop. */
+#include "tools/parallaxd/daemon.h"
+
+#include "base/log.h"
+#include "base/loop.h"
+#include "blkback/blkback.h"
+#include "control/control.h"
+#include "hypervisor/hypervisor.h"
+#include "parallax/parallax.h"
+#include "tools/common/contact.h"
+#include "tools/common/place.h"
+#include "tools/common/server.h"
+#include "tools/parallaxd/describe.h"
+#include "tools/parallaxd/notify.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+struct daemon {
+    const struct daemon_options *opt;
+    char key[PLACE_MAX], socket[PLACE_MAX], state_directory[PLACE_MAX];
+    struct loop *loop;
+    struct loop_fd signals;
+    struct store *store;
+    struct hv *hv;
+    struct server *server;
+    struct blkback *backend;
+    bool stopping;
+};
+
+/* ---- Callbacks ---- */
+
+static void describe(void *ctx, json_t *status)
+{
+    struct daemon *d = ctx;
+    json_object_set_new(status, "daemon", json_pack("{s:i,s:s,s:I,s:s}", "pid", (int)getpid(), "hypervisor", hv_kind(d->hv), "domid",
+                                                    (json_int_t)hv_own_domid(d->hv), "socket", d->socket));
+    if (d->backend)
+        json_object_set_new(status, "devices", describe_devices(d->backend));
+}
+
+static void emptied(void *ctx)
+{
+    struct daemon *d = ctx;
+    if (d->stopping)
+        loop_stop(d->loop);
+}
+
+static void on_signal(struct loop_fd *w, uint32_t events)
+{
+    struct daemon *d = container_of(w, struct daemon, signals);
+    struct signalfd_siginfo info;
+    (void)events;
+    if (read(w->fd, &info, sizeof info) != (ssize_t)sizeof info || d->stopping)
+        return;
+    log_info("stopping signal=%s", info.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT");
+    notify_state("STOPPING=1");
+    d->stopping = true;
+    if (!server_stop(d->server))
+        loop_stop(d->loop);
+}
+
+static void tell_waiting(void *ctx, int pid, const char *command)
+{
+    (void)ctx;
+    log_info("waiting for the store's lock pid=%d command=%s", pid, command);
+}
+
+/* ---- Beginning ---- */
+
+static int watch_signals(struct daemon *d, struct error *err)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    d->signals.ready = on_signal;
+    d->signals.fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    int bad = d->signals.fd < 0 ? -errno : loop_fd_add(d->loop, &d->signals, EPOLLIN);
+    return bad ? error_set(err, bad, "cannot watch signals: %s", strerror(-bad)) : 0;
+}
+
+static int refuse_second_daemon(struct daemon *d, struct error *err)
+{
+    struct control_client other;
+    int pid, fd, bad = contact_daemon(d->key, -1, &other, &pid, err);
+    if (!bad) {
+        control_client_fini(&other);
+        return error_set(err, -EBUSY, "another daemon serves the store %s: pid %d; stop it first", d->key, pid);
+    }
+    if (bad != -ENOENT)
+        return bad;
+    if (d->opt->socket && control_connect(d->opt->socket, &fd) == 0) {
+        pid = control_peer_pid(fd);
+        close(fd);
+        return error_set(err, -EBUSY, "the socket %.200s is in use by pid %d; name another with --socket", d->opt->socket, pid);
+    }
+    return 0;
+}
+
+static int open_store(struct daemon *d, struct error *err)
+{
+    struct store_options o = {
+        .map_cache_bytes = d->opt->map_cache_bytes,
+        .wait_when_full = d->opt->wait_when_full,
+        .command = "parallaxd",
+        .lock_waiting = tell_waiting,
+    };
+    return store_open(d->opt->url, d->loop, &o, &d->store, err);
+}
+
+static int open_socket(struct daemon *d, struct error *err)
+{
+    int fd;
+    struct server_options o = { .store = d->store, .loop = d->loop, .key = d->key, .describe = describe, .emptied = emptied, .ctx = d };
+    if (place_socket_to_serve(d->key, d->opt->socket, d->socket, err))
+        return err->code;
+    int bad = server_create(&o, &d->server);
+    if (!bad)
+        bad = control_listen(d->socket, PLACE_GROUP, &fd);
+    if (!bad)
+        bad = server_listen(d->server, fd);
+    return bad ? error_set(err, bad, "cannot serve at %.300s: %s; name another path with --socket", d->socket, strerror(-bad)) : 0;
+}
+
+static int begin(struct daemon *d, struct error *err)
+{
+    struct hv_identity who = { .kind = HV_NAMED, .name = d->opt->name };
+    struct blkback_options o = { .state_dir = d->state_directory };
+    int bad = loop_create(&d->loop);
+    if (bad)
+        return error_set(err, bad, "cannot make an event loop: %s", strerror(-bad));
+    if (place_store_key(d->opt->url, d->key, err) || watch_signals(d, err) || refuse_second_daemon(d, err) || place_state_directory(d->key, d->state_directory, err) ||
+        open_store(d, err) || hv_open(d->opt->hypervisor, &who, &d->hv, err) || open_socket(d, err))
+        return err->code;
+    return blkback_start(d->hv, d->store, d->loop, &o, &d->backend, err);
+}
+
+/* ---- The end ---- */
+
+static void finish(struct daemon *d, struct error *err)
+{
+    /* A failed beginning leaves the server without clients of consequence: they see the connection end. */
+    if (d->server && !d->stopping) {
+        d->stopping = true;
+        if (server_stop(d->server))
+            loop_run(d->loop);
+    }
+    if (d->backend)
+        blkback_stop(d->backend, true);
+    if (d->server) {
+        unlink(d->socket);
+        place_forget_socket(d->key);
+        server_destroy(d->server);
+    }
+    if (d->hv)
+        hv_close(d->hv);
+    int bad = d->store ? store_close(d->store) : 0;
+    if (bad)
+        error_set(err, bad, "the store %s did not close cleanly: %s; it recovers when it is opened again", d->key, strerror(-bad));
+    if (d->signals.active)
+        loop_fd_remove(d->loop, &d->signals);
+    if (d->signals.fd >= 0)
+        close(d->signals.fd);
+    if (d->loop)
+        loop_destroy(d->loop);
+}
+
+int daemon_run(const struct daemon_options *opt, struct error *err)
+{
+    struct daemon d = { .opt = opt, .signals.fd = -1 };
+    if (begin(&d, err) == 0) {
+        log_info("ready store=%s socket=%s hypervisor=%s domid=%u", d.key, d.socket, hv_kind(d.hv), hv_own_domid(d.hv));
+        notify_state("READY=1");
+        loop_run(d.loop);
+    }
+    finish(&d, err);
+    return err->code;
+}

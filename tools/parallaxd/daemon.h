@@ -1,0 +1,19 @@
+/* daemon.h - parallaxd: one store, its control socket, and the backend for guests, on one loop. */
+#ifndef TOOLS_PARALLAXD_DAEMON_H
+#define TOOLS_PARALLAXD_DAEMON_H
+#include "base/error.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct daemon_options {
+    const char *url;        /* of the store */
+    const char *hypervisor; /* "auto", "xen" or "local" */
+    const char *name;       /* of the storage domain with the embedded hypervisor */
+    const char *socket;     /* NULL: derived from the store */
+    uint64_t map_cache_bytes;
+    bool wait_when_full;
+};
+/* Serves until SIGTERM or SIGINT. 0, or an error with a line for a person. */
+int daemon_run(const struct daemon_options *opt, struct error *err);
+#endif

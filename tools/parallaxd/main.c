@@ -1,0 +1,102 @@
+/* main.c - parallaxd: the storage domain. */
+#include "tools/common/place.h"
+#include "tools/common/size.h"
+#include "tools/parallaxd/daemon.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdio.h>
+#include <string.h>
+
+static const char usage[] =
+    "usage: parallaxd [OPTION …]\n\n"
+    "Serves the images of a store to guests, and its commands on a control socket, until SIGTERM or SIGINT.\n\n"
+    "  --store URL            the store: DIR, file:DIR or file:DIR?device=/dev/X (default: $PARALLAX_STORE, else\n"
+    "                         /var/lib/parallax for root and group parallax, else ~/.local/share/parallax)\n"
+    "  --hypervisor KIND      auto (default), xen or local (the embedded one)\n"
+    "  --name NAME            name of the storage domain with the embedded hypervisor (default: storage)\n"
+    "  --socket PATH          the control socket (default: derived from the store)\n"
+    "  --map-cache SIZE       memory for the map (default: 64M)\n"
+    "  --on-full error|wait   what a guest's write does when the store is full (default: error)\n"
+    "  --help, --version\n\n"
+    "It logs on stderr; a line \"ready store=… socket=…\" says that it serves, as READY=1 to NOTIFY_SOCKET does.\n"
+    "Exit: 0 ended on request, 1 failed, 2 wrong usage.\n\n"
+    "Examples:\n"
+    "  parallaxd\n"
+    "  parallaxd --store /srv/images --hypervisor local --on-full wait\n";
+
+enum { OPT_STORE = 256, OPT_HYPERVISOR, OPT_NAME, OPT_SOCKET, OPT_MAP_CACHE, OPT_ON_FULL, OPT_HELP, OPT_VERSION };
+
+static const struct option long_options[] = {
+    { "store", required_argument, NULL, OPT_STORE },         { "hypervisor", required_argument, NULL, OPT_HYPERVISOR },
+    { "name", required_argument, NULL, OPT_NAME },           { "socket", required_argument, NULL, OPT_SOCKET },
+    { "map-cache", required_argument, NULL, OPT_MAP_CACHE }, { "on-full", required_argument, NULL, OPT_ON_FULL },
+    { "help", no_argument, NULL, OPT_HELP },                 { "version", no_argument, NULL, OPT_VERSION },
+    { NULL, 0, NULL, 0 },
+};
+
+static int fail(int status, const char *text)
+{
+    fprintf(stderr, "parallaxd: %s%s\n", text, status == 2 ? "; see parallaxd --help" : "");
+    return status;
+}
+
+static bool one_of(const char *text, const char *a, const char *b, const char *c)
+{
+    return !strcmp(text, a) || !strcmp(text, b) || (c && !strcmp(text, c));
+}
+
+/* Takes one option; an error names what is wrong. */
+static int take_option(struct daemon_options *o, int option, const char *value, struct error *err)
+{
+    switch (option) {
+    case OPT_STORE:
+        o->url = value;
+        return *value ? 0 : error_set(err, -EINVAL, "--store names no store");
+    case OPT_HYPERVISOR:
+        o->hypervisor = value;
+        return one_of(value, "auto", "xen", "local") ? 0 : error_set(err, -EINVAL, "--hypervisor is auto, xen or local, not '%.64s'", value);
+    case OPT_NAME:
+        o->name = value;
+        return *value && strlen(value) < 64 ? 0 : error_set(err, -EINVAL, "--name is a name of at most 63 characters");
+    case OPT_SOCKET:
+        o->socket = value;
+        return *value ? 0 : error_set(err, -EINVAL, "--socket names no path");
+    case OPT_MAP_CACHE:
+        return size_parse("--map-cache", value, &o->map_cache_bytes, err);
+    default:
+        o->wait_when_full = !strcmp(value, "wait");
+        return one_of(value, "error", "wait", NULL) ? 0 : error_set(err, -EINVAL, "--on-full is error or wait, not '%.64s'", value);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    char url[PLACE_MAX], text[256];
+    struct daemon_options o = { .hypervisor = "auto", .name = "storage" };
+    struct error err = ERROR_NONE;
+    int option;
+    opterr = 0;
+    while ((option = getopt_long(argc, argv, ":", long_options, NULL)) != -1) {
+        if (option == OPT_HELP)
+            return fputs(usage, stdout) < 0;
+        if (option == OPT_VERSION)
+            return puts("parallaxd 0.1") < 0;
+        if (option == '?' || option == ':') {
+            snprintf(text, sizeof text, option == '?' ? "unknown option '%.64s'" : "option '%.64s' needs a value", argv[optind - 1]);
+            return fail(2, text);
+        }
+        if (take_option(&o, option, optarg, &err))
+            return fail(2, err.text);
+    }
+    if (optind < argc) {
+        snprintf(text, sizeof text, "'%.64s' is one argument too many", argv[optind]);
+        return fail(2, text);
+    }
+    if (!o.url) {
+        if (place_default_url(url, &err))
+            return fail(1, err.text);
+        o.url = url;
+    }
+    return daemon_run(&o, &err) ? fail(1, err.text) : 0;
+}
