@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -18,7 +19,7 @@
 __attribute__((unused)) static int with_own_hypervisor(int argc, char **argv, const char *suite, const struct unit_test *tests)
 {
     char dir[] = "/tmp/hvtest.XXXXXX", command[64];
-    if (!mkdtemp(dir) || setenv("PARALLAX_HYPERVISOR_DIR", dir, 1) < 0)
+    if (!mkdtemp(dir) || chmod(dir, 0755) < 0 || setenv("PARALLAX_HYPERVISOR_DIR", dir, 1) < 0)
         return 2;
     int r = unit_main(argc, argv, suite, tests);
     snprintf(command, sizeof command, "%s/hypervisor.pid", dir);

@@ -25,7 +25,9 @@ int xsd_path_canonical(const char *path, uint32_t domid, bool special, char *out
 {
     size_t bytes = strlen(path), home_bytes = 0;
     char home[XSD_HOME_BYTES] = "";
-    if (path[0] != '/' && !(special && path[0] == '@')) {
+    if (path[0] == '@' && !special)
+        return -EINVAL;
+    if (path[0] != '/' && path[0] != '@') {
         if (bytes > XENSTORE_REL_PATH_MAX)
             return -EINVAL;
         xsd_home_path(home, domid);

@@ -263,9 +263,11 @@ static int remove_tree(struct xsd_view *v, const struct xsd_domain *who, const c
         return -EINVAL;
     collect(v, path, n->perms, false);
     err = take_leave(v, n, above, true);
+    const struct xsd_node *parent;
+    if (!err && xsd_path_parent(above))
+        err = look(v, above, &parent); /* it changes, so it is noted before */
     if (err)
         return err;
-    xsd_path_parent(above);
     struct xsd_node **slot = xsd_node_own_path(v->root, above);
     if (!slot)
         return -ENOMEM;
