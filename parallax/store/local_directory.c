@@ -1,8 +1,8 @@
 /* local_directory.c - making a store's directory, and taking a half-made one away.
  *
  * Half-made: STORE.new is there, or nothing but the lock. Then the names of the layout are ours and are removed; any other
- * name belongs to somebody. With force the directory may hold other names, which are left alone, and those of the layout are
- * replaced, but only what the layout itself could have put there. */
+ * name belongs to somebody. With force the directory may hold other names, which are left alone; but where no half-made store
+ * is, nothing may have a name of the layout. */
 #include "parallax/store/local_directory.h"
 
 #include "parallax/store/local_private.h"
@@ -45,19 +45,21 @@ static DIR *read_names(int directory_fd, const char *name)
     return d;
 }
 
-/* The first name that would stand in the way, or an empty string. */
-static int find_foreign(int directory_fd, char foreign[256])
+/* The first name that would stand in the way, or an empty string; *taken: it is one of the layout's own. */
+static int find_foreign(int directory_fd, char foreign[256], bool *taken)
 {
     DIR *d = read_names(directory_fd, ".");
     if (!d)
         return -errno;
     bool marked = exists(directory_fd, LOCAL_STORE_NEW_FILE);
     *foreign = 0;
-    for (struct dirent *e; !*foreign && (e = readdir(d));) {
+    *taken = false;
+    for (struct dirent *e; !*taken && (e = readdir(d));) {
         const char *n = e->d_name;
         if (strcmp(n, ".") == 0 || strcmp(n, "..") == 0 || strcmp(n, "lost+found") == 0)
             continue;
-        if (!in_layout(n) || (!marked && strcmp(n, LOCAL_LOCK_FILE) != 0))
+        *taken = in_layout(n) && !marked && strcmp(n, LOCAL_LOCK_FILE) != 0;
+        if (!in_layout(n) || *taken)
             snprintf(foreign, 256, "%s", n);
     }
     closedir(d);
@@ -67,11 +69,14 @@ static int find_foreign(int directory_fd, char foreign[256])
 int local_directory_check(int directory_fd, const char *directory, bool force, struct error *err)
 {
     char foreign[256];
+    bool taken = false;
     if (exists(directory_fd, LOCAL_STORE_FILE))
         return error_set(err, -EEXIST, "%s is already a Parallax store; nothing was changed", directory);
-    int rc = find_foreign(directory_fd, foreign);
+    int rc = find_foreign(directory_fd, foreign, &taken);
     if (rc)
         return error_set(err, rc, "cannot read the directory %s: %s", directory, strerror(-rc));
+    if (taken)
+        return error_set(err, -ENOTEMPTY, "the directory %s holds '%s', a name that a store needs; move it away", directory, foreign);
     if (*foreign && !force)
         return error_set(err, -ENOTEMPTY, "the directory %s is not empty (it holds '%s'); choose another, or use --force to put a store beside it",
                          directory, foreign);
@@ -96,7 +101,7 @@ static int remove_catalog(int directory_fd)
 int local_directory_clear(int directory_fd)
 {
     int rc = remove_catalog(directory_fd);
-    if (unlinkat(directory_fd, LOCAL_BLOCKS_FILE, 0) < 0 && errno != ENOENT && !rc)
+    if (!rc && unlinkat(directory_fd, LOCAL_BLOCKS_FILE, 0) < 0 && errno != ENOENT)
         rc = -errno;
     /* The marker goes last: until then what is left is still known as half-made. */
     if (!rc && unlinkat(directory_fd, LOCAL_STORE_NEW_FILE, 0) < 0 && errno != ENOENT)

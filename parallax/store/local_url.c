@@ -21,21 +21,32 @@ static size_t scheme_length(const char *url)
     return n && url[n] == ':' ? n + 1 : 0;
 }
 
-/* The longest existing part is resolved, the rest appended; path is cut in place. */
+/* Cuts the last component off path, which keeps no slash at its end, and returns it; an empty one of "/". */
+static const char *cut_last(char *path, char component[PATH_MAX])
+{
+    char *slash = strrchr(path, '/');
+    strcpy(component, slash + 1);
+    while (slash > path && slash[-1] == '/')
+        slash--;
+    slash[slash == path] = 0;
+    return component;
+}
+
+/* The longest existing part is resolved, the rest appended; the absolute path is cut in place. ".." below what does not exist
+ * means nothing. */
 static int resolve(char *path, char out[PATH_MAX])
 {
-    char real[PATH_MAX], rest[PATH_MAX] = "", longer[PATH_MAX];
-    size_t n = strlen(path);
-    while (n > 1 && path[n - 1] == '/')
-        path[--n] = 0;
+    char real[PATH_MAX], rest[PATH_MAX] = "", longer[PATH_MAX], component[PATH_MAX];
     while (!realpath(path, real)) {
-        char *slash = strrchr(path, '/');
-        if (errno != ENOENT || !slash || strcmp(slash, "/..") == 0 || strcmp(slash, "/.") == 0)
-            return errno == ENOENT ? -ENOENT : -errno;
-        if (snprintf(longer, sizeof longer, "%s%s", slash, rest) >= (int)sizeof longer)
+        if (errno != ENOENT)
+            return -errno;
+        if (strcmp(cut_last(path, component), "..") == 0)
+            return -ENOENT;
+        if (!*component || strcmp(component, ".") == 0)
+            continue;
+        if (snprintf(longer, sizeof longer, "/%s%s", component, rest) >= (int)sizeof longer)
             return -ENAMETOOLONG;
         strcpy(rest, longer);
-        *(slash == path ? slash + 1 : slash) = 0;
     }
     int length = snprintf(out, PATH_MAX, "%s%s", strcmp(real, "/") == 0 && *rest ? "" : real, rest);
     return length < PATH_MAX ? 0 : -ENAMETOOLONG;

@@ -1,0 +1,457 @@
+/* parallax_store_local_test.c - stores in directories: URLs, creation, refusals, the lock, devices. */
+#include "base/clock.h"
+#include "parallax/store/local_private.h"
+#include "tests/support/unit.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static char base[256], store[300];
+static const struct backing_create_options defaults, forced = { .force = true };
+static const struct backing_open_options quick = { .command = "unit test" };
+
+static int shell(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+static int shell(const char *fmt, ...)
+{
+    char command[1024];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(command, sizeof command, fmt, ap);
+    va_end(ap);
+    int status = system(command);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static void fresh(void) { CU_ASSERT_EQUAL_FATAL(shell("rm -rf %s", store), 0); }
+
+static void make_store(const char *url)
+{
+    struct backing b;
+    struct error err = ERROR_NONE;
+    CU_ASSERT_EQUAL_FATAL(backing_create(url, &defaults, 16, &b, &err), 0);
+    CU_ASSERT_EQUAL_FATAL(backing_created(&b, &err), 0);
+    b.close(&b);
+}
+
+/* Opening fails with that code and a line that holds both texts. */
+static void expect_refusal(const char *url, int code, const char *text, const char *advice)
+{
+    struct backing b;
+    struct error err = ERROR_NONE;
+    int rc = backing_open(url, NULL, &quick, &b, &err);
+    if (rc != code || !strstr(err.text, text) || !strstr(err.text, advice))
+        printf("# %d %s\n", rc, err.text);
+    CU_ASSERT_EQUAL(rc, code);
+    CU_ASSERT_EQUAL(err.code, code);
+    CU_ASSERT(strstr(err.text, text) && strstr(err.text, advice));
+    if (!rc)
+        b.close(&b);
+}
+
+static void expect_no_creation(const char *url, const struct backing_create_options *opt, int code, const char *text)
+{
+    struct backing b;
+    struct error err = ERROR_NONE;
+    int rc = backing_create(url, opt, 16, &b, &err);
+    if (rc != code || !strstr(err.text, text))
+        printf("# %d %s\n", rc, err.text);
+    CU_ASSERT_EQUAL(rc, code);
+    CU_ASSERT(strstr(err.text, text) != NULL);
+    if (!rc)
+        b.close(&b);
+}
+
+static void urls_have_one_canonical_form(void)
+{
+    char directory[512], device[512], want[600], url[2000];
+    struct error err = ERROR_NONE;
+    CU_ASSERT_EQUAL_FATAL(chdir(base), 0);
+    snprintf(want, sizeof want, "%s/a/b", base);
+    static const char *const same[] = { "a/b", "./a/b/", "file:a/b", "a//./b/.//", "" };
+    for (unsigned i = 0; i < 5; i++) {
+        snprintf(url, sizeof url, *same[i] ? "%s%.0s" : "%s../%s/a/b", same[i], strrchr(base, '/') + 1);
+        CU_ASSERT_EQUAL(backing_parse_url(url, directory, device, &err), 0);
+        CU_ASSERT_STRING_EQUAL(directory, want);
+        CU_ASSERT_STRING_EQUAL(device, "");
+    }
+    CU_ASSERT_EQUAL(backing_parse_url("file:/?device=/dev/sdb", directory, device, &err), 0);
+    CU_ASSERT_STRING_EQUAL(directory, "/");
+    CU_ASSERT_STRING_EQUAL(device, "/dev/sdb");
+    CU_ASSERT_EQUAL(backing_parse_url("/x?device=/dev/sdb", directory, device, &err), 0);
+    CU_ASSERT_STRING_EQUAL(directory, "/x?device=/dev/sdb");
+    static const struct { const char *url; int code; } bad[] = { { "", -EINVAL }, { "file:", -EINVAL }, { "rados:pool", -ENOTSUP },
+        { "nbd:host", -EINVAL }, { "file:/x?size=3", -EINVAL }, { "file:/x?device=sdb", -EINVAL }, { "file:/x?device=", -EINVAL }, { "a\nb", -EINVAL } };
+    for (unsigned i = 0; i < sizeof bad / sizeof *bad; i++) {
+        err = (struct error)ERROR_NONE;
+        CU_ASSERT_EQUAL(backing_parse_url(bad[i].url, directory, device, &err), bad[i].code);
+        CU_ASSERT(err.text[0] && !strchr(err.text, '\n'));
+    }
+    memset(url, 'x', sizeof url - 1);
+    url[sizeof url - 1] = url[0] = 0;
+    url[0] = '/';
+    CU_ASSERT_EQUAL(backing_parse_url(url, directory, device, &err), -ENAMETOOLONG);
+    CU_ASSERT_EQUAL(chdir("/"), 0);
+}
+
+static void a_store_is_made_and_opened_again(void)
+{
+    struct backing b;
+    struct error err = ERROR_NONE;
+    struct stat st;
+    struct loop *loop;
+    char deep[400];
+    unsigned char *buf = bdev_buffer_alloc(1);
+    fresh();
+    snprintf(deep, sizeof deep, "file:%s/deep/er", store);
+    CU_ASSERT_EQUAL_FATAL(backing_create(deep, &defaults, 16, &b, &err), 0);
+    CU_ASSERT_EQUAL(b.blocks->blocks, 16);
+    memset(buf, 0x5a, BLOCK_SIZE);
+    CU_ASSERT_EQUAL(bdev_write(b.blocks, 3, buf, 1), 0);
+    CU_ASSERT_EQUAL(catalog_apply(b.catalog, "o", 0, NULL, 0), 0);
+    expect_refusal(deep, -ENOENT, "not a Parallax store", "parallax init");
+    CU_ASSERT_EQUAL(backing_created(&b, &err), 0);
+    CU_ASSERT_STRING_EQUAL(b.name, deep + 5);
+    b.close(&b);
+    CU_ASSERT_EQUAL(stat(deep + 5, &st), 0);
+    CU_ASSERT_EQUAL(st.st_mode & 07777, 0700);
+    CU_ASSERT_EQUAL_FATAL(loop_create(&loop), 0);
+    CU_ASSERT_EQUAL_FATAL(backing_open(deep + 5, loop, &quick, &b, &err), 0);
+    uint64_t revision = 0, free_bytes = 0, total_bytes = 0;
+    memset(buf, 0, BLOCK_SIZE);
+    CU_ASSERT_EQUAL(bdev_read(b.blocks, 3, buf, 1), 0);
+    CU_ASSERT_EQUAL(buf[77], 0x5a);
+    CU_ASSERT_EQUAL(catalog_scan(b.catalog, "o", &revision, NULL, NULL), 0);
+    CU_ASSERT_EQUAL(revision, 1);
+    CU_ASSERT_EQUAL(backing_free_bytes(&b, &free_bytes, &total_bytes), 0);
+    CU_ASSERT(free_bytes && free_bytes <= total_bytes);
+    b.close(&b);
+    loop_destroy(loop);
+    free(buf);
+}
+
+static void what_is_not_a_usable_store_is_refused_with_advice(void)
+{
+    char path[400];
+    struct error err = ERROR_NONE;
+    fresh();
+    expect_refusal(store, -ENOENT, "no such directory", "parallax init");
+    CU_ASSERT_EQUAL(mkdir(store, 0700), 0);
+    expect_refusal(store, -ENOENT, "not a Parallax store", "parallax init");
+    CU_ASSERT_EQUAL(rmdir(store), 0);
+    make_store(store);
+    expect_no_creation(store, &defaults, -EEXIST, "already a Parallax store");
+    expect_no_creation(store, &forced, -EEXIST, "already a Parallax store");
+    snprintf(path, sizeof path, "file:%s?device=/dev/null", store);
+    expect_refusal(path, -EINVAL, "in a file", "/dev/null");
+
+    int fd = open(store, O_RDONLY | O_DIRECTORY);
+    struct local_identity id, other;
+    CU_ASSERT_EQUAL(local_identity_read(fd, store, &id, &err), 0);
+    other = id;
+    strcpy(other.machine_id, "0123456789abcdef0123456789abcdef");
+    strcpy(other.host, "elsewhere");
+    CU_ASSERT_EQUAL(local_identity_write(fd, store, LOCAL_STORE_FILE, &other, &err), 0);
+    expect_refusal(store, -EXDEV, "belongs to host elsewhere", "open it there");
+    CU_ASSERT_EQUAL(shell("printf 'parallax-store 2\\nanything\\n' > %s/STORE", store), 0);
+    expect_refusal(store, -EPROTONOSUPPORT, "format 2", "newer program");
+    for (size_t cut = 0;; cut += 7) {
+        CU_ASSERT_EQUAL(local_identity_write(fd, store, LOCAL_STORE_FILE, &id, &err), 0);
+        snprintf(path, sizeof path, "%s/STORE", store);
+        struct stat st;
+        CU_ASSERT_EQUAL(stat(path, &st), 0);
+        if ((off_t)cut >= st.st_size)
+            break;
+        CU_ASSERT_EQUAL(truncate(path, (off_t)cut), 0);
+        expect_refusal(store, -EBADMSG, "damaged", "backup");
+    }
+    CU_ASSERT_EQUAL(shell("rm -r %s/catalog && mkdir %s/catalog", store, store), 0);
+    expect_refusal(store, -ENOENT, "no catalog", "catalog.db");
+    close(fd);
+}
+
+static void a_damaged_identity_is_never_believed(void)
+{
+    uint64_t random = unit_seed();
+    char text[4096];
+    struct error err = ERROR_NONE;
+    struct local_identity id;
+    fresh();
+    make_store(store);
+    int directory_fd = open(store, O_RDONLY | O_DIRECTORY), fd = openat(directory_fd, LOCAL_STORE_FILE, O_RDWR);
+    ssize_t n = read(fd, text, sizeof text);
+    for (int i = 0; i < 500; i++) {
+        off_t at = (off_t)(unit_random(&random) % (uint64_t)n);
+        char c = (char)(text[at] ^ (1 << unit_random(&random) % 8));
+        CU_ASSERT_EQUAL(pwrite(fd, &c, 1, at), 1);
+        int rc = local_identity_read(directory_fd, store, &id, &err);
+        /* A version digit that turned into a greater one is refused as such; hexadecimal digits have two cases. */
+        CU_ASSERT(rc == -EBADMSG || rc == -EPROTONOSUPPORT || (rc == 0 && (c ^ text[at]) == 0x20));
+        CU_ASSERT_EQUAL(pwrite(fd, text + at, 1, at), 1);
+    }
+    close(fd);
+    close(directory_fd);
+}
+
+static void creation_spares_what_it_does_not_know(void)
+{
+    struct backing b;
+    struct error err = ERROR_NONE;
+    fresh();
+    CU_ASSERT_EQUAL(shell("mkdir -p %s/mine && echo hello > %s/mine/file", store, store), 0);
+    expect_no_creation(store, &defaults, -ENOTEMPTY, "'mine'");
+    CU_ASSERT_EQUAL(shell("test \"$(ls -A %s)\" = mine", store), 0);
+    CU_ASSERT_EQUAL_FATAL(backing_create(store, &forced, 16, &b, &err), 0);
+    CU_ASSERT_EQUAL(backing_created(&b, &err), 0);
+    b.close(&b);
+    CU_ASSERT_EQUAL(shell("grep -q hello %s/mine/file", store), 0);
+    fresh();
+    CU_ASSERT_EQUAL(shell("mkdir -p %s/catalog && echo hello > %s/catalog/file", store, store), 0);
+    expect_no_creation(store, &defaults, -ENOTEMPTY, "'catalog'");
+    expect_no_creation(store, &forced, -ENOTEMPTY, "'catalog', a name that a store needs");
+    CU_ASSERT_EQUAL(shell("grep -q hello %s/catalog/file", store), 0);
+    fresh();
+    CU_ASSERT_EQUAL(shell("echo hello > %s", store), 0);
+    expect_no_creation(store, &defaults, -ENOTDIR, "Not a directory");
+}
+
+static void a_creation_that_is_given_up_or_fails_leaves_nothing(void)
+{
+    struct backing b;
+    struct error err = ERROR_NONE;
+    fresh();
+    CU_ASSERT_EQUAL_FATAL(backing_create(store, &defaults, 16, &b, &err), 0);
+    b.close(&b);
+    CU_ASSERT_EQUAL(access(store, F_OK), -1);
+    CU_ASSERT_EQUAL(backing_create(store, &defaults, (uint64_t)1 << 45, &b, &err), -EFBIG);
+    CU_ASSERT_EQUAL(access(store, F_OK), -1);
+    err = (struct error)ERROR_NONE;
+    CU_ASSERT_EQUAL(mkdir(store, 0755), 0);
+    CU_ASSERT_EQUAL(backing_create(store, &defaults, (uint64_t)1 << 31, &b, &err), -ENOSPC);
+    CU_ASSERT(strstr(err.text, "cannot allocate") != NULL);
+    CU_ASSERT_EQUAL(shell("test \"$(ls -A %s)\" = lock", store), 0);
+    make_store(store);
+}
+
+static void a_creation_that_was_killed_is_replaced(void)
+{
+    fresh();
+    for (int round = 0; round < 12; round++) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            struct backing b;
+            if (backing_create(store, &defaults, 4096, &b, NULL) == 0)
+                pause();
+            _exit(1);
+        }
+        usleep((useconds_t)round * 1500);
+        kill(pid, SIGKILL);
+        waitpid(pid, NULL, 0);
+        expect_refusal(store, -ENOENT, "not a Parallax store", "parallax init");
+    }
+    make_store(store);
+}
+
+/* A process that holds the store until it is killed. */
+static pid_t hold_store(void)
+{
+    int ready[2];
+    char c;
+    CU_ASSERT_EQUAL_FATAL(pipe(ready), 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        struct backing b;
+        struct backing_open_options opt = { .command = "holder of the test" };
+        if (backing_open(store, NULL, &opt, &b, NULL) || write(ready[1], "x", 1) != 1)
+            _exit(1);
+        for (;;)
+            pause();
+    }
+    close(ready[1]);
+    CU_ASSERT_EQUAL(read(ready[0], &c, 1), 1);
+    close(ready[0]);
+    return pid;
+}
+
+struct notice {
+    int calls, pid;
+    char command[64];
+};
+
+static void note_waiting(void *ctx, int pid, const char *command)
+{
+    struct notice *n = ctx;
+    n->calls++;
+    n->pid = pid;
+    snprintf(n->command, sizeof n->command, "%s", command);
+    kill(pid, SIGKILL);
+}
+
+static void the_lock_keeps_others_out_and_ends_with_its_holder(void)
+{
+    struct backing b, second;
+    struct error err = ERROR_NONE;
+    struct notice notice = { 0 };
+    char text[64];
+    fresh();
+    make_store(store);
+    pid_t pid = hold_store();
+    snprintf(text, sizeof text, "process %d (holder of the test)", (int)pid);
+    expect_refusal(store, -EBUSY, text, "wait");
+    struct backing_open_options patient = { .lock_timeout_ms = 300, .command = "x", .waiting = note_waiting, .waiting_ctx = &notice };
+    uint64_t start = clock_monotonic_ms();
+    CU_ASSERT_EQUAL(backing_open(store, NULL, &patient, &b, &err), -EBUSY);
+    CU_ASSERT(clock_monotonic_ms() - start >= 300);
+    CU_ASSERT_EQUAL(notice.calls, 0);
+    /* The notice after a second kills the holder, and the wait ends at once. */
+    patient.lock_timeout_ms = 8000;
+    start = clock_monotonic_ms();
+    CU_ASSERT_EQUAL_FATAL(backing_open(store, NULL, &patient, &b, &err), 0);
+    uint64_t waited = clock_monotonic_ms() - start;
+    CU_ASSERT(waited >= 1000 && waited < 5000);
+    CU_ASSERT(notice.calls == 1 && notice.pid == pid);
+    CU_ASSERT_STRING_EQUAL(notice.command, "holder of the test");
+    waitpid(pid, NULL, 0);
+    /* One process, two openings. */
+    err = (struct error)ERROR_NONE;
+    CU_ASSERT_EQUAL(backing_open(store, NULL, &quick, &second, &err), -EBUSY);
+    CU_ASSERT(strstr(err.text, "(x)") != NULL);
+    b.close(&b);
+    CU_ASSERT_EQUAL(backing_open(store, NULL, &quick, &b, &err), 0);
+    b.close(&b);
+}
+
+static void text_in_the_lock_does_not_matter(void)
+{
+    static const char *const texts[] = { "", "x", "99999999999999999999 y", "-4 z", "12", "\\x01\\n\\n\\x02", "1 \\033[2Jboo" };
+    fresh();
+    make_store(store);
+    for (unsigned i = 0; i < sizeof texts / sizeof *texts; i++) {
+        struct backing b;
+        struct error err = ERROR_NONE;
+        pid_t pid = hold_store();
+        CU_ASSERT_EQUAL(shell("printf -- '%s' > %s/lock", texts[i], store), 0);
+        expect_refusal(store, -EBUSY, "in use", "");
+        kill(pid, SIGKILL);
+        waitpid(pid, NULL, 0);
+        CU_ASSERT_EQUAL(backing_open(store, NULL, &quick, &b, &err), 0);
+        b.close(&b);
+    }
+}
+
+/* A loop device over a new file of that size; an empty string if there is none to be had. */
+static char *attach_loop(char device[64], const char *file, unsigned mib)
+{
+    char command[900];
+    snprintf(command, sizeof command, "truncate -s %uM %s/%s && losetup -f --show %s/%s 2>/dev/null", mib, base, file, base, file);
+    FILE *p = popen(command, "r");
+    if (!p || !fgets(device, 64, p))
+        device[0] = 0;
+    if (p)
+        pclose(p);
+    device[strcspn(device, "\n")] = 0;
+    return device;
+}
+
+static void detach_loop(const char *device, const char *file) { shell("losetup -d %s && rm %s/%s", device, base, file); }
+
+static char device_a[64], device_b[64];
+
+static void a_device_in_use_by_others_is_refused(void)
+{
+    char url[700];
+    struct error err = ERROR_NONE;
+    fresh();
+    snprintf(url, sizeof url, "file:%s?device=%s", store, device_a);
+    CU_ASSERT_EQUAL(shell("mkfs.ext4 -q %s", device_a), 0);
+    expect_no_creation(url, &defaults, -ENOTEMPTY, access("/lib/x86_64-linux-gnu/libblkid.so.1", F_OK) == 0 ? "ext4 data" : "data");
+    CU_ASSERT_EQUAL(shell("mkdir %s/mnt && mount %s %s/mnt", base, device_a, base), 0);
+    expect_no_creation(url, &forced, -EBUSY, "in use");
+    CU_ASSERT_EQUAL(shell("umount %s/mnt && rmdir %s/mnt", base, base), 0);
+    CU_ASSERT_EQUAL(access(store, F_OK), -1);
+    CU_ASSERT_EQUAL(shell("dd if=/dev/zero of=%s bs=1M count=16 conv=fsync status=none", device_a), 0);
+    CU_ASSERT_EQUAL(shell("printf x | dd of=%s bs=1 seek=60000 conv=fsync status=none", device_a), 0);
+    expect_no_creation(url, &defaults, -ENOTEMPTY, "unknown");
+    snprintf(url, sizeof url, "file:%s?device=%s/none", store, base);
+    expect_no_creation(url, &forced, -ENOENT, "/none");
+    snprintf(url, sizeof url, "file:%s?device=/dev/null", store);
+    expect_no_creation(url, &forced, -ENOTBLK, "not a block device");
+    CU_ASSERT_EQUAL(local_device_check(device_a, true, &err), 0);
+}
+
+static void a_store_on_a_device_knows_its_device(void)
+{
+    char url[700], other[700];
+    struct backing b;
+    struct error err = ERROR_NONE;
+    unsigned char *buf = bdev_buffer_alloc(1);
+    fresh();
+    snprintf(url, sizeof url, "file:%s?device=%s", store, device_a);
+    CU_ASSERT_EQUAL_FATAL(backing_create(url, &forced, 100, &b, &err), 0);
+    CU_ASSERT_EQUAL(b.blocks->blocks, 100);
+    CU_ASSERT_EQUAL(b.blocks->max_blocks, 15 * 256);
+    memset(buf, 3, BLOCK_SIZE);
+    CU_ASSERT_EQUAL(bdev_write(b.blocks, 99, buf, 1), 0);
+    CU_ASSERT_EQUAL(backing_created(&b, &err), 0);
+    CU_ASSERT_EQUAL(bdev_grow(b.blocks, 200), 0);
+    CU_ASSERT_EQUAL(bdev_grow(b.blocks, 15 * 256 + 1), -ENOSPC);
+    CU_ASSERT_EQUAL(local_device_check(device_a, true, NULL), -EBUSY);
+    b.close(&b);
+    CU_ASSERT_EQUAL(local_device_check(device_a, true, NULL), -EEXIST);
+    CU_ASSERT_EQUAL_FATAL(backing_open(store, NULL, &quick, &b, &err), 0);
+    CU_ASSERT_EQUAL(b.blocks->blocks, 200);
+    CU_ASSERT_EQUAL(bdev_read(b.blocks, 99, buf, 1), 0);
+    CU_ASSERT_EQUAL(buf[5], 3);
+    CU_ASSERT_EQUAL(bdev_read(b.blocks, 199, buf, 1), 0);
+    CU_ASSERT_EQUAL(buf[5], 0);
+    CU_ASSERT_EQUAL(bdev_punch(b.blocks, 0, 16), 0);
+    CU_ASSERT_EQUAL(bdev_flush(b.blocks), 0);
+    b.close(&b);
+    snprintf(other, sizeof other, "file:%s?device=%s", store, device_b);
+    expect_refusal(other, -EINVAL, device_a, device_b);
+    /* One copy of the header torn: the other serves. Both: not this store's device. */
+    CU_ASSERT_EQUAL(shell("printf zzzz | dd of=%s bs=1 seek=40 conv=fsync,notrunc status=none", device_a), 0);
+    CU_ASSERT_EQUAL(backing_open(url, NULL, &quick, &b, &err), 0);
+    CU_ASSERT_EQUAL(b.blocks->blocks, 200);
+    b.close(&b);
+    CU_ASSERT_EQUAL(shell("printf zzzz | dd of=%s bs=1 seek=4136 conv=fsync,notrunc status=none", device_a), 0);
+    expect_refusal(store, -ENODEV, device_a, "no Parallax header");
+    free(buf);
+}
+
+static const char *const device_tests[] = { "a_device_in_use_by_others_is_refused", "a_store_on_a_device_knows_its_device" };
+
+int main(int argc, char **argv)
+{
+    snprintf(base, sizeof base, "%s/parallax-local-test-XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : "/var/tmp");
+    if (!mkdtemp(base)) {
+        perror(base);
+        return 1;
+    }
+    snprintf(store, sizeof store, "%s/store", base);
+    bool devices = geteuid() == 0 && *attach_loop(device_a, "a", 16) && *attach_loop(device_b, "b", 16);
+    for (unsigned i = 0; !devices && i < 2; i++)
+        printf("skip local: %s - needs root and loop devices\n", device_tests[i]);
+    int rc = unit_main(argc, argv, "local",
+                       (struct unit_test[]){ UNIT(urls_have_one_canonical_form), UNIT(a_store_is_made_and_opened_again),
+                                             UNIT(what_is_not_a_usable_store_is_refused_with_advice), UNIT(a_damaged_identity_is_never_believed),
+                                             UNIT(creation_spares_what_it_does_not_know), UNIT(a_creation_that_is_given_up_or_fails_leaves_nothing),
+                                             UNIT(a_creation_that_was_killed_is_replaced), UNIT(the_lock_keeps_others_out_and_ends_with_its_holder),
+                                             UNIT(text_in_the_lock_does_not_matter),
+                                             devices ? (struct unit_test)UNIT(a_device_in_use_by_others_is_refused) : (struct unit_test){ 0 },
+                                             UNIT(a_store_on_a_device_knows_its_device), { 0 } });
+    if (*device_a)
+        detach_loop(device_a, "a");
+    if (*device_b)
+        detach_loop(device_b, "b");
+    shell("rm -rf %s", base);
+    return rc;
+}
