@@ -188,7 +188,7 @@ cleanup() {
   [ -n "${KEEP:-}" ] || rm -rf --one-file-system "$work"
 }
 
-json_number() { sed -n "s/.*\"$1\": *\([0-9]*\).*/\1/p" <<<"$2" | head -1; }
+json_number() { grep -o "\"$1\": *[0-9]*" <<<"$2" | head -n 1 | grep -o '[0-9]*$'; }
 
 # The short table at the end: times as measured here, space as the store counts it, rates as the guests' rings counted them.
 table() {
