@@ -413,7 +413,7 @@ static void starter_process(int out, const void *argument)
 
 static void of_many_starters_one_starts_it_and_it_ends_after_the_last(void)
 {
-    char dir[] = "/tmp/hvtest.XXXXXX", path[64], command[64];
+    char dir[] = "/tmp/hvtest.XXXXXX", path[64], command[128];
     char *old = strdup(getenv("PARALLAX_HYPERVISOR_DIR"));
     CU_ASSERT_PTR_NOT_NULL_FATAL(mkdtemp(dir));
     setenv("PARALLAX_HYPERVISOR_DIR", dir, 1);

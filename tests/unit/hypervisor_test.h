@@ -18,7 +18,7 @@
 /* Before any test: a directory that other users may enter, and a hypervisor that will be started in it. */
 __attribute__((unused)) static int with_own_hypervisor(int argc, char **argv, const char *suite, const struct unit_test *tests)
 {
-    char dir[] = "/tmp/hvtest.XXXXXX", command[64];
+    char dir[] = "/tmp/hvtest.XXXXXX", command[128];
     if (!mkdtemp(dir) || chmod(dir, 0755) < 0 || setenv("PARALLAX_HYPERVISOR_DIR", dir, 1) < 0)
         return 2;
     int r = unit_main(argc, argv, suite, tests);
