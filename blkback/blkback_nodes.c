@@ -155,7 +155,7 @@ static int read_queue(struct blkback_device *d, const char *dir, struct blkback_
     struct blkback *b = d->disk.b;
     uint64_t n = 0;
     for (unsigned i = 0; i < 1u << c->order; i++) {
-        char name[16];
+        char name[24];
         snprintf(name, sizeof name, "ring-ref%u", i);
         int rc = -ENOENT;
         if (c->order == 0)

@@ -15,6 +15,13 @@
 static uint32_t load(const uint32_t *shared) { return __atomic_load_n(shared, __ATOMIC_ACQUIRE); }
 static void store(uint32_t *shared, uint32_t value) { __atomic_store_n(shared, value, __ATOMIC_RELEASE); }
 
+/* Shows ours before theirs is read; otherwise both sides could go to sleep. */
+static uint32_t store_then_load(uint32_t *ours, uint32_t value, const uint32_t *theirs)
+{
+    __atomic_store_n(ours, value, __ATOMIC_SEQ_CST);
+    return __atomic_load_n(theirs, __ATOMIC_SEQ_CST);
+}
+
 /* ---- Take ---- */
 
 static void break_ring(struct blkback_ring *ring, uint32_t req_prod)
@@ -29,11 +36,8 @@ static void break_ring(struct blkback_ring *ring, uint32_t req_prod)
 static bool available(struct blkback_ring *ring)
 {
     uint32_t prod = load(&ring->shared->req_prod);
-    if (prod == ring->req_cons) {
-        store(&ring->shared->req_event, ring->req_cons + 1);
-        __atomic_thread_fence(__ATOMIC_SEQ_CST); /* our wish before the last look, or both sides could go to sleep */
-        prod = load(&ring->shared->req_prod);
-    }
+    if (prod == ring->req_cons)
+        prod = store_then_load(&ring->shared->req_event, ring->req_cons + 1, &ring->shared->req_prod);
     if (prod - ring->rsp_prod > ring->size || prod - ring->req_cons > ring->size) {
         break_ring(ring, prod);
         return false;
@@ -166,9 +170,7 @@ void blkback_ring_answer(struct blkback_ring *ring, struct blkback_saved *saved,
 void blkback_ring_push(struct blkback_ring *ring, bool always)
 {
     uint32_t old = ring->table->rsp_prod, now = ring->rsp_prod;
-    store(&ring->shared->rsp_prod, now);
-    __atomic_thread_fence(__ATOMIC_SEQ_CST); /* the responses before the frontend's wish is read */
-    uint32_t wish = load(&ring->shared->rsp_event);
+    uint32_t wish = store_then_load(&ring->shared->rsp_prod, now, &ring->shared->rsp_event);
     store(&ring->table->rsp_prod, now);
     if (always || (uint32_t)(now - wish) < (uint32_t)(now - old)) {
         hv_event_notify(ring->disk->b->ports, ring->port); /* a frontend that left is seen through its state node */

@@ -15,7 +15,13 @@
 #define EVENTS_PER_TURN 64
 
 static uint32_t load(const uint32_t *shared) { return __atomic_load_n(shared, __ATOMIC_ACQUIRE); }
-static void store(uint32_t *shared, uint32_t value) { __atomic_store_n(shared, value, __ATOMIC_RELEASE); }
+
+/* Shows ours before theirs is read; otherwise both sides could go to sleep. */
+static uint32_t store_then_load(uint32_t *ours, uint32_t value, const uint32_t *theirs)
+{
+    __atomic_store_n(ours, value, __ATOMIC_SEQ_CST);
+    return __atomic_load_n(theirs, __ATOMIC_SEQ_CST);
+}
 
 /* ---- Life ---- */
 
@@ -206,10 +212,9 @@ static void push(struct blkfront *f, struct blkfront_queue *q)
     uint32_t old = q->req_pushed, now = q->req_prod;
     if (old == now)
         return;
-    store(&q->shared->req_prod, now);
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    uint32_t wish = store_then_load(&q->shared->req_prod, now, &q->shared->req_event);
     q->req_pushed = now;
-    if ((uint32_t)(now - load(&q->shared->req_event)) < (uint32_t)(now - old)) {
+    if ((uint32_t)(now - wish) < (uint32_t)(now - old)) {
         hv_event_notify(f->ports, q->port); /* a backend that is away looks at the ring when it is back */
         f->info.events_sent++;
     }
@@ -358,9 +363,7 @@ static void receive(struct blkfront *f, struct blkfront_queue *q)
     for (;;) {
         uint32_t prod = load(&q->shared->rsp_prod);
         if (prod == q->rsp_cons) {
-            store(&q->shared->rsp_event, q->rsp_cons + 1);
-            __atomic_thread_fence(__ATOMIC_SEQ_CST);
-            prod = load(&q->shared->rsp_prod);
+            prod = store_then_load(&q->shared->rsp_event, q->rsp_cons + 1, &q->shared->rsp_prod);
             if (prod == q->rsp_cons)
                 return;
         }
