@@ -213,18 +213,25 @@ bool content_allows(const struct content *c, uint32_t index, uint32_t since, con
 bool content_settle(struct content *c, uint32_t index, const uint32_t *ids)
 {
     struct content_block *b = &c->block[index];
-    for (unsigned v = b->count; v-- > 0;)
-        if (memcmp(versions(b)[v].id, ids, sizeof b->one.id) == 0) {
+    unsigned lowest = b->acked - b->first;
+    for (unsigned v = b->count; v-- > lowest;) {
+        if (memcmp(versions(b)[v].id, ids, sizeof b->one.id) != 0)
+            continue;
+        if (lowest == 0) {
             block_set_exact(b, &versions(b)[v]);
-            return true;
+        } else {
+            versions(b)[lowest] = versions(b)[v];
+            b->count = (uint16_t)(lowest + 1);
         }
+        return true;
+    }
     return false;
 }
 
-bool content_exact(const struct content *c)
+bool content_settled(const struct content *c)
 {
     for (uint32_t i = 0; i < c->count; i++)
-        if (!content_block_exact(&c->block[i]))
+        if (c->block[i].acked != newest(&c->block[i]))
             return false;
     return true;
 }

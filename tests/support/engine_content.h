@@ -65,11 +65,12 @@ bool content_may_read(const struct content *c, uint64_t sector, uint32_t since, 
 struct content *content_copy(const struct content *c, const uint32_t *cut);
 /* Whether block `index` may hold ids in a state that kept at least version `since`. */
 bool content_allows(const struct content *c, uint32_t index, uint32_t since, const uint32_t *ids);
-/* Block `index` was found to hold ids: all else is forgotten. False if none of its possible versions is that. */
+/* Block `index` was found to hold ids while no write was under way: the other versions that could have been found are
+ * forgotten. False if none of them is that. */
 bool content_settle(struct content *c, uint32_t index, const uint32_t *ids);
-/* Whether the block, or all of them, has one possible version. */
+/* Whether the block has one version; whether each block has one that can be found while no write is under way. */
 bool content_block_exact(const struct content_block *b);
-bool content_exact(const struct content *c);
+bool content_settled(const struct content *c);
 /* The newest version of a block. */
 const struct version *content_newest(const struct content_block *b);
 /* A crash happened: versions below acked (or durable) are gone, all newer ones possible. */

@@ -37,6 +37,13 @@ static void open_one(struct engine *e)
     struct object *o = write ? world_pick_image(w, may_write) : world_chance(w, 2) ? world_pick_image(w, may_read) : world_pick_snapshot(w, may_read);
     if (!o || (o->kind == OBJECT_SNAPSHOT && o->image->operations))
         return;
+    if (write && !content_settled(o->content)) { /* a clone of a running image: what it got must be known before it is changed */
+        o->operations++;
+        engine_verify(e, o, true);
+        o->operations--;
+        if (engine_is_dead(e))
+            return;
+    }
     struct image_open_options opt = { .mode = write ? IMAGE_READ_WRITE : IMAGE_READ_ONLY, .holder = "the generator" };
     char target[IMAGE_TARGET_SIZE];
     struct image *img;

@@ -97,7 +97,7 @@ static void make_iov(struct io *io, struct world *w)
     unsigned n = 0, pieces = 1 + (unsigned)world_random(w, 3);
     while (left) {
         uint64_t take = n + 1 == pieces ? left : (1 + world_random(w, left / 512)) * 512;
-        if (world_chance(w, 2) && take >= 4096)
+        if (n + 1 < pieces && world_chance(w, 2) && take >= 4096)
             take &= ~4095ull;
         io->iov[n].iov_base = io->buf + at;
         io->iov[n++].iov_len = take;
