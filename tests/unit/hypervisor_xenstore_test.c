@@ -277,6 +277,16 @@ static void a_transaction_is_all_or_nothing(void)
     CU_ASSERT_EQUAL(hv_xs_end(a, tx, false), 0);
     CU_ASSERT_EQUAL(get(a, 0, "data/one"), 0);
     CU_ASSERT_EQUAL(hv_xs_end(a, tx, true), -ENOENT);
+    /* Its own changes do not disturb it: a child, then its parent, then the parent anew. */
+    CU_ASSERT_EQUAL(hv_xs_write(tool, 0, "/test/parent/child", "1"), 0);
+    CU_ASSERT_EQUAL_FATAL(hv_xs_begin(tool, &tx), 0);
+    CU_ASSERT_EQUAL(hv_xs_remove(tool, tx, "/test/parent/child"), 0);
+    CU_ASSERT_EQUAL(hv_xs_remove(tool, tx, "/test/parent"), 0);
+    CU_ASSERT_EQUAL(get(tool, tx, "/test/parent"), -ENOENT);
+    CU_ASSERT_EQUAL(hv_xs_write(tool, tx, "/test/parent", "2"), 0);
+    CU_ASSERT_EQUAL(hv_xs_end(tool, tx, true), 0);
+    CU_ASSERT_EQUAL(get(tool, 0, "/test/parent"), 0);
+    CU_ASSERT_STRING_EQUAL(value, "2");
     CU_ASSERT_EQUAL(get(a, 77, "data/one"), -ENOENT);
     teardown();
 }

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,6 +43,24 @@ static bool printable(const char *name)
     return true;
 }
 
+/* The process that holds a named domain, or NULL. One that has just died may not have been noticed yet: its successor, which
+ * may be as quick as its supervisor, must not be turned away for that. */
+static const struct control *holder(struct server *s, const struct domain *d)
+{
+    const struct control *alive = NULL;
+    list_for_each_safe(n, &s->controls) {
+        struct control *c = container_of(n, struct control, link);
+        struct pollfd p = { .fd = c->fd.fd, .events = POLLRDHUP };
+        if (c->domain != d)
+            continue;
+        if (poll(&p, 1, 0) == 1 && p.revents & (POLLHUP | POLLRDHUP))
+            control_close(c);
+        else
+            alive = c;
+    }
+    return alive;
+}
+
 /* The toolstack, or the named domain that exists already. */
 static int claim(struct control *c, const struct wire_request *r, struct answer *a, struct domain **out)
 {
@@ -56,12 +75,9 @@ static int claim(struct control *c, const struct wire_request *r, struct answer 
     struct domain *d = domain_named(c->server, r->name);
     if (!d)
         return domain_create(c->server, c, HV_NAMED, r->name, out);
-    if (d->controls) {
-        pid_t pid = 0;
-        list_for_each(n, &c->server->controls)
-            if (container_of(n, struct control, link)->domain == d)
-                pid = container_of(n, struct control, link)->pid;
-        snprintf(a->reply.text, sizeof a->reply.text, "the storage domain '%s' is served by process %ld; stop that one first", d->name, (long)pid);
+    const struct control *by = holder(c->server, d);
+    if (by) {
+        snprintf(a->reply.text, sizeof a->reply.text, "the storage domain '%s' is served by process %ld; stop that one first", d->name, (long)by->pid);
         return -EBUSY;
     }
     if (d->uid != c->uid)
