@@ -9,7 +9,8 @@
  * Durability: a store_op that ends without error is durable. A write that ends without error survives the end of this
  * process; a flush (or a write with IMAGE_FUA) that ends without error makes all writes that ended before it survive a power
  * cut. After a power cut an unflushed write is, per 4096-byte block, whole or absent.
- * Ownership: requests and operations belong to the caller, are zero-initialised by it and borrowed until done. */
+ * Ownership: requests and operations belong to the caller, are zero-initialised by it and borrowed until done, with the
+ * strings and arrays that they were begun with. */
 #ifndef PARALLAX_PARALLAX_H
 #define PARALLAX_PARALLAX_H
 #include "base/error.h"
@@ -121,14 +122,16 @@ struct image_req {
     void (*done)(struct image_req *req, int error);
     /* private */
     struct image *image;
-    struct list_node link;
-    uint64_t private_u64[4];
-    void *private_ptr[2];
-    int private_error;
-    uint32_t private_pending;
+    struct list_node link;         /* the queue it waits in */
+    struct list_node image_link;   /* writes of the image that are not done */
+    uint64_t first_block, block_count;
+    void *context;
+    int result;
 };
 /* Discarded blocks read as zeroes. -EINVAL range or alignment; -EROFS; -ENOSPC; -EIO, -EBADMSG. All through done. */
 void image_submit(struct image *img, struct image_req *req);
+
+struct image_usage;
 
 /* ---- Operations: atomic, durable when done without error ---- */
 
@@ -138,9 +141,24 @@ struct store_op {
     uint64_t freed_bytes;   /* deletions: what they give back (or would) */
     struct image *image;    /* image_import_begin, image_open_frozen: the open image */
     /* private */
+    struct store *store;
     struct list_node link;
-    uint64_t private_seq;
-    void *private_ptr;
+    uint64_t target_seq, subject;
+    void (*run)(struct store_op *op);
+    void (*finish)(struct store_op *op);
+    struct {
+        const char *name, *other;
+        const char *const *names;
+        uint64_t number;
+        uint32_t count;
+        bool flag, dry_run;
+        struct image *image;
+        struct image_usage *usage;
+        int (*diff_run)(void *ctx, uint64_t offset_bytes, uint64_t length_bytes, bool is_data);
+        void *diff_ctx;
+    } args;
+    void *work;
+    const char *rename_from;
 };
 
 void image_create(struct store *s, struct store_op *op, const char *name, uint64_t size_bytes);

@@ -1,0 +1,86 @@
+/* checkpoint.h - the plan of one checkpoint: made on the loop at the cut, carried out by the checkpointer's thread (merge.c,
+ * reclaim.c), installed on the loop. Included only by those files. */
+#ifndef PARALLAX_CHECKPOINT_H
+#define PARALLAX_CHECKPOINT_H
+#include "parallax/parallax_private.h"
+
+#define DELETIONS_MAX 256u
+#define RECLAIM_BUDGET 262144u /* blocks freed by walks in one checkpoint (V5) */
+
+enum { PLAN_NONE, PLAN_DELETED, PLAN_NEIGHBOUR };
+
+struct planned_version {
+    struct version *v;
+    uint64_t cut;          /* as of the checkpoint's cut */
+    uint32_t line;
+    uint64_t parent_id;    /* after the checkpoint */
+    uint8_t record[RECORD_MAX];
+    uint32_t record_length;
+    uint32_t change_first, change_count; /* in checkpoint.order */
+    bool merge;            /* its root is made by this checkpoint; else only its record is written */
+    bool deleted;
+};
+
+struct planned_line {
+    uint32_t id;
+    struct line *line;
+    const struct radix_root *base;     /* what its first planned version stands on */
+    uint32_t first, count;             /* planned versions */
+    struct zero_range *ranges;         /* a copy */
+    uint32_t range_count;
+};
+
+struct deletion {
+    struct version *v, *child, *parent;
+    bool finished;
+};
+
+struct change_order {
+    uint32_t version, entry;           /* planned version, entry of the frozen index */
+    uint32_t block;
+};
+
+enum checkpoint_state { CHECKPOINT_IDLE, CHECKPOINT_CUTTING, CHECKPOINT_RUNNING };
+
+struct checkpoint {
+    struct store *store;
+    enum checkpoint_state state;
+    bool wanted, touched;
+    uint64_t cut_seq, cut_ticket;
+
+    struct planned_version *versions;
+    struct planned_line *lines;
+    struct deletion *deletions;
+    uint32_t version_count, line_count, deletion_count; /* versions: those to merge first, by line and cut */
+    struct change_order *order;
+    uint32_t order_count;
+    struct stored_state state_record;
+
+    struct catalog_change *changes; /* of the catalog; each value and key malloc'ed in one piece with it */
+    uint32_t change_count, change_capacity;
+
+    struct job job;
+    int error;
+    const char *error_what;
+    struct space_run run;          /* the thread's blocks */
+    struct dead_gather gather;
+    uint64_t budget;
+
+    pthread_mutex_t lock;          /* refill: the thread asks the loop for blocks */
+    pthread_cond_t refilled;
+    struct loop_task refill_task;
+    bool refill_done, abandoned;
+    int refill_error;
+};
+
+/* ---- On the thread ---- */
+int checkpoint_allocate(struct checkpoint *c, uint32_t want, uint64_t *address, uint32_t *got);
+void checkpoint_free_block(struct checkpoint *c, uint64_t address);
+/* Drops from version v: free, or into v's dead list (the rule DROP). */
+int checkpoint_drop(struct checkpoint *c, struct version *v, uint64_t limit, enum radix_drop what, const struct radix_entry *e, unsigned level);
+int checkpoint_dead_flush(struct checkpoint *c, struct version *v);
+int checkpoint_add_change(struct checkpoint *c, const void *key, size_t key_length, const void *value, size_t value_length);
+int checkpoint_merge_lines(struct checkpoint *c);
+int checkpoint_reclaim(struct checkpoint *c);
+struct radix_io checkpoint_io(struct checkpoint *c);
+#endif

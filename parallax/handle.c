@@ -1,0 +1,77 @@
+/* handle.c - opening images and snapshots: who writes, who reads. */
+#include "parallax/parallax_private.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+struct image *handle_open(struct store *s, struct vdisk *d, struct version *frozen, enum image_mode mode, const char *holder)
+{
+    struct image *img = calloc(1, sizeof *img);
+    if (!img)
+        return NULL;
+    img->store = s;
+    img->disk = d;
+    img->frozen = frozen;
+    img->mode = mode;
+    snprintf(img->holder, sizeof img->holder, "%s", holder ? holder : "an unnamed user");
+    list_init(&img->writes);
+    list_add_tail(&d->handles, &img->link);
+    if (frozen)
+        frozen->readers++;
+    else if (mode == IMAGE_READ_WRITE)
+        d->writer = img;
+    else
+        d->readers++;
+    s->stats.open_images++;
+    return img;
+}
+
+int image_open(struct store *s, const char *target, const struct image_open_options *opt, struct image **out, struct error *err)
+{
+    struct vdisk *d;
+    struct version *v;
+    int rc = target_find(s, target, &d, &v, err);
+    if (rc)
+        return rc;
+    if (opt->mode == IMAGE_READ_WRITE) {
+        if (v)
+            return error_set(err, -EROFS, "'%s' is a snapshot and cannot be written; clone it", target);
+        if (d->flags & IMAGE_FLAG_TEMPLATE)
+            return error_set(err, -EROFS, "'%s' is a template and cannot be written; clone it", target);
+        if (d->writer)
+            return error_set(err, -EBUSY, "image '%s' is being written by %s; only one writer is possible", target, d->writer->holder);
+        if ((rc = op_check_writable(s, err)))
+            return rc;
+    }
+    struct image *img = handle_open(s, d, v, opt->mode, opt->holder);
+    if (!img)
+        return error_set(err, -ENOMEM, "no memory to open '%s'", target);
+    img->resized = opt->resized;
+    img->ctx = opt->ctx;
+    *out = img;
+    return 0;
+}
+
+void handle_close(struct image *img)
+{
+    struct store *s = img->store;
+    struct vdisk *d = img->disk;
+    list_remove(&img->link);
+    if (img->frozen)
+        img->frozen->readers--;
+    else if (d->writer == img)
+        d->writer = NULL;
+    else
+        d->readers--;
+    s->stats.open_images--;
+    if (img->temporary)
+        ops_release_version(s, img->frozen);
+    if (d->flags & IMAGE_FLAG_IMPORT)
+        ops_drop_import(s, d);
+    free(img);
+}
+
+void image_close(struct image *img) { handle_close(img); }
+
+uint64_t image_size(const struct image *img) { return image_version(img)->size_bytes; }

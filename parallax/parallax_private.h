@@ -1,0 +1,286 @@
+/* parallax_private.h - the store object and what the engine's files share. Included only in parallax/. Rules by number are
+ * those of docs/consistency.md. Everything is the loop's unless it says otherwise. */
+#ifndef PARALLAX_PRIVATE_H
+#define PARALLAX_PRIVATE_H
+#include "cache/cache.h"
+#include "parallax/change.h"
+#include "parallax/disk.h"
+#include "parallax/index.h"
+#include "parallax/parallax.h"
+#include "parallax/space.h"
+#include "parallax/store/store.h"
+#include "parallax/tree.h"
+
+#include <pthread.h>
+
+/* ---- Journal and batches (journal.c) ---- */
+#define BATCH_BLOCKS 512u  /* image blocks a batch changes one by one */
+#define BATCH_JBLOCKS 4u
+#define BATCH_RANGES 32u
+#define BATCHES 32u
+#define BATCHES_IN_FLIGHT 16u /* of writes; more wait, and grow */
+#define JOURNAL_RESERVE 256u  /* journal blocks that only changes and cancels may use */
+#define FLUSH_EVERY_BLOCKS (64u << 20 >> BLOCK_SHIFT)
+#define SCAN_WINDOW (BATCHES * BATCH_JBLOCKS * 2) /* more missing journal blocks in a row than can ever be in flight */
+
+struct batch;
+
+struct batch_req {
+    struct bdev_req req;
+    struct batch *batch;
+};
+
+struct batch {
+    struct store *store;
+    struct list_node link;             /* in journal.in_flight by seq, or journal.idle */
+    uint64_t first_seq;
+    uint32_t jblocks, used, records;   /* used, records: of the last journal block */
+    uint32_t pending;                  /* device requests */
+    int data_error, journal_error;
+    struct batch *cancels;             /* this batch's record cancels that one */
+    struct list_node requests;         /* image_req.link: answered when the batch is */
+    uint32_t change_count, range_count, extent_count, iov_count;
+    struct index_entry changes[BATCH_BLOCKS];
+    struct { uint32_t line; struct zero_range range; } ranges[BATCH_RANGES];
+    struct batch_req extents[BATCH_BLOCKS];
+    struct iovec iov[BATCH_BLOCKS];
+    struct batch_req journal[2];       /* two where the ring wraps */
+    struct iovec journal_iov[2];
+    uint8_t *jbuf;
+    struct jheader headers[BATCH_JBLOCKS];
+};
+
+struct journal {
+    struct batch *batches;
+    uint8_t *jbufs;
+    struct list_node idle, in_flight;
+    uint64_t epoch, next_seq, tail, durable;
+    uint64_t flush_covers;             /* of the device flush under way */
+    bool flushing;
+    struct bdev_req flush;
+    struct list_node waiters;          /* store_op.link, by target_seq: done when durable reaches it */
+    struct list_node flush_requests;   /* image_req.link, the same; target in first_block */
+    struct list_node barriers;         /* store_op.link: done when everything up to target_seq has completed */
+    uint64_t unflushed_blocks;
+};
+
+/* ---- Worker threads (worker.c) ---- */
+struct job {
+    struct list_node link;
+    void (*work)(struct job *j);  /* on the worker */
+    struct loop_task done;        /* posted to the loop after work */
+};
+
+struct worker {
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    struct list_node jobs;
+    bool stop, started;
+    struct loop *loop;
+};
+int worker_start(struct worker *w, struct loop *loop);
+void worker_stop(struct worker *w); /* finishes queued jobs */
+void worker_submit(struct worker *w, struct job *j);
+
+/* ---- The store ---- */
+struct reader_era { uint64_t count; };
+
+struct checkpoint; /* checkpoint.c */
+
+struct store {
+    struct backing backing;
+    bool owns_backing;
+    struct bdev *blocks;   /* the device */
+    struct bdev *data;     /* the device with a cache of blocks before it */
+    struct loop *loop;
+    struct store_options opt;
+    struct super super;
+    struct space space;
+    struct tree tree;
+    struct index index[2];
+    unsigned active;       /* which index takes new changes; the other is empty or being merged */
+    uint64_t frozen_seq;   /* journal blocks up to it belong to the other index */
+    struct journal journal;
+    struct radix_cache *map;
+    uint64_t catalog_revision, checkpoint_number;
+    int failed;            /* first error of a metadata write */
+    bool closing;
+
+    struct list_node write_queue;  /* image_req.link: whole-block writes and discards without a ticket yet */
+    struct list_node parked;       /* image_req.link: wait for a block lock */
+    struct list_node late;         /* image_req.link: to be completed by late_task */
+    struct loop_task late_task;
+    struct list_node op_queue;     /* store_op.link: changes that wait for journal room */
+    struct loop_task pump;
+    struct space_run run;          /* where data goes next */
+
+    struct read_pool *reads;
+    struct partial_pool *partials;
+
+    struct worker checkpointer, helper;
+    struct checkpoint *checkpoint;
+    struct loop_timer idle_timer;
+    struct list_node checkpoint_waiters; /* store_op.link */
+    uint64_t old_readers, new_readers;   /* reads that began before, since the last install */
+    uint32_t walkers;                    /* walks of live roots under way */
+    bool growing;
+    int grow_error;                      /* why the device could not be grown; cleared when space may have appeared */
+    uint64_t grow_retry_ms;
+    struct grow *grow;
+
+    struct store_status stats;
+};
+
+static inline struct index *index_for_seq(struct store *s, uint64_t seq) { return &s->index[seq > s->frozen_seq ? s->active : 1 - s->active]; }
+static inline uint64_t ticket_seq(uint64_t ticket) { return ticket >> TICKET_SHIFT; }
+
+/* Handles on images and frozen versions. */
+struct image {
+    struct store *store;
+    struct vdisk *disk;        /* NULL: the image was deleted under a frozen handle */
+    struct version *frozen;    /* NULL: the image's head */
+    enum image_mode mode;
+    bool temporary;            /* frozen by image_open_frozen */
+    char holder[128];
+    void (*resized)(void *ctx, uint64_t size_bytes);
+    void *ctx;
+    struct list_node link;     /* in disk->handles */
+    struct list_node writes;   /* image_req.image_link: whole-block writes that are not done */
+    uint32_t in_flight;
+};
+static inline struct version *image_version(const struct image *img) { return img->frozen ? img->frozen : img->disk->head; }
+
+/* A metadata write failed: no more changes, flushes or checkpoints until the store is opened again (W5). Returns -EIO. */
+int store_fail(struct store *s, int error, const char *what);
+
+/* ---- lookup.c ---- */
+/* What the indexes know of a block of a version: 1 found (*out, kind NONE for zeroes), 0 look in *root. */
+int lookup_changes(struct store *s, const struct version *v, uint32_t block, struct radix_entry *out);
+/* The tree that holds what the indexes do not know. */
+const struct radix_root *lookup_root(const struct version *v);
+/* The cuts around a ticket in its line: no cut lies in [low, high). */
+void line_interval(const struct line *l, uint64_t ticket, uint64_t *low, uint64_t *high);
+int line_add_range(struct line *l, const struct zero_range *r);
+
+/* ---- journal.c ---- */
+int journal_init(struct store *s);
+void journal_fini(struct store *s);
+/* A batch of writes to fill, or NULL: none may start now. */
+struct batch *batch_begin(struct store *s);
+bool batch_has_room(const struct batch *b, uint32_t blocks);
+/* Journal records of a batch; each returns the ticket. */
+uint64_t batch_add_write(struct batch *b, uint32_t line, uint32_t first, uint32_t count, uint64_t address, const uint32_t *crcs);
+uint64_t batch_add_zero(struct batch *b, uint32_t line, uint64_t first, uint64_t count);
+void batch_add_extent(struct batch *b, uint64_t address, void *block);
+void batch_submit(struct batch *b);
+/* Appends a change, in as many journal blocks as it needs. -EAGAIN: no room now. */
+int journal_append_change(struct store *s, const void *payload, uint32_t length, uint64_t *ticket);
+/* op->finish runs when everything appended so far is durable (or has failed). */
+void journal_wait_durable(struct store *s, struct store_op *op);
+/* op->finish runs when everything appended so far has completed. */
+void journal_wait_complete(struct store *s, struct store_op *op);
+void journal_flush_request(struct store *s, struct image_req *req);
+void journal_poll(struct store *s);
+uint64_t journal_completed(const struct store *s); /* every journal block up to it has completed */
+uint64_t journal_room(const struct store *s);      /* blocks */
+
+/* ---- change.c, record.c ---- */
+/* Makes what a change says true in memory, at run time and at replay. -EBADMSG: it does not fit the state. */
+int change_apply(struct store *s, uint64_t ticket, const uint8_t *payload, uint32_t length);
+
+/* ---- write.c, partial.c, read.c ---- */
+void write_queue_request(struct store *s, struct image_req *req);
+void write_pump(struct store *s);
+void write_done(struct image_req *req, int error);
+bool write_overlaps(const struct image *img, uint64_t first, uint64_t count);
+/* Ends a request; request_complete_later does so from a task of its own, for use inside image_submit. */
+void request_complete(struct image_req *req, int error);
+void request_complete_later(struct image_req *req, int error);
+/* Whether the request's memory is made of whole, aligned blocks. */
+bool request_is_aligned(const struct image_req *req);
+void request_dispatch(struct image_req *req);
+int partial_init(struct store *s);
+void partial_fini(struct store *s);
+/* Whether a whole-block write must wait for a partial one. */
+bool partial_blocks(struct store *s, const struct image_req *req);
+void partial_submit(struct store *s, struct image_req *req);
+void partial_retry(struct store *s);
+int read_init(struct store *s);
+void read_fini(struct store *s);
+void read_submit(struct store *s, struct image_req *req);
+
+/* ---- checkpoint.c ---- */
+int checkpoint_init(struct store *s);
+void checkpoint_abandon(struct store *s); /* a thread that waits for the loop gives up */
+void checkpoint_fini(struct store *s);
+/* Asks for one soon; why is for the log. */
+void checkpoint_request(struct store *s);
+/* Looks whether the one asked for can begin, or the cut is complete. */
+void checkpoint_poll(struct store *s);
+void checkpoint_release(struct store *s);
+bool checkpoint_busy(const struct store *s);
+/* Something changed: checkpoint when idle. */
+void checkpoint_touch(struct store *s);
+static inline void reader_begin(struct store *s, uint64_t *era) { *era = s->checkpoint_number; s->new_readers++; }
+void reader_end(struct store *s, uint64_t era);
+/* Blocks that must stay free for the next checkpoint if `more` blocks change (S1). */
+uint64_t space_reserve(const struct store *s, uint64_t more);
+/* Room for `blocks` of data now? 0, -EAGAIN (wait: growing or checkpointing), -ENOSPC. */
+int space_ready(struct store *s, uint32_t blocks);
+void space_grow_ahead(struct store *s);
+int grow_init(struct store *s);
+void grow_fini(struct store *s);
+
+/* ---- recovery.c ---- */
+struct sealed_range {
+    uint64_t epoch, first, last;
+    uint32_t hole_count, rejected_count;
+    uint64_t *holes;                                     /* sorted */
+    struct { uint64_t ticket; uint32_t block; } *rejected; /* sorted */
+};
+struct stored_state {
+    uint8_t uuid[16];
+    uint64_t checkpoint, epoch, tail, next_version, next_image;
+    uint32_t next_line, sealed_count;
+    struct sealed_range *sealed;
+};
+uint8_t *state_encode(const struct stored_state *st, uint32_t *length); /* malloc'ed */
+int state_decode(const uint8_t *value, size_t length, struct stored_state *out);
+void state_fini(struct stored_state *st);
+int store_recover(struct store *s, struct stored_state *st, struct error *err);
+
+/* ---- ops.c ---- */
+void op_done(struct store_op *op);
+/* Runs op when there is journal room for a change; op->store is set. run ends op, or commits a change. */
+void op_begin(struct store *s, struct store_op *op, void (*run)(struct store_op *op));
+/* Appends the change, applies it, and ends op (by op->finish) when it is durable; ends it at once if it holds an error. */
+void op_commit(struct store *s, struct store_op *op, struct change_writer *w);
+struct change_writer change_begin(enum change_kind kind);
+int find_image(struct store *s, const char *name, struct vdisk **d, struct error *err);
+/* Splits NAME[@SNAP] and finds what it names. */
+int target_find(struct store *s, const char *target, struct vdisk **d, struct version **snapshot, struct error *err);
+/* Deletes an unnamed image; lets a temporary version go. Nobody waits for it. */
+void ops_drop_import(struct store *s, const struct vdisk *d);
+void ops_release_version(struct store *s, const struct version *v);
+/* Tries the operations that wait for journal room. */
+void ops_pump(struct store *s);
+/* Deletes what an interrupted run left without a name. */
+void ops_clean_up(struct store *s);
+int op_check_writable(struct store *s, struct error *err);
+
+/* ---- handle.c ---- */
+/* NULL: no memory. frozen: NULL for the head. */
+struct image *handle_open(struct store *s, struct vdisk *d, struct version *frozen, enum image_mode mode, const char *holder);
+void handle_close(struct image *img);
+
+/* ---- query.c ---- */
+/* finish runs when everything so far is in trees, at a moment when no checkpoint runs. */
+void checkpoint_then(struct store *s, struct store_op *op, void (*finish)(struct store_op *op));
+
+/* ---- usage.c ---- */
+/* Adds the versions that go with an image to an array that grows. */
+int usage_collect(const struct vdisk *d, struct version ***versions, unsigned *count);
+/* Ends op with freed_bytes: what would come back if exactly these went. versions is freed. */
+void usage_freed(struct store *s, struct store_op *op, struct version **versions, unsigned count);
+#endif

@@ -1,0 +1,187 @@
+/* query.c - looking at images and at the store: everything from memory. */
+#include "base/clock.h"
+#include "parallax/parallax_private.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void parent_name(struct store *s, const struct vdisk *d, char *out, size_t size)
+{
+    const struct version *v = d->origin_version ? tree_version(&s->tree, d->origin_version) : NULL;
+    const struct vdisk *origin = v && v->image ? v->image : d->origin_image ? tree_image(&s->tree, d->origin_image) : NULL;
+    if (!origin || !origin->name)
+        out[0] = 0;
+    else if (v && v->image && v->name)
+        snprintf(out, size, "%s@%s", origin->name, v->name);
+    else
+        snprintf(out, size, "%s", origin->name);
+}
+
+/* Images cloned from d (any state of it) or, with a snapshot given, from that. */
+static uint32_t count_clones(struct store *s, const struct vdisk *d, const struct version *v)
+{
+    uint32_t n = 0;
+    list_for_each(i, &s->tree.all_images) {
+        const struct vdisk *other = container_of(i, struct vdisk, all_link);
+        if (v ? other->origin_version == v->id : other->origin_image == d->id)
+            n++;
+    }
+    return n;
+}
+
+static void image_facts(struct store *s, const struct vdisk *d, struct image_info *out)
+{
+    *out = (struct image_info){ .size_bytes = d->head->size_bytes, .created_ns = d->created_ns, .last_write_ns = d->last_write_ns, .snapshots = d->snapshot_count,
+                                .is_template = d->flags & IMAGE_FLAG_TEMPLATE, .is_protected = d->flags & IMAGE_FLAG_PROTECTED, .readers = d->readers };
+    snprintf(out->name, sizeof out->name, "%s", d->name);
+    parent_name(s, d, out->parent, sizeof out->parent);
+    if (d->writer)
+        snprintf(out->holder, sizeof out->holder, "%s", d->writer->holder);
+}
+
+static void snapshot_facts(const struct vdisk *d, const struct version *v, struct image_info *out)
+{
+    *out = (struct image_info){ .size_bytes = v->size_bytes, .created_ns = v->created_ns, .is_snapshot = true, .is_protected = v->flags & VERSION_FLAG_PROTECTED,
+                                .readers = v->readers };
+    snprintf(out->name, sizeof out->name, "%s@%s", d->name, v->name);
+    snprintf(out->parent, sizeof out->parent, "%s", d->name);
+}
+
+int store_find(struct store *s, const char *target, struct image_info *out, struct error *err)
+{
+    struct vdisk *d;
+    struct version *v;
+    int rc = target_find(s, target, &d, &v, err);
+    if (rc)
+        return rc;
+    if (v)
+        snapshot_facts(d, v, out);
+    else
+        image_facts(s, d, out);
+    out->clones = count_clones(s, d, v);
+    return 0;
+}
+
+static int by_name(const void *a, const void *b)
+{
+    const struct vdisk *x = *(struct vdisk *const *)a, *y = *(struct vdisk *const *)b;
+    return strcmp(x->name, y->name);
+}
+
+int store_list(struct store *s, int (*each)(void *ctx, const struct image_info *info), void *ctx)
+{
+    uint64_t n = 0;
+    struct vdisk **all = malloc((s->tree.images.count + 1) * sizeof *all);
+    if (!all)
+        return -ENOMEM;
+    list_for_each(i, &s->tree.all_images) {
+        struct vdisk *d = container_of(i, struct vdisk, all_link);
+        if (d->name)
+            all[n++] = d;
+    }
+    qsort(all, n, sizeof *all, by_name);
+    int rc = 0;
+    for (uint64_t i = 0; i < n && !rc; i++) {
+        struct image_info info;
+        image_facts(s, all[i], &info);
+        rc = each(ctx, &info);
+    }
+    free(all);
+    return rc;
+}
+
+int store_list_snapshots(struct store *s, const char *image, int (*each)(void *ctx, const struct image_info *info), void *ctx, struct error *err)
+{
+    struct vdisk *d;
+    int rc = find_image(s, image, &d, err);
+    if (!rc)
+        list_for_each(n, &d->snapshots) {
+            struct image_info info;
+            snapshot_facts(d, container_of(n, struct version, snapshot_link), &info);
+            if ((rc = each(ctx, &info)))
+                break;
+        }
+    return rc;
+}
+
+static uint64_t deletions_pending(const struct store *s)
+{
+    uint64_t n = 0;
+    list_for_each(i, &s->tree.orphans)
+        n += version_unwanted(container_of(i, struct version, orphan_link));
+    return n;
+}
+
+static void space_facts(struct store *s, struct store_status *o)
+{
+    uint64_t free_bytes = 0, total_bytes = 0, now = s->blocks->blocks, most = s->super.limit_blocks;
+    if (!most && s->blocks->max_blocks != UINT64_MAX)
+        most = s->blocks->max_blocks;
+    if (!most) {
+        most = now;
+        if (!backing_free_bytes(&s->backing, &free_bytes, &total_bytes)) {
+            uint64_t keep = total_bytes / 20 > 1ull << 30 ? total_bytes / 20 : 1ull << 30;
+            most += free_bytes > keep ? (free_bytes - keep) / BLOCK_SIZE : 0;
+        }
+    }
+    o->size_bytes = s->super.limit_blocks * BLOCK_SIZE;
+    o->capacity_bytes = most * BLOCK_SIZE;
+    o->used_bytes = (now - s->space.free_blocks - (s->run.end - s->run.next)) * BLOCK_SIZE;
+}
+
+static void cache_facts(struct store *s, struct store_status *o)
+{
+    struct radix_cache_stats map;
+    struct cache_stats blocks;
+    radix_cache_get_stats(s->map, &map);
+    cache_get_stats(s->data, &blocks);
+    o->map_hits = map.hits;
+    o->map_misses = map.misses;
+    o->cache_hits = blocks.hit_blocks;
+    o->cache_misses = blocks.missed_blocks;
+}
+
+void store_get_status(struct store *s, struct store_status *o)
+{
+    const struct index *a = &s->index[s->active], *f = &s->index[1 - s->active];
+    const uint8_t *u = s->super.uuid;
+    *o = s->stats;
+    snprintf(o->name, sizeof o->name, "%s", store_name(s));
+    snprintf(o->uuid, sizeof o->uuid, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", u[0], u[1], u[2], u[3], u[4], u[5], u[6], u[7], u[8],
+             u[9], u[10], u[11], u[12], u[13], u[14], u[15]);
+    o->direct = s->backing.direct;
+    o->failed = s->failed;
+    space_facts(s, o);
+    cache_facts(s, o);
+    o->provisioned_bytes = s->tree.provisioned_bytes;
+    o->templates = s->tree.template_count;
+    o->images = s->tree.image_count - s->tree.template_count;
+    o->snapshots = s->tree.snapshot_count;
+    o->journal_bytes = s->super.journal_blocks * BLOCK_SIZE;
+    o->journal_used_bytes = (s->journal.next_seq - s->journal.tail) * BLOCK_SIZE;
+    o->index_entries = a->capacity;
+    o->index_used = a->used + f->used;
+    o->held_blocks = a->held_used + f->held_used;
+    o->deletions_pending = deletions_pending(s);
+}
+
+/* ---- Checkpoint on request ---- */
+
+static void run_checkpoint(struct store_op *op)
+{
+    struct store *s = op->store;
+    op->target_seq = s->journal.next_seq - 1;
+    list_add_tail(&s->checkpoint_waiters, &op->link);
+    checkpoint_request(s);
+}
+
+void store_checkpoint(struct store *s, struct store_op *op) { op_begin(s, op, run_checkpoint); }
+
+void checkpoint_then(struct store *s, struct store_op *op, void (*finish)(struct store_op *op))
+{
+    op->finish = finish;
+    op->store = s;
+    run_checkpoint(op);
+}

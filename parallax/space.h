@@ -1,0 +1,65 @@
+/* space.h - which blocks of the device are free.
+ *
+ * Three bit maps over the addresses from the first zone on:
+ *   taken  the loop's: not to be allocated now (in use, lent out, or held)
+ *   image  the checkpoint's: what the next committed space map says is allocated
+ *   freed  the checkpoint's while it runs, the loop's otherwise: taken bits to clear once the commit is done and no reader of
+ *          older roots is left (consistency.md, H1)
+ * Threads: calls marked L on the loop, C on the checkpoint's thread (or on the loop while no checkpoint runs). The two never
+ * touch the same map at the same time.
+ * Memory: the maps are reserved for the largest device and touched only as far as it reaches: 3 bits a block. */
+#ifndef PARALLAX_SPACE_H
+#define PARALLAX_SPACE_H
+#include "base/bdev.h"
+#include "parallax/disk.h"
+
+struct space {
+    uint64_t *taken, *image, *freed; /* word i of page p: index p * PAGE_WORDS + i */
+    uint64_t zone_start, max_blocks; /* addresses below zone_start are not ours */
+    uint64_t usable;                 /* addresses below this exist and are physically allocated */
+    uint32_t max_pages, pages;       /* pages: those that `usable` reaches */
+    uint32_t *free_in_page;          /* by taken; L */
+    uint8_t *page_state;             /* 0 never written, 1 copy A, 2 copy B; changed at install */
+    uint8_t *page_dirty;             /* C: image differs from the valid copy */
+    uint8_t *page_written;           /* C: copy written by the checkpoint under way (1 or 2) */
+    uint8_t *page_freed;             /* some freed bit is set */
+    uint8_t *page_lost;              /* could not be read: nothing is taken or freed here */
+    uint64_t free_blocks;            /* L: usable and not taken */
+    uint32_t cursor_page;            /* L: where runs are being taken */
+    uint64_t cursor;
+};
+
+struct space_run {
+    uint64_t next, end; /* addresses; empty when equal */
+};
+
+int space_init(struct space *sp, uint64_t zone_start, uint64_t max_blocks);
+void space_fini(struct space *sp);
+/* L: the device now has that many blocks; new ones are free except for zone heads. */
+void space_set_usable(struct space *sp, uint64_t blocks);
+/* L, while opening: the stored map has been read into image; makes taken equal to it. */
+void space_opened(struct space *sp);
+/* L, while opening: recovery found this block to be in use. */
+void space_mark_taken(struct space *sp, uint64_t address);
+/* L: a stretch of free blocks, taken; at most `want` long. -ENOSPC. */
+int space_take(struct space *sp, uint64_t want, struct space_run *out);
+/* L: gives back what was taken and never used. */
+void space_give_back(struct space *sp, uint64_t address, uint64_t count);
+/* L: a block that never reached the stored map is no longer needed; it becomes free with the next release. */
+void space_hold(struct space *sp, uint64_t address);
+/* C */
+void space_image_set(struct space *sp, uint64_t address);
+void space_image_clear(struct space *sp, uint64_t address);
+bool space_image_test(const struct space *sp, uint64_t address);
+bool space_covers(const struct space *sp, uint64_t address);
+/* C: writes the dirty pages to the copies that are not valid; buffer: one block. */
+int space_write_pages(struct space *sp, struct bdev *device, uint32_t seed, uint64_t checkpoint, uint8_t *buffer);
+/* C: two bits a page, as if the pages just written were valid. states: (max_pages + 3) / 4 bytes, zeroed. Returns the length. */
+uint32_t space_encode_states(const struct space *sp, uint8_t *states);
+/* L: the commit is done: the pages written are the valid ones. */
+void space_install(struct space *sp);
+/* L: no old reader is left: held and freed blocks are free. Returns how many. */
+uint64_t space_release(struct space *sp);
+/* While opening: states as stored, then the pages. A page that cannot be read is lost, and logged. */
+int space_load(struct space *sp, struct bdev *device, uint32_t seed, const uint8_t *states, size_t length);
+#endif

@@ -1,0 +1,360 @@
+/* store.c - creating, opening and closing a store; what runs at the end of each turn. */
+#include "base/clock.h"
+#include "base/log.h"
+#include "parallax/change.h"
+#include "parallax/parallax_private.h"
+#include "parallax/store_backing.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#define DEFAULT_MAP_CACHE (64ull << 20)
+#define DEFAULT_BLOCK_CACHE (32ull << 20)
+#define DEFAULT_INDEX_ENTRIES 524288u
+#define DEFAULT_LOCK_TIMEOUT_MS 10000u
+#define JOURNAL_MIN 1024u
+#define JOURNAL_MAX 32768u
+#define FIRST_DATA_BLOCKS (16u << 20 >> BLOCK_SHIFT)
+#define STORE_MIN_BYTES (32ull << 20)
+#define STORE_MAX_BLOCKS (1ull << 36)
+
+const char *store_name(const struct store *s) { return s->backing.name; }
+
+int store_fail(struct store *s, int error, const char *what)
+{
+    if (!s->failed) {
+        s->failed = error == -ENOSPC ? -ENOSPC : -EIO;
+        log_error("store takes no more changes store=%s because of %s: %s", store_name(s), what, strerror(-error));
+    }
+    return -EIO;
+}
+
+/* ---- Creating ---- */
+
+static uint64_t journal_blocks_for(uint64_t size_bytes)
+{
+    uint64_t j = size_bytes ? size_bytes / BLOCK_SIZE / 32 : JOURNAL_MAX;
+    return j < JOURNAL_MIN ? JOURNAL_MIN : j > JOURNAL_MAX ? JOURNAL_MAX : j;
+}
+
+static struct super layout(uint64_t size_bytes)
+{
+    struct super sb = { .journal_start = JOURNAL_START, .journal_blocks = journal_blocks_for(size_bytes), .limit_blocks = size_bytes / BLOCK_SIZE };
+    sb.zone_start = (sb.journal_start + sb.journal_blocks + 15) & ~15ull;
+    return sb;
+}
+
+uint64_t store_initial_blocks(uint64_t size_bytes)
+{
+    struct super sb = layout(size_bytes);
+    uint64_t n = sb.zone_start + ZONE_HEAD_BLOCKS + FIRST_DATA_BLOCKS;
+    return sb.limit_blocks && n > sb.limit_blocks ? sb.limit_blocks : n;
+}
+
+int store_create_backing(struct backing *b, uint64_t size_bytes, struct error *err)
+{
+    struct super sb = layout(size_bytes);
+    if (size_bytes && size_bytes < STORE_MIN_BYTES)
+        return error_set(err, -EINVAL, "a store of %llu bytes is too small; at least 32 MiB are needed", (unsigned long long)size_bytes);
+    uint8_t *block = bdev_buffer_alloc(1);
+    if (!block || getrandom(sb.uuid, sizeof sb.uuid, 0) != sizeof sb.uuid || getrandom(&sb.seed, sizeof sb.seed, 0) != sizeof sb.seed) {
+        free(block);
+        return error_set(err, -ENOMEM, "no memory to lay out the store");
+    }
+    sb.uuid[6] = (sb.uuid[6] & 15) | 0x40;
+    sb.uuid[8] = (sb.uuid[8] & 63) | 0x80;
+    super_encode(&sb, block);
+    int rc = 0;
+    for (unsigned i = 0; i < SUPER_COPIES && !rc; i++)
+        rc = bdev_write(b->blocks, i, block, 1);
+    free(block);
+    if (!rc)
+        rc = bdev_flush(b->blocks);
+    struct stored_state st = { .epoch = 1, .tail = 1, .next_version = 1, .next_image = 1, .next_line = 1 };
+    memcpy(st.uuid, sb.uuid, 16);
+    uint32_t length;
+    uint8_t *value = state_encode(&st, &length);
+    if (!rc)
+        rc = value ? catalog_apply(b->catalog, "store", 0, &(struct catalog_change){ "S", 1, value, length }, 1) : -ENOMEM;
+    free(value);
+    return rc ? error_set(err, rc, "store '%s': cannot write its first blocks: %s", b->name, strerror(-rc)) : 0;
+}
+
+int store_create(const char *url, const struct store_create_options *opt, struct error *err)
+{
+    struct backing b;
+    struct backing_create_options bo = { .size_bytes = opt->size_bytes, .force = opt->force };
+    if (opt->size_bytes && opt->size_bytes < STORE_MIN_BYTES)
+        return error_set(err, -EINVAL, "a store of %llu bytes is too small; at least 32 MiB are needed", (unsigned long long)opt->size_bytes);
+    int rc = backing_create(url, &bo, store_initial_blocks(opt->size_bytes), &b, err);
+    if (rc)
+        return rc;
+    rc = store_create_backing(&b, opt->size_bytes, err);
+    if (!rc)
+        rc = backing_created(&b, err);
+    b.close(&b);
+    return rc;
+}
+
+/* ---- Opening ---- */
+
+struct loading {
+    struct store *s;
+    struct stored_state state;
+    bool have_state;
+    uint8_t *page_states;
+    size_t page_states_length;
+};
+
+static int load_run(struct tree *t, const uint8_t *key, size_t key_length, const void *value, size_t length)
+{
+    uint8_t number[9] = { 0 };
+    struct dead_run run;
+    if (key_length != 17)
+        return -EBADMSG;
+    memcpy(number + 1, key + 9, 8);
+    /* Runs (D) come before versions (V) in key order, so they are loaded by a second scan. */
+    struct version *v = tree_version(t, key_id(key));
+    int err = v ? dead_run_decode(value, length, key_id(number), &run) : -EBADMSG;
+    if (err)
+        return err;
+    v->runs.next_number = run.number;
+    if ((err = dead_runs_add(&v->runs, &run)))
+        free(run.crcs);
+    else
+        v->runs.runs[v->runs.count - 1].dirty = false;
+    return err;
+}
+
+static int load_item(void *ctx, const void *key, size_t key_length, const void *value, size_t length)
+{
+    struct loading *l = ctx;
+    const uint8_t *k = key;
+    if (key_length == 1 && *k == 'S') {
+        l->have_state = true;
+        return state_decode(value, length, &l->state);
+    }
+    if (key_length == 1 && *k == 'P') {
+        l->page_states = malloc(length + 1);
+        if (!l->page_states)
+            return -ENOMEM;
+        memcpy(l->page_states, value, length);
+        l->page_states_length = length;
+        return 0;
+    }
+    if (*k == KEY_RUN)
+        return 0;
+    if (key_length != 9)
+        return -EBADMSG;
+    if (*k == KEY_IMAGE)
+        return image_record_load(&l->s->tree, key_id(k), value, length);
+    return *k == KEY_VERSION ? version_record_load(&l->s->tree, key_id(k), value, length) : -EBADMSG;
+}
+
+static int load_run_item(void *ctx, const void *key, size_t key_length, const void *value, size_t length)
+{
+    struct loading *l = ctx;
+    return *(const uint8_t *)key == KEY_RUN ? load_run(&l->s->tree, key, key_length, value, length) : 0;
+}
+
+static int load_catalog(struct loading *l, struct error *err)
+{
+    struct store *s = l->s;
+    int rc = catalog_scan(s->backing.catalog, "store", &s->catalog_revision, load_item, l);
+    if (!rc)
+        rc = catalog_scan(s->backing.catalog, "store", &s->catalog_revision, load_run_item, l);
+    if (!rc && (!l->have_state || memcmp(l->state.uuid, s->super.uuid, 16)))
+        rc = -EBADMSG;
+    if (!rc)
+        rc = tree_link(&s->tree);
+    if (rc)
+        return error_set(err, rc, "store '%s': its catalog cannot be used: %s", store_name(s), rc == -EBADMSG ? "damaged, or not of these blocks" : strerror(-rc));
+    s->tree.next_version = l->state.next_version > s->tree.next_version ? l->state.next_version : s->tree.next_version;
+    s->tree.next_image = l->state.next_image > s->tree.next_image ? l->state.next_image : s->tree.next_image;
+    s->tree.next_line = l->state.next_line > s->tree.next_line ? l->state.next_line : s->tree.next_line;
+    s->checkpoint_number = l->state.checkpoint;
+    return 0;
+}
+
+static int load_super(struct store *s, struct error *err)
+{
+    uint8_t *block = bdev_buffer_alloc(1);
+    int rc = -ENOMEM;
+    for (unsigned i = 0; block && i < SUPER_COPIES && rc; i++) {
+        rc = bdev_read(s->blocks, i, block, 1);
+        if (!rc)
+            rc = super_decode(block, &s->super);
+        if (rc == -EPROTONOSUPPORT)
+            break;
+    }
+    free(block);
+    if (rc == -EPROTONOSUPPORT)
+        return error_set(err, rc, "store '%s' was made by a newer version of Parallax; upgrade to open it", store_name(s));
+    if (rc)
+        return error_set(err, rc, "store '%s': no superblock can be read: %s", store_name(s), rc == -EBADMSG ? "its blocks are damaged or not a store's" : strerror(-rc));
+    return 0;
+}
+
+static void pump_run(struct loop_task *t)
+{
+    struct store *s = container_of(t, struct store, pump);
+    ops_pump(s);
+    write_pump(s);
+    journal_poll(s);
+    space_grow_ahead(s);
+}
+
+static void init_lists(struct store *s)
+{
+    list_init(&s->write_queue);
+    list_init(&s->parked);
+    list_init(&s->late);
+    list_init(&s->op_queue);
+    list_init(&s->checkpoint_waiters);
+    s->pump.run = pump_run;
+    tree_init(&s->tree);
+}
+
+static void apply_defaults(struct store_options *o)
+{
+    o->map_cache_bytes = o->map_cache_bytes ? o->map_cache_bytes : DEFAULT_MAP_CACHE;
+    o->block_cache_bytes = o->block_cache_bytes ? o->block_cache_bytes : DEFAULT_BLOCK_CACHE;
+    o->index_entries = o->index_entries ? o->index_entries : DEFAULT_INDEX_ENTRIES;
+    /* A request of the largest size must fit. */
+    o->index_entries = o->index_entries < 2 * BATCH_BLOCKS ? 2 * BATCH_BLOCKS : o->index_entries;
+    o->lock_timeout_ms = o->lock_timeout_ms ? o->lock_timeout_ms : DEFAULT_LOCK_TIMEOUT_MS;
+}
+
+static int init_parts(struct store *s)
+{
+    uint64_t most = s->super.limit_blocks ? s->super.limit_blocks : s->blocks->max_blocks < STORE_MAX_BLOCKS ? s->blocks->max_blocks : STORE_MAX_BLOCKS;
+    int rc;
+    if ((rc = space_init(&s->space, s->super.zone_start, most)) || (rc = index_init(&s->index[0], s->opt.index_entries))
+        || (rc = index_init(&s->index[1], s->opt.index_entries)) || (rc = journal_init(s)) || (rc = read_init(s)) || (rc = partial_init(s))
+        || (rc = checkpoint_init(s)) || (rc = grow_init(s)) || (rc = radix_cache_create(s->blocks, s->super.seed, s->opt.map_cache_bytes, &s->map))
+        || (rc = cache_open(s->loop, s->blocks, s->opt.block_cache_bytes, &s->data)) || (rc = worker_start(&s->checkpointer, s->loop))
+        || (rc = worker_start(&s->helper, s->loop)))
+        return rc;
+    return 0;
+}
+
+static void destroy(struct store *s)
+{
+    worker_stop(&s->checkpointer);
+    worker_stop(&s->helper);
+    loop_cancel(s->loop, &s->pump);
+    loop_cancel(s->loop, &s->late_task);
+    if (s->data)
+        bdev_close(s->data);
+    if (s->map)
+        radix_cache_destroy(s->map);
+    checkpoint_fini(s);
+    grow_fini(s);
+    partial_fini(s);
+    read_fini(s);
+    journal_fini(s);
+    index_fini(&s->index[0]);
+    index_fini(&s->index[1]);
+    space_fini(&s->space);
+    tree_fini(&s->tree);
+    free(s);
+}
+
+static int open_loaded(struct store *s, struct error *err)
+{
+    struct loading l = { .s = s };
+    int rc = load_super(s, err);
+    if (rc)
+        return rc;
+    if ((rc = init_parts(s)))
+        return error_set(err, rc, "store '%s': cannot get memory or threads: %s", store_name(s), strerror(-rc));
+    rc = load_catalog(&l, err);
+    if (!rc) {
+        space_set_usable(&s->space, s->blocks->blocks);
+        rc = space_load(&s->space, s->blocks, s->super.seed, l.page_states, l.page_states_length);
+        space_opened(&s->space);
+    }
+    if (!rc)
+        rc = store_recover(s, &l.state, err);
+    free(l.page_states);
+    state_fini(&l.state);
+    if (rc)
+        return error_set(err, rc, "store '%s': cannot be opened: %s", store_name(s), strerror(-rc));
+    if (s->stats.recovered_records)
+        checkpoint_request(s);
+    ops_clean_up(s);
+    return 0;
+}
+
+int store_open_backing(struct backing *b, struct loop *loop, const struct store_options *opt, struct store **out, struct error *err)
+{
+    struct store *s = calloc(1, sizeof *s);
+    if (!s)
+        return error_set(err, -ENOMEM, "no memory to open store '%s'", b->name);
+    s->backing = *b;
+    s->blocks = b->blocks;
+    s->loop = loop;
+    s->opt = *opt;
+    apply_defaults(&s->opt);
+    init_lists(s);
+    int rc = open_loaded(s, err);
+    if (rc) {
+        destroy(s);
+        return rc;
+    }
+    *out = s;
+    return 0;
+}
+
+int store_open(const char *url, struct loop *loop, const struct store_options *opt, struct store **out, struct error *err)
+{
+    struct store_options o = *opt;
+    struct backing b;
+    apply_defaults(&o);
+    struct backing_open_options bo = { .lock_timeout_ms = o.lock_timeout_ms, .command = o.command, .waiting = o.lock_waiting, .waiting_ctx = o.ctx };
+    int rc = backing_open(url, loop, &bo, &b, err);
+    if (rc)
+        return rc;
+    rc = store_open_backing(&b, loop, &o, out, err);
+    if (rc)
+        b.close(&b);
+    else
+        (*out)->owns_backing = true;
+    return rc;
+}
+
+/* ---- Closing ---- */
+
+struct closing {
+    struct store_op op;
+    bool done;
+};
+
+static void closing_done(struct store_op *op) { container_of(op, struct closing, op)->done = true; }
+
+int store_close(struct store *s)
+{
+    struct closing c = { .op = { .done = closing_done } };
+    store_checkpoint(s, &c.op);
+    while (!c.done)
+        loop_turn(s->loop, 1000);
+    s->closing = true;
+    while (s->growing || (checkpoint_busy(s) && !s->failed) || s->old_readers + s->new_readers || s->journal.flushing || !list_empty(&s->journal.in_flight))
+        loop_turn(s->loop, 1000);
+    int rc = s->failed;
+    struct backing b = s->backing;
+    bool owns = s->owns_backing;
+    destroy(s);
+    if (owns)
+        b.close(&b);
+    return rc;
+}
+
+void store_abandon(struct store *s)
+{
+    checkpoint_abandon(s);
+    destroy(s);
+}

@@ -1,0 +1,397 @@
+/* usage.c - how much a version maps, how much would come back, and how two versions differ: walks beside the loop.
+ *
+ * Each begins with a checkpoint, then takes copies of roots and runs while no checkpoint runs, and counts as a reader until it
+ * ends: what it walks is not reused meanwhile (consistency.md, H1). */
+#include "parallax/parallax_private.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct run_copy {
+    struct dead_run run;
+    uint64_t limit;
+};
+
+struct look {
+    struct job job;
+    struct store_op *op;
+    struct store *store;
+    uint64_t era;
+    int error;
+    /* usage and what deletion frees */
+    struct image_usage *usage;
+    struct { struct radix_root root; uint64_t min_birth; } *walks;
+    uint32_t walk_count;
+    struct radix_root data_root;
+    struct run_copy *runs;
+    uint32_t run_count;
+    uint64_t data_blocks, freed_blocks;
+    /* diff */
+    struct radix_root from, to;
+    struct { uint64_t first, count; bool data; } *diffs;
+    uint64_t diff_count, diff_capacity;
+    uint64_t from_bytes, to_bytes;
+    int (*run)(void *ctx, uint64_t offset_bytes, uint64_t length_bytes, bool is_data);
+    void *ctx;
+    uint64_t *ids;     /* versions of a deletion, until they are looked at */
+    unsigned id_count;
+};
+
+static void look_free(struct look *l)
+{
+    for (uint32_t i = 0; i < l->run_count; i++)
+        free(l->runs[i].run.crcs);
+    free(l->walks);
+    free(l->runs);
+    free(l->diffs);
+    free(l->ids);
+    free(l);
+}
+
+/* ---- What to look at ---- */
+
+static int add_runs(struct look *l, const struct dead_runs *d, uint64_t limit)
+{
+    struct run_copy *grown = realloc(l->runs, (l->run_count + d->count + 1) * sizeof *grown);
+    if (!grown)
+        return -ENOMEM;
+    l->runs = grown;
+    for (uint32_t i = 0; i < d->count; i++) {
+        const struct dead_run *r = &d->runs[i];
+        if (r->max_birth <= limit)
+            continue;
+        size_t bytes = dead_run_blocks(r) * sizeof *r->crcs;
+        struct run_copy *c = &l->runs[l->run_count];
+        *c = (struct run_copy){ *r, limit };
+        if (!(c->run.crcs = malloc(bytes)))
+            return -ENOMEM;
+        memcpy(c->run.crcs, r->crcs, bytes);
+        l->run_count++;
+    }
+    return 0;
+}
+
+static int add_walk(struct look *l, const struct version *v, uint64_t limit)
+{
+    void *grown = realloc(l->walks, (l->walk_count + 1) * sizeof *l->walks);
+    if (!grown)
+        return -ENOMEM;
+    l->walks = grown;
+    l->walks[l->walk_count].root = *lookup_root(v);
+    l->walks[l->walk_count++].min_birth = limit + 1;
+    return 0;
+}
+
+static bool is_member(struct version *const *set, unsigned n, const struct version *v)
+{
+    for (unsigned i = 0; i < n; i++)
+        if (set[i] == v)
+            return true;
+    return false;
+}
+
+/* The blocks that go with the members of a chain that ends in `last`: what the last still reaches, and what died on the way,
+ * as far as it was born after the nearest version that stays. A version from which something else was cloned stays. */
+static int add_chain(struct look *l, struct version *const *set, unsigned n, const struct version *last)
+{
+    const struct version *top = last;
+    while (top->parent && is_member(set, n, top->parent) && top->parent->child_count == 1)
+        top = top->parent;
+    uint64_t limit = parent_generation(top);
+    if (last->child_count > 1)
+        return 0;
+    const struct version *child = last->child_count ? container_of(last->children.next, struct version, sibling) : NULL;
+    int err = child ? add_runs(l, &child->runs, limit) : add_walk(l, last, limit);
+    for (const struct version *v = last; v != top && !err; v = v->parent)
+        err = add_runs(l, &v->runs, limit);
+    return err;
+}
+
+static int add_set(struct look *l, struct version *const *set, unsigned n)
+{
+    int err = 0;
+    for (unsigned i = 0; i < n && !err; i++) {
+        const struct version *v = set[i], *child = v->child_count == 1 ? container_of(v->children.next, struct version, sibling) : NULL;
+        if (!child || !is_member(set, n, child))
+            err = add_chain(l, set, n, v);
+    }
+    return err;
+}
+
+int usage_collect(const struct vdisk *d, struct version ***versions, unsigned *count)
+{
+    struct version **grown = realloc(*versions, (*count + d->snapshot_count + 1) * sizeof *grown);
+    if (!grown)
+        return -ENOMEM;
+    *versions = grown;
+    grown[(*count)++] = d->head;
+    list_for_each(n, &d->snapshots)
+        grown[(*count)++] = container_of(n, struct version, snapshot_link);
+    return 0;
+}
+
+/* ---- Looking, on the helper's thread ---- */
+
+static int count_data(void *ctx, uint64_t block, const struct radix_entry *e)
+{
+    (void)block;
+    (void)e;
+    ++*(uint64_t *)ctx;
+    return 0;
+}
+
+static int count_node(void *ctx, unsigned level, uint64_t first_block, const struct radix_entry *e)
+{
+    (void)level;
+    return count_data(ctx, first_block, e);
+}
+
+static int count_run(struct look *l, struct radix_io *io, const struct run_copy *c, uint8_t *buffer)
+{
+    struct dead_entry entries[DEAD_PER_BLOCK];
+    struct radix_visit visit = { .ctx = &l->freed_blocks, .min_birth = c->limit + 1, .data = count_data, .node = count_node };
+    for (uint32_t b = dead_run_blocks(&c->run); b-- > 0;) {
+        uint32_t n;
+        int err = dead_run_read(&c->run, io->device, io->seed, b, entries, &n, buffer);
+        if (err)
+            return err;
+        if (!n || entries[n - 1].block.birth <= c->limit)
+            return 0;
+        while (n-- && entries[n].block.birth > c->limit) {
+            if (entries[n].what != RADIX_DROP_SUBTREE)
+                l->freed_blocks++;
+            else if ((err = radix_walk_subtree(io, &entries[n].block, entries[n].level, 0, &visit)))
+                return err;
+        }
+    }
+    return 0;
+}
+
+static void look_usage(struct job *j)
+{
+    struct look *l = container_of(j, struct look, job);
+    struct radix_io io = { .device = l->store->blocks, .seed = l->store->super.seed };
+    uint8_t *buffer = bdev_buffer_alloc(1);
+    int err = buffer ? 0 : -ENOMEM;
+    for (uint32_t i = 0; i < l->walk_count && !err; i++) {
+        struct radix_visit visit = { .ctx = &l->freed_blocks, .min_birth = l->walks[i].min_birth, .data = count_data, .node = count_node };
+        err = l->walks[i].root.height ? radix_walk(&io, &l->walks[i].root, &visit) : 0;
+    }
+    for (uint32_t i = 0; i < l->run_count && !err; i++)
+        err = count_run(l, &io, &l->runs[i], buffer);
+    if (l->usage && l->data_root.height && !err) {
+        struct radix_visit visit = { .ctx = &l->data_blocks, .data = count_data };
+        err = radix_walk(&io, &l->data_root, &visit);
+    }
+    free(buffer);
+    l->error = err;
+}
+
+static int add_diff(void *ctx, uint64_t first, uint64_t count, bool now_mapped)
+{
+    struct look *l = ctx;
+    if (l->diff_count == l->diff_capacity) {
+        uint64_t capacity = l->diff_capacity ? l->diff_capacity * 2 : 256;
+        void *grown = realloc(l->diffs, capacity * sizeof *l->diffs);
+        if (!grown)
+            return -ENOMEM;
+        l->diffs = grown;
+        l->diff_capacity = capacity;
+    }
+    l->diffs[l->diff_count].first = first;
+    l->diffs[l->diff_count].count = count;
+    l->diffs[l->diff_count++].data = now_mapped;
+    return 0;
+}
+
+static void look_diff(struct job *j)
+{
+    struct look *l = container_of(j, struct look, job);
+    struct radix_io io = { .device = l->store->blocks, .seed = l->store->super.seed };
+    l->error = radix_diff(&io, &l->from, &l->to, add_diff, l);
+}
+
+/* ---- Beginning and ending ---- */
+
+static void tell_diffs(struct look *l)
+{
+    for (uint64_t i = 0; i < l->diff_count && !l->error; i++) {
+        uint64_t begin = l->diffs[i].first * BLOCK_SIZE, end = begin + l->diffs[i].count * BLOCK_SIZE;
+        end = end > l->to_bytes ? l->to_bytes : end;
+        if (begin < end)
+            l->error = l->run(l->ctx, begin, end - begin, l->diffs[i].data);
+    }
+}
+
+static void look_done(struct loop_task *t)
+{
+    struct look *l = container_of(t, struct look, job.done);
+    struct store *s = l->store;
+    struct store_op *op = l->op;
+    s->walkers--;
+    reader_end(s, l->era);
+    if (!l->error && l->run)
+        tell_diffs(l);
+    if (l->error)
+        error_set(&op->error, l->error, "store '%s': cannot read its map: %s", store_name(s), l->error == -EBADMSG ? "damaged; run 'parallax check'" : strerror(-l->error));
+    if (l->usage)
+        *l->usage = (struct image_usage){ .data_bytes = l->data_blocks * BLOCK_SIZE, .used_bytes = l->freed_blocks * BLOCK_SIZE };
+    else
+        op->freed_bytes = l->freed_blocks * BLOCK_SIZE;
+    look_free(l);
+    op->done(op);
+}
+
+static void look_start(struct look *l, void (*work)(struct job *j))
+{
+    l->job.work = work;
+    l->job.done.run = look_done;
+    l->store->walkers++;
+    reader_begin(l->store, &l->era);
+    worker_submit(&l->store->helper, &l->job);
+}
+
+static void look_fail(struct look *l, int err)
+{
+    struct store_op *op = l->op;
+    error_set(&op->error, err, "no memory for the operation");
+    look_free(l);
+    op->done(op);
+}
+
+static struct look *look_begin(struct store_op *op)
+{
+    struct look *l = calloc(1, sizeof *l);
+    if (l) {
+        l->op = op;
+        l->store = op->store;
+        op->work = l;
+    }
+    return l;
+}
+
+/* The checkpoint is done and none runs: versions may be looked at. */
+static void usage_ready(struct store_op *op)
+{
+    struct look *l = op->work;
+    struct vdisk *d;
+    struct version *v;
+    if (op->error.code || target_find(l->store, op->args.name, &d, &v, &op->error)) {
+        look_free(l);
+        op->done(op);
+        return;
+    }
+    v = v ? v : d->head;
+    l->data_root = *lookup_root(v);
+    int err = add_chain(l, &v, 1, v);
+    if (err)
+        look_fail(l, err);
+    else
+        look_start(l, look_usage);
+}
+
+static void run_usage(struct store_op *op)
+{
+    struct look *l = look_begin(op);
+    if (!l) {
+        error_set(&op->error, -ENOMEM, "no memory for the operation");
+        op->done(op);
+        return;
+    }
+    l->usage = op->args.usage;
+    checkpoint_then(op->store, op, usage_ready);
+}
+
+void image_get_usage(struct store *s, struct store_op *op, const char *target, struct image_usage *out)
+{
+    op->args.name = target;
+    op->args.usage = out;
+    op_begin(s, op, run_usage);
+}
+
+static void freed_ready(struct store_op *op)
+{
+    struct look *l = op->work;
+    struct version **set = malloc((l->id_count + 1) * sizeof *set);
+    unsigned n = 0;
+    for (unsigned i = 0; set && i < l->id_count; i++)
+        if ((set[n] = tree_version(&l->store->tree, l->ids[i])))
+            n++;
+    int err = op->error.code ? 0 : set ? add_set(l, set, n) : -ENOMEM;
+    free(set);
+    if (op->error.code) {
+        look_free(l);
+        op->done(op);
+    } else if (err) {
+        look_fail(l, err);
+    } else {
+        look_start(l, look_usage);
+    }
+}
+
+void usage_freed(struct store *s, struct store_op *op, struct version **versions, unsigned count)
+{
+    struct look *l = look_begin(op);
+    if (!l) {
+        free(versions);
+        error_set(&op->error, -ENOMEM, "no memory for the operation");
+        op->done(op);
+        return;
+    }
+    if (!(l->ids = malloc((count + 1) * sizeof *l->ids))) {
+        free(versions);
+        look_fail(l, -ENOMEM);
+        return;
+    }
+    for (unsigned i = 0; i < count; i++)
+        l->ids[i] = versions[i]->id;
+    l->id_count = count;
+    free(versions);
+    checkpoint_then(s, op, freed_ready);
+}
+
+static void diff_ready(struct store_op *op)
+{
+    struct look *l = op->work;
+    struct vdisk *d;
+    struct version *v;
+    struct error *err = &op->error;
+    if (!err->code && op->args.other && !target_find(l->store, op->args.other, &d, &v, err)) {
+        v = v ? v : d->head;
+        l->from = *lookup_root(v);
+        l->from_bytes = v->size_bytes;
+    }
+    if (err->code || target_find(l->store, op->args.name, &d, &v, err)) {
+        look_free(l);
+        op->done(op);
+        return;
+    }
+    v = v ? v : d->head;
+    l->to = *lookup_root(v);
+    l->to_bytes = v->size_bytes;
+    look_start(l, look_diff);
+}
+
+static void run_diff(struct store_op *op)
+{
+    struct look *l = look_begin(op);
+    if (!l) {
+        error_set(&op->error, -ENOMEM, "no memory for the operation");
+        op->done(op);
+        return;
+    }
+    l->run = op->args.diff_run;
+    l->ctx = op->args.diff_ctx;
+    checkpoint_then(op->store, op, diff_ready);
+}
+
+void image_diff(struct store *s, struct store_op *op, const char *from, const char *to,
+                int (*run)(void *ctx, uint64_t offset_bytes, uint64_t length_bytes, bool is_data), void *ctx)
+{
+    op->args.other = from;
+    op->args.name = to;
+    op->args.diff_run = run;
+    op->args.diff_ctx = ctx;
+    op_begin(s, op, run_diff);
+}
