@@ -35,9 +35,10 @@ int size_parse(const char *what, const char *text, uint64_t *out, struct error *
     const char *p = text;
     uint64_t whole = 0, numerator = 0, denominator = 1;
     for (; isdigit((unsigned char)*p); p++) {
-        if (whole > (uint64_t)INT64_MAX / 10 - 1)
+        uint64_t digit = (uint64_t)(*p - '0');
+        if (whole > ((uint64_t)INT64_MAX - digit) / 10)
             return error_set(err, -EINVAL, "%s '%.64s' is too large", what, text);
-        whole = whole * 10 + (uint64_t)(*p - '0');
+        whole = whole * 10 + digit;
     }
     if (p == text)
         return error_set(err, -EINVAL, "%s '%.64s' is not a size; write bytes, or a number and K M G T P, as 10G", what, text);
