@@ -119,17 +119,28 @@ int space_ready(struct store *s, uint32_t blocks)
         checkpoint_request(s);
         return -EAGAIN;
     }
-    return s->opt.wait_when_full ? -EAGAIN : -ENOSPC;
+    if (!s->opt.wait_when_full)
+        return -ENOSPC;
+    loop_timer_start(s->loop, &s->full_timer, RETRY_MS);
+    return -EAGAIN;
+}
+
+static void full_expired(struct loop_timer *t)
+{
+    struct store *s = container_of(t, struct store, full_timer);
+    loop_defer_last(s->loop, &s->pump);
 }
 
 int grow_init(struct store *s)
 {
     s->grow = calloc(1, sizeof *s->grow);
+    s->full_timer.expired = full_expired;
     return s->grow ? 0 : -ENOMEM;
 }
 
 void grow_fini(struct store *s)
 {
+    loop_timer_stop(s->loop, &s->full_timer);
     if (s->grow)
         loop_cancel(s->loop, &s->grow->job.done);
     free(s->grow);

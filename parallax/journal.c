@@ -189,6 +189,8 @@ static void submit_journal_part(struct batch *b, unsigned part, uint32_t from, u
     b->journal[part].batch = b;
     b->journal[part].req = (struct bdev_req){ .op = BDEV_WRITE, .blocks = count, .iov = &b->journal_iov[part], .iov_count = 1, .done = journal_done,
                                               .block = s->super.journal_start + (b->first_seq + from) % s->super.journal_blocks };
+    s->stats.device_writes++;
+    s->stats.device_write_bytes += (uint64_t)count * BLOCK_SIZE;
     bdev_submit(s->blocks, &b->journal[part].req);
 }
 
@@ -203,6 +205,8 @@ void batch_submit(struct batch *b)
         b->extents[i].batch = b;
         b->extents[i].req.done = extent_done;
         s->journal.unflushed_blocks += b->extents[i].req.blocks;
+        s->stats.device_writes++;
+        s->stats.device_write_bytes += (uint64_t)b->extents[i].req.blocks * BLOCK_SIZE;
         bdev_submit(s->data, &b->extents[i].req);
     }
     submit_journal_part(b, 0, 0, head);

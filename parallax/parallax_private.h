@@ -127,6 +127,7 @@ struct store {
     bool growing;
     int grow_error;                      /* why the device could not be grown; cleared when space may have appeared */
     uint64_t grow_retry_ms;
+    struct loop_timer full_timer;        /* writes wait for space */
     struct grow *grow;
 
     struct store_status stats;

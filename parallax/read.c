@@ -136,6 +136,8 @@ static void submit_io(struct read *r, struct bdev *device, uint32_t n)
         r->io[i].read = r;
         r->io[i].req.op = BDEV_READ;
         r->io[i].req.done = io_done;
+        r->store->stats.device_reads++;
+        r->store->stats.device_read_bytes += (uint64_t)r->io[i].req.blocks * BLOCK_SIZE;
         bdev_submit(device, &r->io[i].req);
     }
 }
