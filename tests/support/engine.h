@@ -48,6 +48,8 @@ void engine_reopen(struct engine *e);
 /* The process or the power dies now; the store is opened again. cuts_in_recovery: how many times the recovery itself is
  * cut by another crash before it may end. Then every name and every byte is compared with what the crash allows. */
 void engine_crash(struct engine *e, enum content_crash kind, unsigned cuts_in_recovery);
+/* The process dies now and the store is opened again, without any comparison: for tests with an oracle of their own. */
+void engine_kill(struct engine *e);
 /* The device dies by itself after that many more writes, in whatever thread; ENGINE_NEVER: not at all. */
 void engine_arm_crash(struct engine *e, uint64_t writes);
 /* Whether an armed crash has come. */

@@ -22,7 +22,7 @@ static bool snapshot_idle(const struct object *o) { return !o->operations && !o-
 static bool snapshot_deletable(const struct object *o) { return snapshot_idle(o) && !o->is_protected && !o->reader; }
 static bool snapshot_restorable(const struct object *o)
 {
-    return snapshot_idle(o) && is_plain_closed(o->image) && o->image->snapshot_count < SNAPSHOTS_MOST;
+    return snapshot_idle(o) && is_plain_closed(o->image) && !o->image->is_protected && o->image->snapshot_count < SNAPSHOTS_MOST;
 }
 
 static bool snapshots_deletable(const struct object *image)
@@ -37,6 +37,18 @@ static bool snapshots_deletable(const struct object *image)
 
 static bool image_deletable(const struct object *o) { return is_closed(o) && !o->is_protected && snapshots_deletable(o); }
 static bool image_purgeable(const struct object *o) { return any_idle(o) && o->snapshot_count && snapshots_deletable(o); }
+
+/* Whoever reads a frozen view or a snapshot may keep the image from going and from being rolled back. */
+static bool may_be_read(const struct world *w, const struct object *image)
+{
+    list_for_each(n, &w->unnamed)
+        if (container_of(n, struct object, link)->kind == OBJECT_FROZEN)
+            return true;
+    list_for_each(n, &image->snapshots)
+        if (container_of(n, struct object, link)->reader)
+            return true;
+    return false;
+}
 
 static uint64_t random_size(struct world *w)
 {
@@ -167,6 +179,7 @@ static bool delete_prepare(struct task *t)
         struct object *o = world_pick_image(w, image_deletable);
         if (!o)
             break;
+        t->may_be_busy |= may_be_read(w, o);
         t->flag |= o->snapshot_count != 0;
         task_subject(t, o);
         snprintf(t->text[t->count++], IMAGE_TARGET_SIZE, "%s", o->name);
@@ -362,6 +375,7 @@ static bool rollback_prepare(struct task *t)
     task_subject(t, o->image);
     engine_verify(t->engine, o, true);
     task_cut(t, 1);
+    t->may_be_busy = may_be_read(w, o->image);
     world_target(o, t->text[1]);
     t->flag = world_chance(w, 2);
     if (t->flag) {

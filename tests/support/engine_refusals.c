@@ -130,29 +130,30 @@ static void refuse_on_snapshots(struct engine *e, struct object *o)
     world_target(container_of(o->snapshots.next, struct object, link), target);
     engine_run_arm(&run);
     snapshot_create(e->store, &run.op, &targets, 1);
-    expect(e, &run, -EEXIST, "taking a snapshot of a name that exists");
+    expect(e, &run, o->is_template ? -EROFS : -EEXIST, "taking a snapshot of a name that exists");
     o->operations--;
 }
 
-static void refuse_one(struct engine *e, struct object *o, void (*begin)(struct engine *, struct engine_run *, struct object *), int wanted, const char *what)
+static void refuse_one(struct engine *e, struct object *o, void (*begin)(struct engine *, struct engine_run *, struct object *, const char *const *), int wanted, const char *what)
 {
     struct engine_run run;
+    const char *name = o->name;
     engine_run_arm(&run);
     o->operations++;
-    begin(e, &run, o);
+    begin(e, &run, o, &name);
     expect(e, &run, wanted, what);
     o->operations--;
 }
 
-static void begin_delete(struct engine *e, struct engine_run *run, struct object *o)
+static void begin_delete(struct engine *e, struct engine_run *run, struct object *o, const char *const *name)
 {
-    const char *name = o->name;
-    image_delete(e->store, &run->op, &name, 1, true, false);
+    (void)o;
+    image_delete(e->store, &run->op, name, 1, true, false);
 }
 
-static void begin_shrink(struct engine *e, struct engine_run *run, struct object *o)
+static void begin_shrink(struct engine *e, struct engine_run *run, struct object *o, const char *const *name)
 {
-    image_resize(e->store, &run->op, o->name, o->content->size_bytes - 512, false);
+    image_resize(e->store, &run->op, *name, o->content->size_bytes - 512, false);
 }
 
 void engine_random_refusal(struct engine *e)

@@ -152,6 +152,12 @@ static void replace_backing(struct engine *e, enum content_crash kind)
     e->armed_writes = ENGINE_NEVER;
 }
 
+void engine_kill(struct engine *e)
+{
+    replace_backing(e, CONTENT_KILL);
+    open_store(e);
+}
+
 static enum content_crash recover(struct engine *e, enum content_crash kind, unsigned cuts)
 {
     for (; cuts; cuts--) {

@@ -74,7 +74,9 @@ static uint32_t *read_ids(struct engine *e, struct image *img, uint64_t size_byt
 
 static void read_beside(struct engine *e, struct image *img, const char *target, uint64_t size_bytes)
 {
-    uint8_t *buf = engine_alloc(65536);
+    uint8_t *buf = NULL;
+    if (posix_memalign((void **)&buf, 4096, 65536))
+        engine_fail("out of memory");
     for (unsigned i = 0; i < 3 && size_bytes > 64ull << 20; i++) {
         uint64_t sector = world_random(&e->world, size_bytes / 512 - 128) & ~7ull;
         uint32_t below = content_index_below(sector / 8);
