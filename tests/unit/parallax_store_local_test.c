@@ -425,6 +425,8 @@ static void a_store_on_a_device_knows_its_device(void)
     b.close(&b);
     CU_ASSERT_EQUAL(shell("printf zzzz | dd of=%s bs=1 seek=4136 conv=fsync,notrunc status=none", device_a), 0);
     expect_refusal(store, -ENODEV, device_a, "no Parallax header");
+    CU_ASSERT_EQUAL(local_device_record(device_a, "another-uuid", 300), 0);
+    expect_refusal(store, -ENODEV, device_a, "belongs to store another-uuid");
     free(buf);
 }
 

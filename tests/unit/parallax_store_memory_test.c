@@ -130,7 +130,8 @@ static void a_power_cut_keeps_what_was_flushed_and_any_part_of_the_rest(void)
     CU_ASSERT(seen[1] && seen[2] && seen[3] && torn);
 }
 
-/* A flush promises the write that completed before it was submitted, and nothing about the one that had not. */
+/* A flush promises the write that completed before it was submitted, and nothing about the one that had not, even if that
+ * one completed before the flush did. */
 static void a_flush_covers_what_had_completed_before_it(void)
 {
     uint64_t random = unit_seed();
@@ -146,7 +147,7 @@ static void a_flush_covers_what_had_completed_before_it(void)
         drain(list, 3);
         CU_ASSERT_EQUAL_FATAL(memory_power_cut(&b, unit_random(&random), NULL, &after), 0);
         CU_ASSERT_EQUAL(sector_version(&after, 0, 3), 1);
-        lost += sector_version(&after, 1, 3) == 0;
+        lost += list[1].place < list[2].place && sector_version(&after, 1, 3) == 0;
         b.close(&b);
         after.close(&after);
     }
