@@ -3,6 +3,8 @@
  * 1. While one is active its blocks are locked: writes and other partial requests that overlap wait in store.parked.
  * 2. It starts only when no write that overlaps is under way, so what it reads is what it merges into.
  * 3. Its own writes go straight to the queue; they pass their own lock.
+ * 4. A request also waits behind parked ones that it overlaps: overlapping writes take effect in the order of submission, and
+ *    none starves.
  * Memory: a fixed number of contexts with a bounce buffer each, touched when used; no free one means waiting. */
 #include "parallax/parallax_private.h"
 
@@ -76,9 +78,19 @@ static bool locked(const struct store *s, const struct image *img, uint64_t firs
     return false;
 }
 
+static bool behind_parked(const struct store *s, const struct image_req *req)
+{
+    list_for_each(n, &s->parked) {
+        const struct image_req *p = container_of(n, struct image_req, link);
+        if (p->image->disk == req->image->disk && req->first_block < p->first_block + p->block_count && p->first_block < req->first_block + req->block_count)
+            return true;
+    }
+    return false;
+}
+
 bool partial_blocks(struct store *s, const struct image_req *req)
 {
-    return !list_empty(&s->partials->active) && locked(s, req->image, req->first_block, req->first_block + req->block_count - 1);
+    return (!list_empty(&s->partials->active) && locked(s, req->image, req->first_block, req->first_block + req->block_count - 1)) || behind_parked(s, req);
 }
 
 void partial_retry(struct store *s)
@@ -208,7 +220,8 @@ void partial_submit(struct store *s, struct image_req *req)
 {
     req->first_block = first_of(req);
     req->block_count = last_of(req) - req->first_block + 1;
-    if (list_empty(&s->partials->idle) || locked(s, req->image, req->first_block, last_of(req)) || write_overlaps(req->image, req->first_block, req->block_count)) {
+    if (list_empty(&s->partials->idle) || locked(s, req->image, req->first_block, last_of(req)) || write_overlaps(req->image, req->first_block, req->block_count)
+        || behind_parked(s, req)) {
         list_add_tail(&s->parked, &req->link);
         return;
     }
