@@ -322,6 +322,7 @@ static bool resize_prepare(struct task *t)
         t->holds = o;
         o->held = true;
     }
+    t->may_be_busy |= t->flag && may_be_read(w, o);
     task_subject(t, o);
     snprintf(t->text[0], IMAGE_TARGET_SIZE, "%s", o->name);
     return true;
