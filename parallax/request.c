@@ -46,7 +46,7 @@ static int check(const struct image *img, const struct image_req *req)
         return 0;
     if ((req->offset | req->length) % IMAGE_SECTOR || req->length == 0 || req->offset >= size || req->length > size - req->offset)
         return -EINVAL;
-    if (req->op != IMAGE_READ && img->mode != IMAGE_READ_WRITE)
+    if (req->op != IMAGE_READ && (img->mode != IMAGE_READ_WRITE || img->disk->flags & IMAGE_FLAG_TEMPLATE))
         return -EROFS;
     if (req->op == IMAGE_DISCARD)
         return 0;
