@@ -29,12 +29,12 @@ wait_line() {
 # The workloads: name, fio's rw, block size, depth.
 workloads() {
   cat <<'LIST'
-randread-4k-qd32 randread 4k 32
-randwrite-4k-qd32 randwrite 4k 32
-randread-4k-qd1 randread 4k 1
-randwrite-4k-qd1 randwrite 4k 1
-read-128k-qd32 read 128k 32
-write-128k-qd32 write 128k 32
+randread-4k-qd32 randread 4096 32
+randwrite-4k-qd32 randwrite 4096 32
+randread-4k-qd1 randread 4096 1
+randwrite-4k-qd1 randwrite 4096 1
+read-128k-qd32 read 131072 32
+write-128k-qd32 write 131072 32
 LIST
 }
 

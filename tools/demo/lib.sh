@@ -2,7 +2,7 @@
 # Everything that is started here is ended by cleanup, by its pid; everything that may wait has a limit.
 # shellcheck shell=bash
 # shellcheck disable=SC2154,SC2034,SC2086 # work, O, here, guests and the like are the story's own; pids and numbers need no quotes
-declare -a domids=()
+declare -a domids=() judges=()
 steps=0
 
 now_us() { echo "${EPOCHREALTIME/./}"; }
@@ -156,6 +156,17 @@ stop_guests() {
   done
 }
 
+# The end of a domain ends its devices; the storage domain notices a moment later.
+wait_for_no_device() {
+  local i
+  for ((i = 0; i < 100; i++)); do
+    px status --json >"$work/output" || fail "no status"
+    grep -q '"vdev"' "$work/output" || return 0
+    sleep 0.1
+  done
+  fail "the storage domain still has devices of guests that have ended"
+}
+
 judge() { # NUMBER SNAPSHOT BEFORE AFTER
   local copy=$work/vm$1@$2.img
   px -q export "vm$1@$2" "$copy" && timeout 120 "$here/verify.sh" "$copy" "$work/judge$1" "$work/guest$1/log" "$3" "$4" "$work/sources" |
@@ -163,6 +174,21 @@ judge() { # NUMBER SNAPSHOT BEFORE AFTER
   local result=${PIPESTATUS[0]}
   rm -f "$copy"
   return "$result"
+}
+
+# Two at a time, as there are processors for.
+judge_all() { # SNAPSHOT BEFORE AFTER
+  local i status=0
+  for ((i = 0; i < guests; i += 2)); do
+    judge $i "$@" &
+    judges=($!)
+    judge $((i + 1)) "$@" &
+    judges+=($!)
+    wait "${judges[0]}" || status=1
+    wait "${judges[1]}" || status=1
+    judges=()
+    [ $status = 0 ] || fail "vm$i@$1 or vm$((i + 1))@$1 is not what it must be"
+  done
 }
 
 cleanup() {
@@ -174,6 +200,7 @@ cleanup() {
     kill -TERM "${guest_pids[i]}" 2>/dev/null
     wait_end "${guest_pids[i]}" 100
   done
+  for pid in "${judges[@]}"; do wait "$pid"; done
   if [ -n "$daemon" ]; then
     kill -TERM "$daemon" 2>/dev/null
     wait_end "$daemon" 100 || kill -9 "$daemon" 2>/dev/null
