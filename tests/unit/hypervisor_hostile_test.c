@@ -20,7 +20,10 @@ static int connect_to(const char *name, int type)
     struct sockaddr_un a = { .sun_family = AF_UNIX };
     snprintf(a.sun_path, sizeof a.sun_path, "%s/%s", getenv("PARALLAX_HYPERVISOR_DIR"), name);
     int fd = socket(AF_UNIX, type | SOCK_CLOEXEC, 0);
-    CU_ASSERT_EQUAL_FATAL(connect(fd, (struct sockaddr *)&a, sizeof a), 0);
+    int r = connect(fd, (struct sockaddr *)&a, sizeof a);
+    if (r < 0)
+        printf("# %s: %s\n", a.sun_path, strerror(errno));
+    CU_ASSERT_EQUAL_FATAL(r, 0);
     return fd;
 }
 

@@ -204,27 +204,39 @@ static int parse_perm(const char *said, struct xsd_perm *out)
     return 0;
 }
 
+/* The permissions in the last `bytes` bytes of the payload, as a list of its own. */
+static int parse_perms(const struct request *r, size_t bytes, struct xsd_perms **out)
+{
+    struct xsd_perm list[MAX_PERMS];
+    unsigned count = 0;
+    for (const char *p = r->payload + r->header->len - bytes, *end = r->payload + r->header->len; p < end; p += strlen(p) + 1) {
+        if (!memchr(p, 0, (size_t)(end - p)))
+            return -EINVAL;
+        if (count == MAX_PERMS)
+            return -ENOSPC;
+        int err = parse_perm(p, &list[count++]);
+        if (err)
+            return err;
+    }
+    if (!count)
+        return -EINVAL;
+    *out = xsd_perms_create(list, count);
+    return *out ? 0 : -ENOMEM;
+}
+
 static int op_set_perms(struct request *r)
 {
     char *said;
-    size_t rest;
-    struct xsd_perm list[MAX_PERMS];
-    unsigned count = 0;
-    int err = split(r, &said, 1, &rest);
+    size_t bytes;
+    struct xsd_perms *perms;
+    int err = split(r, &said, 1, &bytes);
     if (!err)
         err = xsd_path_canonical(said, r->c->who->domid, false, r->path, NULL);
-    for (char *p = r->payload + r->header->len - rest, *end; !err && rest; rest -= (size_t)(end - p), p = end) {
-        end = memchr(p, 0, rest);
-        err = !end ? -EINVAL : count == MAX_PERMS ? -ENOSPC : parse_perm(p, &list[count++]);
-        if (err)
-            break;
-        end++;
-    }
-    if (!err && !count)
-        err = -EINVAL;
-    struct xsd_perms *perms = err ? NULL : xsd_perms_create(list, count);
     if (!err)
-        err = perms ? xsd_set_perms(r->view, r->c->who, r->path, perms) : -ENOMEM;
+        err = parse_perms(r, bytes, &perms);
+    if (err)
+        return err;
+    err = xsd_set_perms(r->view, r->c->who, r->path, perms);
     xsd_perms_put(perms);
     if (!err)
         acknowledge(r);
@@ -238,8 +250,10 @@ static int watch_arguments(struct request *r, char **token, size_t *relative_byt
 {
     char *said[2];
     int err = split(r, said, 2, NULL);
+    if (err)
+        return err;
     *token = said[1];
-    return err ? err : xsd_path_canonical(said[0], r->c->who->domid, true, r->path, relative_bytes);
+    return xsd_path_canonical(said[0], r->c->who->domid, true, r->path, relative_bytes);
 }
 
 static int op_watch(struct request *r)
