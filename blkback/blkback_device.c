@@ -289,7 +289,7 @@ static void opened(struct blkback_device *d)
     if (was_held)
         return;
     if (d->result)
-        log_info("device waits for its image: domid=%u vdev=%u image=%s: %s", d->disk.domid, d->disk.vdev, d->target, d->error.text);
+        log_limited(&d->log_limit, LOG_LEVEL_INFO, "device waits for its image: domid=%u vdev=%u image=%s: %s", d->disk.domid, d->disk.vdev, d->target, d->error.text);
     int err = blkback_nodes_write_features(d);
     if (err && err != -ENOENT)
         complain(d, "its features cannot be written to xenstore (is its quota used up?)");
@@ -313,7 +313,7 @@ static void connected(struct blkback_device *d)
     int err = blkback_nodes_write_connected(d);
     if (err && err != -ENOENT)
         complain(d, "its properties cannot be written to xenstore (is its quota used up?)");
-    log_info("device connected: domid=%u vdev=%u image=%s sectors=%llu queues=%u ring_pages=%u", d->disk.domid, d->disk.vdev, d->target,
+    log_limited(&d->log_limit, LOG_LEVEL_INFO, "device connected: domid=%u vdev=%u image=%s sectors=%llu queues=%u ring_pages=%u", d->disk.domid, d->disk.vdev, d->target,
              (unsigned long long)d->sectors, d->connection.queues, 1u << d->connection.order);
 }
 
@@ -335,7 +335,7 @@ static void closed(struct blkback_device *d)
     bool broken = atomic_exchange(&d->broken, false);
     d->stage = broken ? BLKBACK_BROKEN : BLKBACK_CLOSED;
     write_state(d, broken ? XENBUS_CLOSING : XENBUS_CLOSED);
-    log_info("device %s: domid=%u vdev=%u image=%s", broken ? "disconnected" : "closed", d->disk.domid, d->disk.vdev, d->target);
+    log_limited(&d->log_limit, LOG_LEVEL_INFO, "device %s: domid=%u vdev=%u image=%s", broken ? "disconnected" : "closed", d->disk.domid, d->disk.vdev, d->target);
 }
 
 static void replied(struct loop_task *t)

@@ -88,7 +88,6 @@ struct blkback_ring {
     struct loop_timer unmask_timer;
     struct blkback_table *table;
     struct blkback_persistent *persistent; /* NULL: copy by grant */
-    struct log_limit log_limit;
 };
 
 struct blkback_counters {
@@ -109,6 +108,7 @@ struct blkback_disk {
     bool persistent;
     struct blkback_ring *rings[BLKBACK_MAX_QUEUES];
     struct blkback_counters count;
+    struct log_limit log_limit; /* outlives the rings: reconnecting buys no new lines */
 };
 
 enum blkback_command { BLKBACK_NOTHING, BLKBACK_OPEN, BLKBACK_CONNECT, BLKBACK_REATTACH, BLKBACK_CLOSE };

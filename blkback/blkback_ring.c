@@ -27,7 +27,7 @@ static uint32_t store_then_load(uint32_t *ours, uint32_t value, const uint32_t *
 static void break_ring(struct blkback_ring *ring, uint32_t req_prod)
 {
     struct blkback_disk *disk = ring->disk;
-    log_limited(&ring->log_limit, LOG_LEVEL_ERROR, "ring broken: domid=%u vdev=%u req_prod=%u req_cons=%u rsp_prod=%u size=%u", disk->domid,
+    log_limited(&disk->log_limit, LOG_LEVEL_ERROR, "ring broken: domid=%u vdev=%u req_prod=%u req_cons=%u rsp_prod=%u size=%u", disk->domid,
                 disk->vdev, req_prod, ring->req_cons, ring->rsp_prod, ring->size);
     blkback_disk_break(disk);
 }
@@ -210,7 +210,7 @@ static void answer(struct blkback_request *r)
     struct blkback_ring *ring = r->ring;
     int status = !r->error ? BLKIF_RSP_OKAY : r->error == -EOPNOTSUPP ? BLKIF_RSP_EOPNOTSUPP : BLKIF_RSP_ERROR;
     if (status)
-        log_limited(&ring->log_limit, LOG_LEVEL_WARNING, "request failed: domid=%u vdev=%u op=%u sector=%llu segments=%u error=%d",
+        log_limited(&ring->disk->log_limit, LOG_LEVEL_WARNING, "request failed: domid=%u vdev=%u op=%u sector=%llu segments=%u error=%d",
                     ring->disk->domid, ring->disk->vdev, r->op, (unsigned long long)r->sector, r->segment_count, r->error);
     count(r, status);
     blkback_ring_answer(ring, r->saved, r->id, r->response_op, status);

@@ -90,10 +90,16 @@ static int carry_out(struct image_req *req)
         n = pwritev(fd, req->iov, (int)req->iov_count, (off_t)req->offset);
         break;
     case IMAGE_DISCARD:
+        /* Zeroed in place where the file system can, so that the file keeps its space whatever else fills the disk. */
+        if (fallocate(fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, (off_t)req->offset, (off_t)req->length) == 0)
+            return 0;
         return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)req->offset, (off_t)req->length) < 0 ? -errno : 0;
     case IMAGE_FLUSH:
         return 0;
     }
+    if (n != (ssize_t)req->length)
+        fprintf(stderr, "image %s: operation %d of %llu bytes came to %zd: %s\n", req->image->name, req->op, (unsigned long long)req->length, n,
+                n < 0 ? strerror(errno) : "short (is the file system full?)");
     return n < 0 ? -errno : n != (ssize_t)req->length ? -EIO : 0;
 }
 
