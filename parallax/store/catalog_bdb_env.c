@@ -16,8 +16,8 @@
 
 #define PAGE_BYTES 512u
 #define CACHE_BYTES (4u << 20)
-#define LOG_FILE_BYTES (4u << 20)
-#define LOG_BUFFER_BYTES (512u << 10)
+#define LOG_FILE_BYTES (512u << 10) /* recovery fills the last file up with zeroes at every opening */
+#define LOG_BUFFER_BYTES (64u << 10)
 
 static void message(const DB_ENV *env, const char *prefix, const char *text)
 {
