@@ -56,6 +56,8 @@ struct bdev {
     uint64_t max_blocks; /* the most that grow can reach: the device's size, or UINT64_MAX for a file */
 };
 
+/* Addresses usable now; any thread, while another one grows the device. */
+static inline uint64_t bdev_blocks(const struct bdev *d) { return __atomic_load_n(&d->blocks, __ATOMIC_RELAXED); }
 static inline void bdev_submit(struct bdev *d, struct bdev_req *req) { d->ops->submit(d, req); }
 static inline int bdev_read(struct bdev *d, uint64_t block, void *buf, uint32_t blocks) { return d->ops->read(d, block, buf, blocks); }
 static inline int bdev_write(struct bdev *d, uint64_t block, const void *buf, uint32_t blocks) { return d->ops->write(d, block, buf, blocks); }

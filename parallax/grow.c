@@ -41,7 +41,7 @@ static uint64_t limit_blocks(struct store *s)
     if (backing_free_bytes(&s->backing, &free_bytes, &total_bytes))
         return s->space.max_blocks;
     uint64_t keep = total_bytes / 20 > 1ull << 30 ? total_bytes / 20 : 1ull << 30;
-    uint64_t more = free_bytes > keep ? (free_bytes - keep) / BLOCK_SIZE : 0, most = s->blocks->blocks + more;
+    uint64_t more = free_bytes > keep ? (free_bytes - keep) / BLOCK_SIZE : 0, most = bdev_blocks(s->blocks) + more;
     return most < s->space.max_blocks ? most : s->space.max_blocks;
 }
 
@@ -61,7 +61,7 @@ static void done(struct loop_task *t)
         s->grow_retry_ms = clock_monotonic_ms() + RETRY_MS;
         log_warning("store cannot grow store=%s blocks=%llu error=%d", store_name(s), (unsigned long long)g->target, g->error);
     }
-    space_set_usable(&s->space, s->blocks->blocks);
+    space_set_usable(&s->space, bdev_blocks(s->blocks));
     loop_defer_last(s->loop, &s->pump);
 }
 
@@ -73,7 +73,7 @@ void space_grow_ahead(struct store *s)
         return;
     if (s->grow_error && clock_monotonic_ms() < s->grow_retry_ms)
         return;
-    uint64_t limit = limit_blocks(s), have = s->blocks->blocks;
+    uint64_t limit = limit_blocks(s), have = bdev_blocks(s->blocks);
     if (have >= limit) {
         if (!s->super.limit_blocks && s->blocks->max_blocks == UINT64_MAX) {
             s->grow_error = -ENOSPC;

@@ -116,7 +116,7 @@ static uint64_t deletions_pending(const struct store *s)
 
 static void space_facts(struct store *s, struct store_status *o)
 {
-    uint64_t free_bytes = 0, total_bytes = 0, now = s->blocks->blocks, most = s->super.limit_blocks;
+    uint64_t free_bytes = 0, total_bytes = 0, now = bdev_blocks(s->blocks), most = s->super.limit_blocks;
     if (!most && s->blocks->max_blocks != UINT64_MAX)
         most = s->blocks->max_blocks;
     if (!most) {

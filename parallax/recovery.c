@@ -162,7 +162,7 @@ static int judge(struct recovery *r, const struct jrecord *rec, uint64_t ticket)
     struct store *s = r->s;
     for (uint32_t at = 0; at < rec->count; at += CHUNK_BLOCKS) {
         uint32_t n = rec->count - at < CHUNK_BLOCKS ? (uint32_t)rec->count - at : CHUNK_BLOCKS;
-        int err = rec->address + at + n <= s->blocks->blocks ? bdev_read(s->blocks, rec->address + at, r->data, n) : -EIO;
+        int err = rec->address + at + n <= bdev_blocks(s->blocks) ? bdev_read(s->blocks, rec->address + at, r->data, n) : -EIO;
         for (uint32_t i = 0; i < n; i++) {
             bool good = !err && radix_checksum(s->super.seed, r->data + (size_t)i * BLOCK_SIZE) == get_le32(rec->crcs + 4 * (at + i));
             if (!good && reject(r, ticket, at + i))

@@ -273,7 +273,7 @@ static int open_loaded(struct store *s, struct error *err)
         return error_set(err, rc, "store '%s': cannot get memory or threads: %s", store_name(s), strerror(-rc));
     rc = load_catalog(&l, err);
     if (!rc) {
-        space_set_usable(&s->space, s->blocks->blocks);
+        space_set_usable(&s->space, bdev_blocks(s->blocks));
         rc = space_load(&s->space, s->blocks, s->super.seed, l.page_states, l.page_states_length);
         space_opened(&s->space);
     }
