@@ -238,7 +238,12 @@ static void flush_and_barrier_keep_their_order(void)
         raw_rw(&ring, BLKIF_OP_WRITE, 10 + i, 0, &s, 1);
     raw_rw(&ring, BLKIF_OP_WRITE_BARRIER, 20, 0, &s, 1);
     raw_rw(&ring, BLKIF_OP_READ, 30, 0, &s, 1);
+    fake.hold = true;
     raw_push(&ring);
+    for (unsigned i = 0; i < 30; i++)
+        world_turn();
+    CU_ASSERT_EQUAL(fake.logged, 4); /* the barrier waits for the writes, and what follows for the barrier */
+    fake_release();
     uint64_t order[6];
     for (unsigned i = 0; i < 6; i++) {
         struct raw_response rsp;
