@@ -1,9 +1,9 @@
 #!/bin/bash
 # template.sh TREE IMAGE: makes TREE, a copy of this machine's own root files, and IMAGE, an ext4 disk of 2 GiB with it.
 #
-# Which files: regular files, links and directories below the folders named here, in the order of their names, each folder
-# up to its share and all together up to 400 MiB, so that the same machine always gives the same tree. Nothing is made up:
-# it fails if it does not find 300 MiB of real files. Needs e2fsprogs (mke2fs -d).
+# Which files: regular files (single ones over 64 MiB left out), links and directories below the folders named here, in the
+# order of their names, each folder up to its share and all together up to 400 MiB, so that the same machine always gives
+# the same tree. Nothing is made up: it fails if it does not find 300 MiB of real files. Needs e2fsprogs (mke2fs -d).
 set -eu -o pipefail
 export LC_ALL=C
 tree=$1 image=$2
@@ -17,9 +17,10 @@ for share in $shares; do
   # Secrets stay where they are: only what everybody may read goes into the tree.
   find "$folder" -xdev \( -type f -perm -o=r -o -type d -perm -o=rx -o -type l \) -printf "$share %s %y %p\n" | sort -k4
 done | awk -v most=$((at_most_mib << 20)) '
-  { if ($1 != share) { share = $1; used = 0; split(share, part, "=") }
+  { if ($1 != share) { share = $1; used = full = 0; split(share, part, "=") }
     size = $3 == "f" ? $2 : 0
-    if (used + size > part[2] * 1048576 || all + size > most) next
+    if (full || size > 67108864) next
+    if (used + size > part[2] * 1048576 || all + size > most) { full = 1; next }
     used += size; all += size
     sub(/^[^ ]* [^ ]* [^ ]* /, ""); print }' >"$tree.list"
 tar -C / --no-recursion --files-from="$tree.list" --warning=no-file-changed -cf - 2>/dev/null | tar -C "$tree" -xpf -
