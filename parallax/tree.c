@@ -65,7 +65,7 @@ struct line *tree_line(const struct tree *t, uint32_t id)
     return NULL;
 }
 
-/* Edit distance of short strings, given up beyond 2. */
+/* Edit distance of short strings; 99 if their lengths alone make it more than 2. */
 static unsigned distance(const char *a, const char *b)
 {
     size_t n = strlen(a), m = strlen(b);
@@ -97,7 +97,7 @@ const char *tree_similar_name(const struct tree *t, const char *name)
     list_for_each(n, &t->all_images) {
         const char *other = container_of(n, struct vdisk, all_link)->name;
         unsigned d = other ? distance(name, other) : 99;
-        if (d < least) {
+        if (d < least && 2 * d < strlen(name)) {
             least = d;
             best = other;
         }
