@@ -26,15 +26,30 @@ wait_line() {
   return 1
 }
 
-# The workloads: name, fio's rw, block size, depth.
+# attach_client PID: gives the disk to the ring_client that writes to $work/client. The domain that had it before may still
+# be on its way out.
+attach_client() {
+  local domid i
+  wait_line "$work/client" domid= 20 "$1" || die "ring_client did not join: $(tail -n 2 "$work/client.err")"
+  domid=$(sed -n 's/^guest .*domid=\([0-9]*\).*/\1/p' "$work/client")
+  for ((i = 0; i < 50; i++)); do
+    px -q attach bench "$domid" --vdev xvda >/dev/null 2>"$work/attach.err" && return
+    sleep 0.1
+  done
+  die "$(cat "$work/attach.err")"
+}
+
+# The workloads in their order: name, fio's rw, block size, depth. Random writes scatter what a copy-on-write store keeps, so
+# the sequential read stands here twice: after a sequential write, and after random ones (aged).
 workloads() {
   cat <<'LIST'
-randread-4k-qd32 randread 4096 32
-randwrite-4k-qd32 randwrite 4096 32
-randread-4k-qd1 randread 4096 1
-randwrite-4k-qd1 randwrite 4096 1
-read-128k-qd32 read 131072 32
 write-128k-qd32 write 131072 32
+read-128k-qd32 read 131072 32
+randread-4k-qd32 randread 4096 32
+randread-4k-qd1 randread 4096 1
+randwrite-4k-qd32 randwrite 4096 32
+randwrite-4k-qd1 randwrite 4096 1
+read-128k-qd32-aged read 131072 32
 LIST
 }
 

@@ -6,8 +6,7 @@ progress "bench: snapshots under load"
 : >"$work/client"
 "$O/tests/programs/ring_client" bench --rw randwrite --bs 4096 --depth 32 --seconds 12 >"$work/client" 2>"$work/client.err" </dev/null &
 load=$!
-wait_line "$work/client" domid 20 $load || die "ring_client did not join"
-px -q attach bench "$(sed -n 's/.*domid[=": ]*\([0-9]*\).*/\1/p' "$work/client" | head -1)" --vdev xvda >/dev/null || die "attach failed"
+attach_client $load
 sleep 1
 for ((i = 0; i < 100; i++)); do
   start=$(now_us)
