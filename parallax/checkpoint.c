@@ -18,11 +18,25 @@
 #define REFILL_BLOCKS 1024u
 #define IDLE_MS 2000u
 
+/* Blocks for the thread. When all that is free is lent to the data, part of that loan is taken back: the reserve of S1 counts
+ * it as free. */
+static int lend_blocks(struct store *s, struct space_run *out)
+{
+    int err = space_take(&s->space, REFILL_BLOCKS, out);
+    uint64_t lent = s->run.end - s->run.next;
+    if (err != -ENOSPC || lent == 0)
+        return err;
+    uint64_t part = lent < REFILL_BLOCKS ? lent : REFILL_BLOCKS;
+    s->run.end -= part;
+    *out = (struct space_run){ s->run.end, s->run.end + part };
+    return 0;
+}
+
 static void refill_run(struct loop_task *t)
 {
     struct checkpoint *c = container_of(t, struct checkpoint, refill_task);
     pthread_mutex_lock(&c->lock);
-    c->refill_error = space_take(&c->store->space, REFILL_BLOCKS, &c->run);
+    c->refill_error = lend_blocks(c->store, &c->run);
     c->refill_done = true;
     pthread_cond_signal(&c->refilled);
     pthread_mutex_unlock(&c->lock);
@@ -506,7 +520,6 @@ void checkpoint_fini(struct store *s)
     plan_free(c);
     loop_timer_stop(s->loop, &s->idle_timer);
     loop_cancel(s->loop, &c->refill_task);
-    loop_cancel(s->loop, &c->job.done);
     free(c->gather.entries);
     pthread_mutex_destroy(&c->lock);
     pthread_cond_destroy(&c->refilled);

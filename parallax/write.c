@@ -122,7 +122,8 @@ void write_pump(struct store *s)
     struct batch *b = NULL;
     while (!list_empty(&s->write_queue)) {
         struct image_req *req = container_of(s->write_queue.next, struct image_req, link);
-        int ready = s->failed ? s->failed : may_start(s, req);
+        bool sealed = req->image->disk->flags & IMAGE_FLAG_TEMPLATE; /* while the request waited */
+        int ready = s->failed ? s->failed : sealed ? -EROFS : may_start(s, req);
         if (ready == -EAGAIN)
             break;
         if (ready) {
