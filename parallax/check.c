@@ -25,6 +25,7 @@ struct finding {
 };
 
 struct check {
+    struct owned owned;
     struct job job;
     struct store *store;
     struct store_op *op;
@@ -50,6 +51,7 @@ struct check {
 
 static void check_free(struct check *c)
 {
+    list_remove(&c->owned.link);
     struct list_node *n;
     while ((n = list_pop(&c->findings)))
         free(container_of(n, struct finding, link));
@@ -62,6 +64,8 @@ static void check_free(struct check *c)
     free(c->buffer);
     free(c);
 }
+
+static void release(struct owned *o) { check_free(container_of(o, struct check, owned)); }
 
 __attribute__((format(printf, 2, 3))) static void report(struct check *c, const char *fmt, ...)
 {
@@ -270,6 +274,7 @@ void store_check(struct store *s, struct store_op *op, bool data, void (*finding
     if (c) {
         *c = (struct check){ .store = s, .op = op, .data = data, .finding = finding, .ctx = ctx, .result = out };
         list_init(&c->findings);
+        owned_add(s, &c->owned, release);
         op_begin(s, op, run_check);
         return;
     }

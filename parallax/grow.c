@@ -141,7 +141,5 @@ int grow_init(struct store *s)
 void grow_fini(struct store *s)
 {
     loop_timer_stop(s->loop, &s->full_timer);
-    if (s->grow)
-        loop_cancel(s->loop, &s->grow->job.done);
     free(s->grow);
 }

@@ -69,7 +69,13 @@ void handle_close(struct image *img)
         ops_release_version(s, img->frozen);
     if (d->flags & IMAGE_FLAG_IMPORT)
         ops_drop_import(s, d);
-    free(img);
+    img->resized = NULL;
+    if (img->in_flight) {
+        img->closed = true; /* a resize still uses it; the last request frees it */
+        list_add_tail(&d->handles, &img->link);
+    } else {
+        free(img);
+    }
 }
 
 void image_close(struct image *img) { handle_close(img); }

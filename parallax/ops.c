@@ -340,8 +340,9 @@ void image_protect(struct store *s, struct store_op *op, const char *target, boo
 /* ---- Resize ---- */
 
 struct resizing {
+    struct owned owned;
     struct image_req zero;
-    struct image handle; /* stands in where nobody has the image open for writing */
+    struct image handle; /* keeps the image; stands in where nobody has the image open for writing */
     struct store_op *op;
 };
 
@@ -376,6 +377,8 @@ static void tail_zeroed(struct image_req *req, int error)
     if (error)
         error_set(&op->error, error, "cannot clear the end of the image: %s", strerror(-error));
     op->args.dry_run = true; /* cleared: go on */
+    list_remove(&r->owned.link);
+    list_remove(&r->handle.link);
     free(r);
     if (op->error.code)
         op->done(op);
@@ -383,7 +386,10 @@ static void tail_zeroed(struct image_req *req, int error)
         op_begin(op->store, op, run_resize);
 }
 
-/* The last block of an odd size may hold old bytes behind the end; they are zeroed before growing makes them visible. Going
+static void release_resizing(struct owned *o) { free(container_of(o, struct resizing, owned)); }
+
+/* The last block of an odd size may hold old bytes behind the end; they are zeroed before growing makes them visible, and
+ * durably: else a power cut could keep the new size and lose the zeroes. Going
  * through the writer's handle keeps this apart from its own partial writes to that block. */
 static void zero_tail(struct store *s, struct store_op *op, struct vdisk *d)
 {
@@ -394,10 +400,12 @@ static void zero_tail(struct store *s, struct store_op *op, struct vdisk *d)
         return;
     }
     uint64_t from = d->head->size_bytes;
+    owned_add(s, &r->owned, release_resizing);
     r->op = op;
     r->handle = (struct image){ .store = s, .disk = d, .mode = IMAGE_READ_WRITE };
     list_init(&r->handle.writes);
-    r->zero = (struct image_req){ .op = IMAGE_DISCARD, .offset = from, .length = BLOCK_SIZE - from % BLOCK_SIZE, .done = tail_zeroed,
+    list_add_tail(&d->handles, &r->handle.link); /* the image must not go meanwhile */
+    r->zero = (struct image_req){ .op = IMAGE_DISCARD, .flags = IMAGE_FUA, .offset = from, .length = BLOCK_SIZE - from % BLOCK_SIZE, .done = tail_zeroed,
                                   .image = d->writer ? d->writer : &r->handle };
     r->zero.image->in_flight++;
     request_dispatch(&r->zero);

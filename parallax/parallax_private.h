@@ -68,22 +68,30 @@ struct journal {
 struct job {
     struct list_node link;
     void (*work)(struct job *j);  /* on the worker */
-    struct loop_task done;        /* posted to the loop after work */
+    struct loop_task done;        /* run on the loop after work */
 };
 
 struct worker {
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t wake;
-    struct list_node jobs;
+    struct list_node jobs, finished; /* finished: done has not run yet */
+    struct loop_task deliver;
     bool stop, started;
     struct loop *loop;
 };
 int worker_start(struct worker *w, struct loop *loop);
-void worker_stop(struct worker *w); /* finishes queued jobs */
+void worker_stop(struct worker *w); /* finishes queued jobs; what the loop has not heard of by then it never will */
 void worker_submit(struct worker *w, struct job *j);
 
 /* ---- The store ---- */
+
+/* Memory that an operation needs for longer than a call. What is left when a store is abandoned goes with it. */
+struct owned {
+    struct list_node link;
+    void (*release)(struct owned *o);
+};
+
 struct reader_era { uint64_t count; };
 
 struct checkpoint; /* checkpoint.c */
@@ -122,6 +130,7 @@ struct store {
     struct checkpoint *checkpoint;
     struct loop_timer idle_timer;
     struct list_node checkpoint_waiters; /* store_op.link */
+    struct list_node owned;              /* struct owned */
     uint64_t old_readers, new_readers;   /* reads that began before, since the last install */
     uint32_t walkers;                    /* walks of live roots under way */
     bool growing;
@@ -136,6 +145,12 @@ struct store {
 static inline struct index *index_for_seq(struct store *s, uint64_t seq) { return &s->index[seq > s->frozen_seq ? s->active : 1 - s->active]; }
 static inline uint64_t ticket_seq(uint64_t ticket) { return ticket >> TICKET_SHIFT; }
 
+static inline void owned_add(struct store *s, struct owned *o, void (*release)(struct owned *o))
+{
+    o->release = release;
+    list_add_tail(&s->owned, &o->link);
+}
+
 /* Handles on images and frozen versions. */
 struct image {
     struct store *store;
@@ -149,6 +164,7 @@ struct image {
     struct list_node link;     /* in disk->handles */
     struct list_node writes;   /* image_req.image_link: whole-block writes that are not done */
     uint32_t in_flight;
+    bool closed;               /* by its user; freed with the last request */
 };
 static inline struct version *image_version(const struct image *img) { return img->frozen ? img->frozen : img->disk->head; }
 

@@ -214,6 +214,7 @@ static void init_lists(struct store *s)
     list_init(&s->late);
     list_init(&s->op_queue);
     list_init(&s->checkpoint_waiters);
+    list_init(&s->owned);
     s->pump.run = pump_run;
     tree_init(&s->tree);
 }
@@ -260,6 +261,11 @@ static void destroy(struct store *s)
     index_fini(&s->index[1]);
     space_fini(&s->space);
     tree_fini(&s->tree);
+    struct list_node *n;
+    while ((n = list_pop(&s->owned))) {
+        struct owned *o = container_of(n, struct owned, link);
+        o->release(o);
+    }
     free(s);
 }
 

@@ -14,6 +14,7 @@ struct run_copy {
 };
 
 struct look {
+    struct owned owned;
     struct job job;
     struct store_op *op;
     struct store *store;
@@ -40,6 +41,7 @@ struct look {
 
 static void look_free(struct look *l)
 {
+    list_remove(&l->owned.link);
     for (uint32_t i = 0; i < l->run_count; i++)
         free(l->runs[i].run.crcs);
     free(l->walks);
@@ -48,6 +50,8 @@ static void look_free(struct look *l)
     free(l->ids);
     free(l);
 }
+
+static void release(struct owned *o) { look_free(container_of(o, struct look, owned)); }
 
 /* ---- What to look at ---- */
 
@@ -205,11 +209,44 @@ static int add_diff(void *ctx, uint64_t first, uint64_t count, bool now_mapped)
     return 0;
 }
 
+static int first_data(void *ctx, uint64_t block, const struct radix_entry *e)
+{
+    (void)e;
+    *(uint64_t *)ctx = block;
+    return 1;
+}
+
+/* A `from` that ends inside a block reads as zeroes behind its end, whatever the block that both may share holds there: if
+ * `to` goes on, that block differs. */
+static int add_tail(struct look *l, struct radix_io *io)
+{
+    uint64_t tail = l->from_bytes / BLOCK_SIZE, mapped = UINT64_MAX, at = l->diff_count;
+    if (l->from_bytes % BLOCK_SIZE == 0 || l->from_bytes >= l->to_bytes || !l->to.height)
+        return 0;
+    while (at && l->diffs[at - 1].first > tail)
+        at--;
+    if (at && tail - l->diffs[at - 1].first < l->diffs[at - 1].count)
+        return 0;
+    struct radix_visit visit = { .ctx = &mapped, .from = tail, .data = first_data };
+    int err = radix_walk(io, &l->to, &visit);
+    if (err < 0 || mapped != tail)
+        return err < 0 ? err : 0;
+    if ((err = add_diff(l, tail, 1, true)))
+        return err;
+    memmove(&l->diffs[at + 1], &l->diffs[at], (l->diff_count - 1 - at) * sizeof *l->diffs);
+    l->diffs[at].first = tail;
+    l->diffs[at].count = 1;
+    l->diffs[at].data = true;
+    return 0;
+}
+
 static void look_diff(struct job *j)
 {
     struct look *l = container_of(j, struct look, job);
     struct radix_io io = { .device = l->store->blocks, .seed = l->store->super.seed };
     l->error = radix_diff(&io, &l->from, &l->to, add_diff, l);
+    if (!l->error)
+        l->error = add_tail(l, &io);
 }
 
 /* ---- Beginning and ending ---- */
@@ -267,6 +304,7 @@ static struct look *look_begin(struct store_op *op)
         l->op = op;
         l->store = op->store;
         op->work = l;
+        owned_add(l->store, &l->owned, release);
     }
     return l;
 }
