@@ -56,8 +56,8 @@ static void crash_at_writes(const char *test, uint64_t store_bytes, uint32_t ind
     begin(&e, test, store_bytes, index_entries);
     e.may_fill = store_bytes < 1ull << 30;
     for (uint64_t steps = steps_wanted(2000); steps; steps--) {
-        if (e.armed_writes == ENGINE_NEVER && world_chance(&e.world, 8))
-            engine_arm_crash(&e, world_random(&e.world, 1ull << world_random(&e.world, 11)));
+        if (e.armed_writes == ENGINE_NEVER && world_chance(&e.world, 4))
+            engine_arm_crash(&e, random_kind(&e), world_random(&e.world, 1ull << world_random(&e.world, 9)));
         engine_step(&e);
         if (!engine_is_dead(&e) && world_chance(&e.world, 200))
             engine_reopen(&e);

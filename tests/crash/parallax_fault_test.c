@@ -10,7 +10,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define SCRIPT_STEPS 250u
+#define SCRIPT_STEPS 400u
 #define STORE_BYTES (256ull << 20)
 
 static void run_script(struct engine *e)
@@ -43,6 +43,7 @@ static bool fail_nth_io(uint64_t seed, uint64_t n, int error, bool lasting, unsi
     engine_start(&e, seed, STORE_BYTES, 300);
     engine_where.step = n * 1000000;
     struct memory_fault fault = { .kinds = kinds, .nth = n, .error = error, .partial = n & 1, .lasting = lasting };
+    run_script(&e);
     e.faulty = true;
     memory_fail_io(&e.backing, &fault);
     run_script(&e);
@@ -76,6 +77,7 @@ static void a_failed_catalog_change_leaves_a_sound_store(void)
         struct engine e;
         engine_start(&e, seed, STORE_BYTES, 300);
         engine_where.step = n * 1000000;
+        run_script(&e);
         e.faulty = true;
         before = memory_apply_count(&e.backing);
         memory_fail_apply(&e.backing, n, -EIO, n / step & 1);

@@ -17,7 +17,7 @@
 struct engine {
     struct loop *loop;
     struct backing backing;
-    struct store *store;
+    struct store *store; /* NULL: an armed crash has come */
     struct store_options options;
     uint64_t store_bytes, fresh_used_bytes; /* as created, after a checkpoint */
     struct world world;
@@ -27,6 +27,7 @@ struct engine {
     bool overlap;                /* several writes to one block may be under way at once */
     bool may_fill;               /* -ENOSPC is a proper answer */
     bool faulty;                 /* any error is a proper answer: the device has been told to fail */
+    enum content_crash armed_kind;
     uint64_t armed_writes, armed_hits; /* engine_arm_crash; faults of the device before it was armed */
     uint64_t finished_tasks, finished_ios, crashes;
 };
@@ -45,13 +46,15 @@ void engine_wait(struct engine *e, bool (*condition)(struct engine *, void *), v
 void engine_drain(struct engine *e);
 /* Drains, closes handles and store in order, and opens the store again. */
 void engine_reopen(struct engine *e);
-/* The process or the power dies now; the store is opened again. cuts_in_recovery: how many times the recovery itself is
- * cut by another crash before it may end. Then every name and every byte is compared with what the crash allows. */
+/* The process or the power dies now, unless an armed crash has come already (whose kind then holds); the store is opened
+ * again. cuts_in_recovery: how many times the recovery itself is cut by another crash before it may end. Then every name and
+ * every byte is compared with what the crash allows. */
 void engine_crash(struct engine *e, enum content_crash kind, unsigned cuts_in_recovery);
 /* The process dies now and the store is opened again, without any comparison: for tests with an oracle of their own. */
 void engine_kill(struct engine *e);
-/* The device dies by itself after that many more writes, in whatever thread; ENGINE_NEVER: not at all. */
-void engine_arm_crash(struct engine *e, uint64_t writes);
+/* The device dies by itself after that many more writes and flushes, in whatever thread; ENGINE_NEVER: not at all. The store
+ * is taken down at the end of that turn of the loop. */
+void engine_arm_crash(struct engine *e, enum content_crash kind, uint64_t writes);
 /* Whether an armed crash has come. */
 bool engine_is_dead(const struct engine *e);
 

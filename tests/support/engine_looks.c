@@ -21,7 +21,7 @@ struct difference {
     uint64_t end_bytes;
     uint32_t next;   /* first index not yet accounted for */
     bool any;
-    const char *name;
+    const char *name, *from_name;
 };
 
 static const uint32_t zeroes[CONTENT_SECTORS];
@@ -31,9 +31,12 @@ static const uint32_t *ids_of(const struct content *c, uint32_t index)
     return c && index < c->count ? content_newest(&c->block[index])->id : zeroes;
 }
 
+/* Within the size of `to`. */
 static bool differs(const struct difference *d, uint32_t index)
 {
-    return memcmp(ids_of(d->from, index), ids_of(d->to, index), sizeof zeroes) != 0;
+    uint64_t begin = content_block_of(index) * BLOCK_BYTES, left = d->to->size_bytes - begin;
+    size_t sectors = left < BLOCK_BYTES ? left / 512 : CONTENT_SECTORS;
+    return memcmp(ids_of(d->from, index), ids_of(d->to, index), sectors * sizeof zeroes[0]) != 0;
 }
 
 static void expect_same_below(struct difference *d, uint64_t block)
@@ -41,7 +44,9 @@ static void expect_same_below(struct difference *d, uint64_t block)
     uint32_t stop = content_index_below(block);
     for (; d->next < stop && d->next < d->to->count; d->next++)
         if (differs(d, d->next))
-            engine_fail("the difference to '%s' misses block %llu", d->name, (unsigned long long)content_block_of(d->next));
+            engine_fail("the difference from '%s' to '%s' misses block %llu (ids %u … %u, then %u … %u; ended at %llu)", d->from_name, d->name,
+                        (unsigned long long)content_block_of(d->next), ids_of(d->from, d->next)[0], ids_of(d->from, d->next)[7], ids_of(d->to, d->next)[0],
+                        ids_of(d->to, d->next)[7], (unsigned long long)d->end_bytes);
 }
 
 static int difference_run(void *ctx, uint64_t offset, uint64_t length, bool is_data)
@@ -84,7 +89,7 @@ static void look_difference(struct engine *e)
     if (from)
         world_target(from, from_name);
     if (!engine_is_dead(e)) {
-        struct difference d = { .from = from ? from->content : NULL, .to = to->content, .name = to_name };
+        struct difference d = { .from = from ? from->content : NULL, .to = to->content, .name = to_name, .from_name = from ? from_name : "" };
         struct engine_run run;
         engine_run_arm(&run);
         image_diff(e->store, &run.op, from ? from_name : NULL, to_name, difference_run, &d);

@@ -62,23 +62,44 @@ void engine_end(struct engine *e)
     loop_destroy(e->loop);
 }
 
-bool engine_is_dead(const struct engine *e)
+static bool fault_has_come(const struct engine *e)
 {
     return e->armed_writes != ENGINE_NEVER && memory_fault_hits((struct backing *)(uintptr_t)&e->backing) > e->armed_hits;
 }
 
-void engine_arm_crash(struct engine *e, uint64_t writes)
+bool engine_is_dead(const struct engine *e) { return !e->store || fault_has_come(e); }
+
+void engine_arm_crash(struct engine *e, enum content_crash kind, uint64_t writes)
 {
     struct memory_fault fault = { .kinds = MEMORY_WRITE | MEMORY_FLUSH, .nth = writes + 1, .error = -EIO, .partial = true, .lasting = true };
+    e->armed_kind = kind;
     e->armed_writes = writes;
     e->armed_hits = memory_fault_hits(&e->backing);
     memory_fail_io(&e->backing, writes == ENGINE_NEVER ? NULL : &fault);
 }
 
+/* The present backing dies; e->backing becomes what is left of it. */
+static void replace_backing(struct engine *e, enum content_crash kind)
+{
+    struct backing left;
+    uint64_t seed = world_random(&e->world, UINT64_MAX >> 12) + 1;
+    must(kind == CONTENT_KILL ? memory_kill(&e->backing, seed, e->loop, &left) : memory_power_cut(&e->backing, seed, e->loop, &left), "ending the device", NULL);
+    if (e->store)
+        store_abandon(e->store);
+    e->store = NULL;
+    engine_forget_ios(e);
+    e->backing.close(&e->backing);
+    e->backing = left;
+    e->armed_writes = ENGINE_NEVER;
+}
+
 void engine_turn(struct engine *e, int timeout_ms)
 {
-    if (!engine_is_dead(e))
+    if (e->store)
         loop_turn(e->loop, timeout_ms);
+    /* Here and not later: what the store has borrowed of its callers is still there. */
+    if (e->store && fault_has_come(e))
+        replace_backing(e, e->armed_kind);
 }
 
 void engine_wait(struct engine *e, bool (*condition)(struct engine *, void *), void *ctx, const char *what)
@@ -121,11 +142,13 @@ void engine_reopen(struct engine *e)
         return;
     drop_unnamed(e);
     int err = store_close(e->store);
-    if (err && !e->faulty && !engine_is_dead(e))
+    bool died = fault_has_come(e);
+    if (err && !e->faulty && !died)
         engine_fail("closing the store: %d", err);
     e->store = NULL;
-    if (engine_is_dead(e) || (err && e->faulty)) {
-        engine_crash(e, CONTENT_KILL, 0);
+    if (died || err) { /* what did not end in order */
+        replace_backing(e, e->armed_kind);
+        engine_crash(e, e->armed_kind, 0);
         return;
     }
     list_for_each(n, &e->world.images) { /* an orderly end is a checkpoint */
@@ -138,20 +161,6 @@ void engine_reopen(struct engine *e)
     world_compare_names(&e->world, e->store);
 }
 
-/* The present backing dies; e->backing becomes what is left of it. */
-static void replace_backing(struct engine *e, enum content_crash kind)
-{
-    struct backing left;
-    uint64_t seed = world_random(&e->world, UINT64_MAX >> 12) + 1;
-    must(kind == CONTENT_KILL ? memory_kill(&e->backing, seed, e->loop, &left) : memory_power_cut(&e->backing, seed, e->loop, &left), "ending the device", NULL);
-    if (e->store)
-        store_abandon(e->store);
-    e->store = NULL;
-    e->backing.close(&e->backing);
-    e->backing = left;
-    e->armed_writes = ENGINE_NEVER;
-}
-
 void engine_kill(struct engine *e)
 {
     replace_backing(e, CONTENT_KILL);
@@ -162,13 +171,13 @@ static enum content_crash recover(struct engine *e, enum content_crash kind, uns
 {
     for (; cuts; cuts--) {
         struct error err = ERROR_NONE;
-        engine_arm_crash(e, world_random(&e->world, world_chance(&e->world, 2) ? 4 : 40));
-        int rc = store_open_backing(&e->backing, e->loop, &e->options, &e->store, &err);
-        if (rc && !engine_is_dead(e))
-            engine_fail("opening the store after a crash: %s (%d)", err.text, rc);
-        if (rc)
-            e->store = NULL;
         enum content_crash next = world_chance(&e->world, 2) ? CONTENT_KILL : CONTENT_POWER_CUT;
+        engine_arm_crash(e, next, world_random(&e->world, world_chance(&e->world, 2) ? 4 : 40));
+        struct store *s;
+        int rc = store_open_backing(&e->backing, e->loop, &e->options, &s, &err);
+        if (rc && !fault_has_come(e))
+            engine_fail("opening the store after a crash: %s (%d)", err.text, rc);
+        e->store = rc ? NULL : s;
         engine_trace("recovery %s; then another %s", rc ? "was cut" : "ended", next == CONTENT_KILL ? "kill" : "power cut");
         replace_backing(e, next);
         if (next == CONTENT_POWER_CUT && rc)
@@ -188,9 +197,11 @@ static void crash_object(struct object *o, enum content_crash kind)
 
 void engine_crash(struct engine *e, enum content_crash kind, unsigned cuts_in_recovery)
 {
+    if (!e->store)
+        kind = e->armed_kind;
+    else
+        replace_backing(e, kind);
     engine_trace("%llu: %s", (unsigned long long)engine_where.step, kind == CONTENT_KILL ? "KILL" : "POWER CUT");
-    replace_backing(e, kind);
-    engine_forget_ios(e);
     while (!list_empty(&e->world.handles))
         world_remove_handle(&e->world, container_of(e->world.handles.next, struct handle, link));
     kind = recover(e, kind, cuts_in_recovery);

@@ -23,7 +23,7 @@ static void run_done(struct store_op *op) { container_of(op, struct engine_run, 
 int engine_run(struct engine *e, struct engine_run *run, const char *what)
 {
     engine_wait(e, run_is_done, run, what);
-    return run->op.error.code;
+    return e->store ? run->op.error.code : -ECANCELED;
 }
 
 void engine_run_arm(struct engine_run *run)

@@ -34,6 +34,8 @@ static bool read_is_done(struct engine *e, void *ctx)
 int engine_read(struct engine *e, struct image *img, uint64_t first_sector, uint64_t sectors, void *buf)
 {
     struct one_read r = { .iov = { buf, sectors * 512 } };
+    if (!e->store)
+        return -EIO;
     r.req.op = IMAGE_READ;
     r.req.offset = first_sector * 512;
     r.req.length = sectors * 512;
@@ -42,7 +44,7 @@ int engine_read(struct engine *e, struct image *img, uint64_t first_sector, uint
     r.req.done = read_done;
     image_submit(img, &r.req);
     engine_wait(e, read_is_done, &r, "a read");
-    return r.done ? r.error : -EIO;
+    return e->store && r.done ? r.error : -EIO;
 }
 
 /* The image's tracked blocks as ids, 8 a block: a new array, or NULL with the error. */
