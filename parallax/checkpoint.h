@@ -1,5 +1,5 @@
-/* checkpoint.h - the plan of one checkpoint: made on the loop at the cut, carried out by the checkpointer's thread (merge.c,
- * reclaim.c), installed on the loop. Included only by those files. */
+/* checkpoint.h - the plan of one checkpoint: made on the loop at the cut, carried out by the checkpointer's thread (commit.c,
+ * merge.c, reclaim.c), installed on the loop. Included only by those files. */
 #ifndef PARALLAX_CHECKPOINT_H
 #define PARALLAX_CHECKPOINT_H
 #include "parallax/parallax_private.h"
@@ -73,7 +73,15 @@ struct checkpoint {
     int refill_error;
 };
 
+/* ---- plan.c, on the loop ---- */
+int plan_make(struct checkpoint *c);
+/* When all writes before the cut have completed, before the thread starts. */
+int plan_copy_ranges(struct checkpoint *c);
+void plan_end(struct checkpoint *c);
+bool plan_wants_deletion(const struct version *v);
+
 /* ---- On the thread ---- */
+void checkpoint_work(struct job *j);
 int checkpoint_allocate(struct checkpoint *c, uint32_t want, uint64_t *address, uint32_t *got);
 void checkpoint_free_block(struct checkpoint *c, uint64_t address);
 /* Drops from version v: free, or into v's dead list (the rule DROP). */

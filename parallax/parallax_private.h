@@ -267,7 +267,7 @@ int state_decode(const uint8_t *value, size_t length, struct stored_state *out);
 void state_fini(struct stored_state *st);
 int store_recover(struct store *s, struct stored_state *st, struct error *err);
 
-/* ---- ops.c ---- */
+/* ---- ops.c, image_ops.c ---- */
 void op_done(struct store_op *op);
 /* Runs op when there is journal room for a change; op->store is set. run ends op, or commits a change. */
 void op_begin(struct store *s, struct store_op *op, void (*run)(struct store_op *op));
@@ -275,6 +275,11 @@ void op_begin(struct store *s, struct store_op *op, void (*run)(struct store_op 
 void op_commit(struct store *s, struct store_op *op, struct change_writer *w);
 struct change_writer change_begin(enum change_kind kind);
 int find_image(struct store *s, const char *name, struct vdisk **d, struct error *err);
+/* A legal name that nobody has; a legal size. */
+int check_new_name(struct store *s, const char *name, struct error *err);
+int check_image_size(uint64_t size, struct error *err);
+/* Commits the creation of an image with IMAGE_FLAG_…; *id is known at once. */
+void image_create_flagged(struct store *s, struct store_op *op, const char *name, uint64_t size, unsigned flags, uint64_t *id);
 /* Splits NAME[@SNAP] and finds what it names. */
 int target_find(struct store *s, const char *target, struct vdisk **d, struct version **snapshot, struct error *err);
 /* Deletes an unnamed image; lets a temporary version go. Nobody waits for it. */
