@@ -110,6 +110,8 @@ static void check_data(struct check *c, uint64_t block, const struct radix_entry
     if (!c->data)
         return;
     int err = bdev_read(c->store->blocks, e->address, c->buffer, 1);
+    if (err) /* what a second attempt reads is not damaged */
+        err = bdev_read(c->store->blocks, e->address, c->buffer, 1);
     if (err || radix_checksum(c->store->super.seed, c->buffer) != e->crc) {
         c->result->damaged++;
         report(c, "%s: offset %llu: %s (block %llu)", c->name, (unsigned long long)(block * BLOCK_SIZE), err ? "cannot be read" : "data does not match its checksum",
@@ -124,6 +126,8 @@ static int check_node(struct check *c, const struct checked_version *v, unsigned
     if (node->birth < v->min_birth || (!mark(c, node->address) && !v->cursor))
         return 0;
     int err = radix_read_node(&io, node, level, entries);
+    if (err == -EIO)
+        err = radix_read_node(&io, node, level, entries);
     if (err == -EBADMSG || err == -EIO) {
         c->result->damaged++;
         report(c, "%s: offset %llu: the map of what follows is damaged (node %llu, level %u)", c->name, (unsigned long long)(first * BLOCK_SIZE),
