@@ -7,8 +7,19 @@
 #include <string.h>
 #include <time.h>
 
-/* A name for a snapshot that the user gave none: the time in UTC, and a number if several fall into one second. */
-static json_t *name_by_time(struct store *store, const char *image)
+static bool listed(const json_t *list, const char *text)
+{
+    size_t i;
+    json_t *element;
+    json_array_foreach(list, i, element)
+        if (!strcmp(json_string_value(element) ? json_string_value(element) : "", text))
+            return true;
+    return false;
+}
+
+/* A name for a snapshot that the user gave none: the time in UTC, and a number if several fall into one second. taken holds
+ * the names given before in the same request. */
+static json_t *name_by_time(struct store *store, const char *image, const json_t *taken)
 {
     time_t now = time(NULL);
     struct tm tm;
@@ -17,7 +28,7 @@ static json_t *name_by_time(struct store *store, const char *image)
     gmtime_r(&now, &tm);
     strftime(stamp, sizeof stamp, "%Y%m%dT%H%M%SZ", &tm);
     snprintf(target, sizeof target, "%.*s@%s", (int)IMAGE_NAME_MAX + 1, image, stamp);
-    for (unsigned i = 2; store_find(store, target, &info, NULL) == 0; i++)
+    for (unsigned i = 2; listed(taken, target) || store_find(store, target, &info, NULL) == 0; i++)
         snprintf(target, sizeof target, "%.*s@%s-%u", (int)IMAGE_NAME_MAX + 1, image, stamp, i);
     return json_string(target);
 }
@@ -27,7 +38,7 @@ static json_t *complete_targets(struct store *store, const json_t *list)
     json_t *targets = json_array();
     for (size_t i = 0; i < json_array_size(list); i++) {
         const char *text = json_string_value(json_array_get(list, i));
-        json_array_append_new(targets, !text ? json_null() : strchr(text, '@') ? json_string(text) : name_by_time(store, text));
+        json_array_append_new(targets, !text ? json_null() : strchr(text, '@') ? json_string(text) : name_by_time(store, text, targets));
     }
     return targets;
 }

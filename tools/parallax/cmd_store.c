@@ -64,7 +64,7 @@ static void print_status(const json_t *doc)
     print_size("capacity", doc, "capacity");
     print_size("used", doc, "used");
     print_size("provisioned", doc, "provisioned");
-    printf("%-14s %llu, of them %llu templates; %llu snapshots\n", "images", (unsigned long long)json_count(doc, "images"),
+    printf("%-14s %llu, templates %llu, snapshots %llu\n", "images", (unsigned long long)json_count(doc, "images"),
            (unsigned long long)json_count(doc, "templates"), (unsigned long long)json_count(doc, "snapshots"));
     printf("%-14s %s\n", "direct I/O", json_flag(doc, "direct") ? "yes" : "no: the file system has no O_DIRECT, which is slower");
     if (json_flag(doc, "failed"))

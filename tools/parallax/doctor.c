@@ -89,7 +89,8 @@ static void look_at_store(struct doctor *d)
     if (json_flag(status, "failed"))
         report(d, FAIL, "store", "a metadata write failed; look at the log, mend the device, and open the store again");
     else
-        report(d, OK, "store", "opened: %llu images", (unsigned long long)json_count(status, "images"));
+        report(d, OK, "store", "opened: %llu images and %llu templates", (unsigned long long)json_count(status, "images"),
+               (unsigned long long)json_count(status, "templates"));
     if (json_flag(status, "direct"))
         report(d, OK, "O_DIRECT", "in use");
     else

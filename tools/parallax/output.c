@@ -128,6 +128,8 @@ void table_row(struct table *t, const char *const *cells)
 static void print_cell(const struct table *t, unsigned column, const char *text, size_t width)
 {
     const char *gap = column ? "  " : "";
+    if (column + 1 == t->columns && !*text)
+        return;
     if (t->headings[column][0] == '>')
         printf("%s%*s", gap, (int)width, text);
     else if (column + 1 == t->columns)
