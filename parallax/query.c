@@ -128,7 +128,7 @@ static void space_facts(struct store *s, struct store_status *o)
     }
     o->size_bytes = s->super.limit_blocks * BLOCK_SIZE;
     o->capacity_bytes = most * BLOCK_SIZE;
-    o->used_bytes = (now - s->space.free_blocks - (s->run.end - s->run.next)) * BLOCK_SIZE;
+    o->used_bytes = (s->space.usable - s->space.free_blocks - (s->run.end - s->run.next)) * BLOCK_SIZE;
 }
 
 static void cache_facts(struct store *s, struct store_status *o)

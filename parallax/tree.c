@@ -97,7 +97,7 @@ const char *tree_similar_name(const struct tree *t, const char *name)
     list_for_each(n, &t->all_images) {
         const char *other = container_of(n, struct vdisk, all_link)->name;
         unsigned d = other ? distance(name, other) : 99;
-        if (d < least && 2 * d < strlen(name)) {
+        if (d < least && 2 * d <= strlen(name)) {
             least = d;
             best = other;
         }
