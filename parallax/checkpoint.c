@@ -229,8 +229,14 @@ void checkpoint_touch(struct store *s)
 void checkpoint_poll(struct store *s)
 {
     struct checkpoint *c = s->checkpoint;
-    if (s->failed)
+    if (s->failed) {
+        /* A cut that waits will never be complete; a running thread ends by itself. */
+        if (c->state == CHECKPOINT_CUTTING)
+            c->state = CHECKPOINT_IDLE;
+        c->wanted = false;
+        wake_waiters(s);
         return;
+    }
     if (c->state == CHECKPOINT_IDLE && c->wanted)
         cut(c);
     if (c->state == CHECKPOINT_CUTTING && journal_completed(s) >= c->cut_seq)
@@ -254,6 +260,8 @@ void reader_end(struct store *s, uint64_t era)
 void checkpoint_abandon(struct store *s)
 {
     struct checkpoint *c = s->checkpoint;
+    if (!c)
+        return;
     pthread_mutex_lock(&c->lock);
     c->abandoned = true;
     pthread_cond_signal(&c->refilled);

@@ -244,6 +244,7 @@ static int init_parts(struct store *s)
 
 static void destroy(struct store *s)
 {
+    checkpoint_abandon(s); /* its thread must not wait for a loop that does not turn */
     worker_stop(&s->checkpointer);
     worker_stop(&s->helper);
     loop_cancel(s->loop, &s->pump);
@@ -370,6 +371,5 @@ int store_close(struct store *s)
 
 void store_abandon(struct store *s)
 {
-    checkpoint_abandon(s);
     destroy(s);
 }
