@@ -139,7 +139,7 @@ static void read_done(struct image_req *req, int error)
     slot->state = SLOT_READ;
     if (error)
         error_set(&w->error, error, "reading '%s' failed at byte %llu: %s", w->target, (unsigned long long)req->offset,
-                  error == -EBADMSG ? "its checksum does not match, the stored data are damaged; run parallax check" : strerror(-error));
+                  error == -EBADMSG || error == -EIO ? "the device fails, or the stored data are damaged; run parallax check" : strerror(-error));
     advance(w);
 }
 

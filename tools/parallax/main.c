@@ -1,6 +1,7 @@
 /* main.c - parallax: everything a person does with a store. */
 #include "tools/parallax/cli.h"
 
+#include "base/log.h"
 #include "tools/parallax/commands.h"
 
 #include <errno.h>
@@ -13,6 +14,8 @@
 
 const struct command *const command_families[] = { store_commands, import_commands, export_commands, image_commands,  snap_commands,
                                                    list_commands,  data_commands,   check_commands,  attach_commands, NULL };
+
+#define LOG_SILENT ((enum log_level)0)
 
 static int cancel_pipe[2] = { -1, -1 };
 
@@ -59,6 +62,9 @@ int main(int argc, char **argv)
     struct cli cli = { .cancel_fd = -1 };
     struct args a = { .words = calloc((size_t)argc + 1, sizeof(char *)) };
     bool done = false;
+    /* A failure is told in one line; the engine's own messages are for a daemon's log. */
+    if (!getenv("PARALLAX_DEBUG"))
+        log_set_level(LOG_SILENT);
     int status = a.words ? options_parse(&cli, argc, argv, &a, &done) : EXIT_FAILED;
     if (status == EXIT_DONE && !done)
         status = catch_signals(&cli);
