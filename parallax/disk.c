@@ -103,6 +103,11 @@ int jblock_open(const uint8_t *b, uint32_t seed, struct jheader *h)
     return h->used <= JBLOCK_PAYLOAD && h->records < 1u << TICKET_SHIFT ? 0 : -EBADMSG;
 }
 
+bool jblock_is_torn(const uint8_t *b, uint32_t seed, uint64_t epoch, uint64_t seq)
+{
+    return get_le32(b) == JBLOCK_MAGIC && get_le64(b + 8) == epoch && get_le64(b + 16) == seq && get_le32(b + 4) != block_crc(b, seed, 4);
+}
+
 uint32_t jrecord_put_write(uint8_t *p, uint32_t line, uint32_t first, uint32_t count, uint64_t address, const uint32_t *crcs)
 {
     uint32_t size = jrecord_write_size(count);

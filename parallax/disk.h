@@ -49,6 +49,8 @@ struct jheader {
 void jblock_seal(uint8_t *block, uint32_t seed, const struct jheader *h);
 /* Whether it is a journal block at all, and whole. */
 int jblock_open(const uint8_t *block, uint32_t seed, struct jheader *out);
+/* Whether it is not whole, but begins like that journal block. */
+bool jblock_is_torn(const uint8_t *block, uint32_t seed, uint64_t epoch, uint64_t seq);
 
 enum jrecord_type { JRECORD_WRITE = 1, JRECORD_ZERO = 2, JRECORD_CHANGE = 3, JRECORD_CANCEL = 4 };
 

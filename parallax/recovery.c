@@ -2,7 +2,8 @@
  *
  * Ranges that an earlier recovery sealed are replayed by its verdict. The present epoch is scanned for the durable mark H
  * first; what is missing at or below H is damage; above H a block of a write counts if its data verifies. The verdict
- * becomes durable, with a new epoch, before the store allocates anything.
+ * becomes durable, with a new epoch, before the store allocates anything. That holds also if nothing was found but a torn or
+ * unreadable block: a later write of the same place could be torn so that it completes the old block.
  * Replay goes in order of tickets and uses the functions that running uses. */
 #include "base/clock.h"
 #include "base/endian.h"
@@ -29,6 +30,7 @@ struct recovery {
     struct sealed_range now;     /* the verdict on the present epoch */
     uint32_t hole_capacity, rejected_capacity;
     uint64_t durable;            /* H */
+    bool torn;                   /* some block is there in part, or could not be read */
     struct cancelled *cancelled;
     uint32_t cancelled_count, cancelled_capacity;
     uint8_t *change;             /* pieces gathered so far */
@@ -60,8 +62,10 @@ static const uint8_t *jblock(struct recovery *r, uint64_t seq)
         if (bdev_read(s->blocks, s->super.journal_start + slot, r->chunk, r->chunk_count)) {
             /* A bad sector must not take its neighbours with it. */
             r->chunk_count = 1;
-            if (bdev_read(s->blocks, s->super.journal_start + slot, r->chunk, 1))
+            if (bdev_read(s->blocks, s->super.journal_start + slot, r->chunk, 1)) {
                 memset(r->chunk, 0, BLOCK_SIZE);
+                r->torn = true;
+            }
         }
     }
     return r->chunk + (size_t)(seq - r->chunk_seq) * BLOCK_SIZE;
@@ -127,8 +131,10 @@ static int scan(struct recovery *r, uint64_t epoch, uint64_t from)
     const uint8_t *payload;
     r->now = (struct sealed_range){ .epoch = epoch, .first = from, .last = from - 1 };
     for (uint64_t seq = from; seq < from + r->s->super.journal_blocks && seq <= r->now.last + SCAN_WINDOW; seq++) {
-        if (!open_jblock(r, epoch, seq, &h, &payload))
+        if (!open_jblock(r, epoch, seq, &h, &payload)) {
+            r->torn |= jblock_is_torn(jblock(r, seq), r->s->super.seed, epoch, seq);
             continue;
+        }
         for (uint64_t missing = r->now.last + 1; missing < seq; missing++) {
             if (grow(&r->now.holes, &r->hole_capacity, r->now.hole_count, sizeof *r->now.holes))
                 return -ENOMEM;
@@ -301,9 +307,11 @@ static int collect_sealed_cancels(struct recovery *r, const struct sealed_range 
 static int seal_verdict(struct recovery *r, struct stored_state *st)
 {
     struct store *s = r->s;
-    st->sealed[st->sealed_count++] = r->now;
-    r->now.holes = NULL;
-    r->now.rejected = NULL;
+    if (r->now.last >= r->now.first) {
+        st->sealed[st->sealed_count++] = r->now;
+        r->now.holes = NULL;
+        r->now.rejected = NULL;
+    }
     st->epoch++;
     uint32_t length;
     uint8_t *value = state_encode(st, &length);
@@ -348,8 +356,8 @@ int store_recover(struct store *s, struct stored_state *st, struct error *err)
         rc = replay_range(&r, &r.now, true);
     s->journal.next_seq = (found ? r.now.last : from - 1) + 1;
     s->journal.tail = st->tail;
-    if (found)
-        rc = rc ? rc : seal_verdict(&r, st);
+    if (!rc && (found || r.torn))
+        rc = seal_verdict(&r, st);
     s->journal.epoch = st->epoch;
     s->journal.durable = s->journal.next_seq - 1;
     s->stats.recovery_ms = clock_monotonic_ms() - began;
