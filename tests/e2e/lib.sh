@@ -10,6 +10,9 @@
 # both_modes runs every function given to it without a daemon and with one.
 set -u
 O=$(realpath "${O:-build}")
+for program in parallax parallaxd parallax-hypervisor; do
+  [ -x "$O/$program" ] || { echo "not ok cli: $(basename "$0") - $O/$program is not built; run make tests"; exit 1; }
+done
 work=$(mktemp -d /var/tmp/parallax-cli.XXXXXX) || exit 1
 export PARALLAX_STORE=$work/store PARALLAX_HYPERVISOR_DIR=$work/hv PARALLAX_HYPERVISOR_BIN=$O/parallax-hypervisor
 mkdir "$work/hv"
@@ -88,7 +91,7 @@ start_daemon() { # OPTION…
 stop_daemon() { # SIGNAL
   local pid=$daemon
   daemon=''
-  kill "-${1:-TERM}" "$pid" && wait "$pid"
+  [ -n "$pid" ] && kill "-${1:-TERM}" "$pid" && wait "$pid" 2>/dev/null
 }
 
 # Image names, one line.
