@@ -214,7 +214,9 @@ void loop_turn(struct loop *l, int timeout_ms)
     l->event_count = 0;
     run_timers(l);
     run_tasks(&l->deferred);
-    run_tasks(&l->last);
+    struct list_node last = LIST_INIT(last); /* once: one that queues itself again waits for the next turn */
+    list_splice_tail(&last, &l->last);
+    run_tasks(&last);
     run_tasks(&l->deferred);
 }
 

@@ -212,7 +212,7 @@ bool checkpoint_busy(const struct store *s) { return s->checkpoint->state != CHE
 
 void checkpoint_request(struct store *s)
 {
-    if (s->checkpoint->wanted)
+    if (s->failed || s->checkpoint->wanted)
         return; /* the end of the one under way wakes the pump; waking it here would keep the turn from ending */
     s->checkpoint->wanted = true;
     loop_defer_last(s->loop, &s->pump);
