@@ -5,11 +5,21 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+static void release(struct owned *o) { free(container_of(o, struct image, owned)); }
+
+void handle_free(struct image *img)
+{
+    list_remove(&img->link);
+    list_remove(&img->owned.link);
+    free(img);
+}
+
 struct image *handle_open(struct store *s, struct vdisk *d, struct version *frozen, enum image_mode mode, const char *holder)
 {
     struct image *img = calloc(1, sizeof *img);
     if (!img)
         return NULL;
+    owned_add(s, &img->owned, release);
     img->store = s;
     img->disk = d;
     img->frozen = frozen;
@@ -74,7 +84,7 @@ void handle_close(struct image *img)
         img->closed = true; /* a resize still uses it; the last request frees it */
         list_add_tail(&d->handles, &img->link);
     } else {
-        free(img);
+        handle_free(img);
     }
 }
 

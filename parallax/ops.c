@@ -158,7 +158,19 @@ struct change_writer change_begin(enum change_kind kind)
 
 /* ---- Changes nobody waits for ---- */
 
-static void free_op(struct store_op *op) { free(op); }
+struct unattended {
+    struct owned owned;
+    struct store_op op;
+};
+
+static void release_unattended(struct owned *o) { free(container_of(o, struct unattended, owned)); }
+
+static void unattended_done(struct store_op *op)
+{
+    struct unattended *u = container_of(op, struct unattended, op);
+    list_remove(&u->owned.link);
+    free(u);
+}
 
 static void run_drop_import(struct store_op *op)
 {
@@ -187,12 +199,13 @@ static void run_release_version(struct store_op *op)
 /* Without memory, or if the store fails meanwhile, the next opening cleans up. */
 static void begin_unattended(struct store *s, uint64_t subject, void (*run)(struct store_op *op))
 {
-    struct store_op *op = calloc(1, sizeof *op);
-    if (!op)
+    struct unattended *u = calloc(1, sizeof *u);
+    if (!u)
         return;
-    op->done = free_op;
-    op->subject = subject;
-    op_begin(s, op, run);
+    owned_add(s, &u->owned, release_unattended);
+    u->op.done = unattended_done;
+    u->op.subject = subject;
+    op_begin(s, &u->op, run);
 }
 
 void ops_drop_import(struct store *s, const struct vdisk *d) { begin_unattended(s, d->id, run_drop_import); }

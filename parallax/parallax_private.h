@@ -153,6 +153,7 @@ static inline void owned_add(struct store *s, struct owned *o, void (*release)(s
 
 /* Handles on images and frozen versions. */
 struct image {
+    struct owned owned;        /* a handle ends with the store at the latest */
     struct store *store;
     struct vdisk *disk;        /* NULL: the image was deleted under a frozen handle */
     struct version *frozen;    /* NULL: the image's head */
@@ -295,6 +296,7 @@ int op_check_writable(struct store *s, struct error *err);
 /* NULL: no memory. frozen: NULL for the head. */
 struct image *handle_open(struct store *s, struct vdisk *d, struct version *frozen, enum image_mode mode, const char *holder);
 void handle_close(struct image *img);
+void handle_free(struct image *img);
 
 /* ---- query.c ---- */
 /* finish runs when everything so far is in trees, at a moment when no checkpoint runs. */

@@ -2,17 +2,14 @@
 #include "parallax/parallax_private.h"
 
 #include <errno.h>
-#include <stdlib.h>
 
 void request_complete(struct image_req *req, int error)
 {
     struct image *img = req->image;
     bool last = --img->in_flight == 0 && img->closed;
     req->done(req, error);
-    if (last) {
-        list_remove(&img->link);
-        free(img);
-    }
+    if (last)
+        handle_free(img);
 }
 
 static void complete_late(struct loop_task *t)

@@ -242,17 +242,6 @@ static int init_parts(struct store *s)
     return 0;
 }
 
-/* Handles that are still open end with the store. */
-static void free_handles(struct store *s)
-{
-    list_for_each(i, &s->tree.all_images) {
-        struct vdisk *d = container_of(i, struct vdisk, all_link);
-        struct list_node *n;
-        while ((n = list_pop(&d->handles)))
-            free(container_of(n, struct image, link));
-    }
-}
-
 static void destroy(struct store *s)
 {
     checkpoint_abandon(s); /* its thread must not wait for a loop that does not turn */
@@ -272,7 +261,6 @@ static void destroy(struct store *s)
     index_fini(&s->index[0]);
     index_fini(&s->index[1]);
     space_fini(&s->space);
-    free_handles(s);
     tree_fini(&s->tree);
     struct list_node *n;
     while ((n = list_pop(&s->owned))) {
