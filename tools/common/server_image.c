@@ -134,6 +134,7 @@ static json_t *names_with_clones(struct store *store, const char *const *names, 
     return list;
 }
 
+/* Only a dry run knows at once what comes back; a removal gives it back in the background. */
 static void deleted(struct simple_operation *p)
 {
     json_object_set_new(p->result, "freed", json_integer((json_int_t)p->op.freed_bytes));
@@ -157,7 +158,7 @@ static void delete(struct session *s, json_t *request)
         return;
     }
     p->names = names;
-    p->succeeded = deleted;
+    p->succeeded = dry_run ? deleted : NULL;
     image_delete(session_store(s), &p->op, names, count, with_snapshots, dry_run);
 }
 

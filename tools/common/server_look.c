@@ -80,20 +80,32 @@ static json_t *counters(const struct store_status *st)
     return doc;
 }
 
+/* Devices are elements of their own, because there may be more than one document holds. */
+static void send_devices(struct session *s, json_t *doc)
+{
+    struct batch batch = { .session = s };
+    json_t *device;
+    size_t i;
+    json_array_foreach(json_object_get(doc, "devices"), i, device)
+        batch_add(&batch, json_incref(device));
+    batch_flush(&batch);
+    json_object_del(doc, "devices");
+}
+
 static void status(struct session *s, json_t *request)
 {
     (void)request;
     struct store_status st;
     memset(&st, 0, sizeof st);
     store_get_status(session_store(s), &st);
-    json_t *doc = json_pack("{s:s,s:s,s:b,s:b,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:o,s:n,s:[]}", "store", st.name, "uuid", st.uuid, "direct",
+    json_t *doc = json_pack("{s:s,s:s,s:b,s:b,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:o,s:n}", "store", st.name, "uuid", st.uuid, "direct",
                             st.direct, "failed", st.failed, "size", (json_int_t)st.size_bytes, "capacity",
                             (json_int_t)st.capacity_bytes, "used", (json_int_t)st.used_bytes, "provisioned",
                             (json_int_t)st.provisioned_bytes, "images", (json_int_t)st.images, "templates", (json_int_t)st.templates,
-                            "snapshots", (json_int_t)st.snapshots, "open-images", (json_int_t)st.open_images, "counters", counters(&st),
-                            "daemon", "devices");
+                            "snapshots", (json_int_t)st.snapshots, "open-images", (json_int_t)st.open_images, "counters", counters(&st), "daemon");
     if (doc)
         session_describe(s, doc);
+    send_devices(s, doc);
     session_answer(s, doc);
 }
 

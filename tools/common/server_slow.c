@@ -1,13 +1,13 @@
 /* server_slow.c - commands that look for a while: info, du, diff, check.
  *
- * Their findings are sent as they come. A diff whose client does not read is stopped when too much waits to be sent. */
+ * Their findings are sent as they come. A diff is stopped when too much of it waits to be sent. */
 #include "tools/common/session.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define WAITING_MAX (64u << 20) /* bytes queued for one client */
+#define WAITING_MAX (256u << 20) /* bytes queued for one client */
 
 /* One operation that walks; names and at are du's. */
 struct slow {
@@ -165,7 +165,7 @@ static int diff_run(void *ctx, uint64_t offset, uint64_t length, bool is_data)
         return -ECANCELED;
     if (s->peer.queued_bytes > WAITING_MAX)
         return -ENOBUFS;
-    batch_add(&w->batch, json_pack("{s:I,s:I,s:s}", "offset", (json_int_t)offset, "length", (json_int_t)length, "type", is_data ? "data" : "zero"));
+    batch_add(&w->batch, json_pack("[I,I,b]", (json_int_t)offset, (json_int_t)length, is_data));
     return 0;
 }
 
@@ -174,7 +174,7 @@ static void diff_done(struct store_op *op)
     struct slow *w = container_of(op, struct slow, op);
     struct error err = op->error;
     if (err.code == -ENOBUFS)
-        err = (struct error){ -ENOBUFS, "the list of differences is read too slowly; write it to a file first" };
+        err = (struct error){ -ENOBUFS, "too many differences wait to be sent; compare with a snapshot that is nearer" };
     slow_finish(w, &err, json_null());
 }
 

@@ -64,6 +64,7 @@ static void create(struct session *s, json_t *request)
     snapshot_create(session_store(s), &p->op, names, count);
 }
 
+/* Only a dry run knows at once what comes back; a removal gives it back in the background. */
 static void deleted(struct simple_operation *p)
 {
     json_object_set_new(p->result, "freed", json_integer((json_int_t)p->op.freed_bytes));
@@ -85,7 +86,7 @@ static void delete(struct session *s, json_t *request)
         return;
     }
     p->names = names;
-    p->succeeded = deleted;
+    p->succeeded = dry_run ? deleted : NULL;
     snapshot_delete(session_store(s), &p->op, names, count, dry_run);
 }
 
@@ -95,10 +96,8 @@ static void purge(struct session *s, json_t *request)
     if (!session_arguments(s, request, "{s:s}", "name", &name))
         return;
     struct simple_operation *p = simple_begin(s, json_pack("{s:s}", "name", name));
-    if (!p)
-        return;
-    p->succeeded = deleted;
-    snapshot_purge(session_store(s), &p->op, name);
+    if (p)
+        snapshot_purge(session_store(s), &p->op, name);
 }
 
 static void rename_snapshot(struct session *s, json_t *request)

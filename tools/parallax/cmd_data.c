@@ -84,11 +84,13 @@ struct diff_output {
 static void print_run(void *ctx, json_t *run)
 {
     struct diff_output *o = ctx;
-    unsigned long long offset = json_count(run, "offset"), length = json_count(run, "length");
+    unsigned long long offset = (unsigned long long)json_integer_value(json_array_get(run, 0));
+    unsigned long long length = (unsigned long long)json_integer_value(json_array_get(run, 1));
+    const char *type = json_is_true(json_array_get(run, 2)) ? "data" : "zero";
     if (o->json)
-        printf("%s\n  {\"offset\": %llu, \"length\": %llu, \"type\": \"%s\"}", o->count ? "," : "[", offset, length, json_text(run, "type"));
+        printf("%s\n  {\"offset\": %llu, \"length\": %llu, \"type\": \"%s\"}", o->count ? "," : "[", offset, length, type);
     else
-        printf("%llu %llu %s\n", offset, length, json_text(run, "type"));
+        printf("%llu %llu %s\n", offset, length, type);
     o->count++;
 }
 

@@ -121,11 +121,12 @@ static int run_rm(struct cli *cli, const struct args *a)
                                                 "dry-run", option_set(a, "dry-run")) : NULL, NULL, NULL, &result);
     if (status == EXIT_DONE && !cli_json(cli, result)) {
         bool dry = option_set(a, "dry-run");
-        json_size(result, "freed", freed);
-        if (a->count == 1)
-            cli_say(cli, dry ? "would remove %s and give back %s" : "removed %s; %s come back", a->words[0], freed);
+        char what[300];
+        snprintf(what, sizeof what, a->count == 1 ? "%.250s" : "%.250s and %u more", a->words[0], a->count - 1);
+        if (dry)
+            cli_say(cli, "would remove %s and give back %s", what, json_size(result, "freed", freed));
         else
-            cli_say(cli, dry ? "would remove %u images and give back %s" : "removed %u images; %s come back", a->count, freed);
+            cli_say(cli, "removed %s", what);
         json_array_foreach(json_object_get(result, "kept-by-clones"), i, name)
             cli_say(cli, "%s has clones: the blocks they share stay until the last of them is removed", json_string_value(name));
     }

@@ -75,7 +75,8 @@ static int run_rm(struct cli *cli, const struct args *a)
     status = cli_call(cli, list ? json_pack("{s:s,s:o,s:b}", "command", "snap-rm", "targets", list, "dry-run", dry) : NULL, NULL, NULL, &result);
     if (status == EXIT_DONE && !cli_json(cli, result)) {
         say_names(cli, dry ? "would remove" : "removed", result);
-        cli_say(cli, dry ? "that would give back %s" : "%s come back", json_size(result, "freed", freed));
+        if (dry)
+            cli_say(cli, "that would give back %s", json_size(result, "freed", freed));
     }
     json_decref(result);
     return status;
@@ -83,11 +84,10 @@ static int run_rm(struct cli *cli, const struct args *a)
 
 static int run_purge(struct cli *cli, const struct args *a)
 {
-    char freed[SIZE_TEXT_MAX];
     json_t *result = NULL;
     int status = cli_call(cli, json_pack("{s:s,s:s}", "command", "snap-purge", "name", a->words[0]), NULL, NULL, &result);
     if (status == EXIT_DONE && !cli_json(cli, result))
-        cli_say(cli, "removed all snapshots of %s that are not protected; %s come back", a->words[0], json_size(result, "freed", freed));
+        cli_say(cli, "removed all snapshots of %s", a->words[0]);
     json_decref(result);
     return status;
 }

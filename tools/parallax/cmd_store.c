@@ -79,13 +79,19 @@ static void print_status(const json_t *doc)
         print_devices(devices);
 }
 
+static void gather(void *ctx, json_t *device) { json_array_append(ctx, device); }
+
 static int run_status(struct cli *cli, const struct args *a)
 {
-    json_t *result = NULL;
+    json_t *result = NULL, *devices = json_array();
     (void)a;
-    int status = cli_call(cli, json_pack("{s:s}", "command", "status"), NULL, NULL, &result);
-    if (status == EXIT_DONE && !cli_json(cli, result))
-        print_status(result);
+    int status = cli_call(cli, json_pack("{s:s}", "command", "status"), gather, devices, &result);
+    if (status == EXIT_DONE) {
+        json_object_set(result, "devices", devices);
+        if (!cli_json(cli, result))
+            print_status(result);
+    }
+    json_decref(devices);
     json_decref(result);
     return status;
 }

@@ -1,0 +1,391 @@
+/* tools_server_test.c - the server of commands on a real store, with clients that ask wrongly, leave at any moment, or do not
+ * read; after each the store is sound, nothing is held open, and the next client is served. */
+#include "base/clock.h"
+#include "base/endian.h"
+#include "control/control.h"
+#include "parallax/parallax.h"
+#include "tests/support/unit.h"
+#include "tools/common/contact.h"
+#include "tools/common/server.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define CHUNK (256u << 10)
+
+/* The server is made by the first test that needs it and ended by the last test. */
+static struct {
+    bool started, stopping;
+    char directory[64], socket[80];
+    struct loop *loop;
+    struct store *store;
+    struct server *server;
+    pthread_t thread;
+    struct loop_task stop;
+} host;
+
+static void host_stop(struct loop_task *t)
+{
+    (void)t;
+    host.stopping = true;
+    if (!server_stop(host.server))
+        loop_stop(host.loop);
+}
+
+static void emptied(void *ctx)
+{
+    /* Sessions come and go; only after server_stop is the last one the end. */
+    (void)ctx;
+    if (host.stopping)
+        loop_stop(host.loop);
+}
+
+static void *host_run(void *arg)
+{
+    (void)arg;
+    loop_run(host.loop);
+    return NULL;
+}
+
+static void host_start(void)
+{
+    struct error err = ERROR_NONE;
+    struct store_create_options create = { .size_bytes = 256u << 20 };
+    struct store_options open = { .command = "test" };
+    int fd;
+    strcpy(host.directory, "/var/tmp/tools_server.XXXXXX");
+    CU_ASSERT_PTR_NOT_NULL_FATAL(mkdtemp(host.directory));
+    snprintf(host.socket, sizeof host.socket, "%s.sock", host.directory);
+    CU_ASSERT_EQUAL_FATAL(store_create(host.directory, &create, &err), 0);
+    CU_ASSERT_EQUAL_FATAL(loop_create(&host.loop), 0);
+    CU_ASSERT_EQUAL_FATAL(store_open(host.directory, host.loop, &open, &host.store, &err), 0);
+    struct server_options opt = { .store = host.store, .loop = host.loop, .key = host.directory, .emptied = emptied };
+    CU_ASSERT_EQUAL_FATAL(server_create(&opt, &host.server), 0);
+    CU_ASSERT_EQUAL_FATAL(control_listen(host.socket, NULL, &fd), 0);
+    CU_ASSERT_EQUAL_FATAL(server_listen(host.server, fd), 0);
+    host.stop.run = host_stop;
+    CU_ASSERT_EQUAL_FATAL(pthread_create(&host.thread, NULL, host_run, NULL), 0);
+    host.started = true;
+}
+
+static void host_end(void)
+{
+    char command[128];
+    loop_post(host.loop, &host.stop);
+    pthread_join(host.thread, NULL);
+    server_destroy(host.server);
+    CU_ASSERT_EQUAL(store_close(host.store), 0);
+    loop_destroy(host.loop);
+    unlink(host.socket);
+    snprintf(command, sizeof command, "rm -rf %s", host.directory);
+    CU_ASSERT_EQUAL(system(command), 0);
+}
+
+static void client_open(struct control_client *c)
+{
+    int fd, pid;
+    struct error err = ERROR_NONE;
+    if (!host.started)
+        host_start();
+    CU_ASSERT_EQUAL_FATAL(control_connect(host.socket, &fd), 0);
+    CU_ASSERT_EQUAL_FATAL(control_client_init(c, fd, -1), 0);
+    CU_ASSERT_EQUAL_FATAL(contact_greet(c, host.directory, &pid, &err), 0);
+    CU_ASSERT_EQUAL(pid, (int)getpid());
+}
+
+/* The code of the reply to a request (stolen): 0, or its error; result may be NULL. Items and data are dropped. */
+static int ask(struct control_client *c, json_t *request, json_t **result)
+{
+    struct control_frame f;
+    CU_ASSERT_PTR_NOT_NULL_FATAL(request);
+    CU_ASSERT_EQUAL(control_client_send_json(c, CONTROL_REQUEST, request), 0);
+    json_decref(request);
+    for (;;) {
+        int bad = control_client_receive(c, &f);
+        CU_ASSERT_EQUAL(bad, 0);
+        if (bad)
+            return bad;
+        if (f.type == CONTROL_REPLY)
+            break;
+        json_decref(f.doc);
+    }
+    json_t *problem = json_object_get(f.doc, "error");
+    int code = problem ? (int)json_integer_value(json_object_get(problem, "code")) : 0;
+    CU_ASSERT_TRUE(!problem || (code < 0 && json_string_length(json_object_get(problem, "text")) > 0));
+    if (result)
+        *result = json_incref(json_object_get(f.doc, "result"));
+    json_decref(f.doc);
+    return code;
+}
+
+static int ask_once(json_t *request)
+{
+    struct control_client c;
+    client_open(&c);
+    int code = ask(&c, request, NULL);
+    control_client_fini(&c);
+    return code;
+}
+
+/* Waits until nothing is open; then checks the store. */
+static void expect_at_rest(void)
+{
+    struct control_client c;
+    json_t *status = NULL;
+    uint64_t until = clock_monotonic_ms() + 5000;
+    json_int_t left;
+    client_open(&c);
+    do {
+        CU_ASSERT_EQUAL(ask(&c, json_pack("{s:s}", "command", "status"), &status), 0);
+        left = json_integer_value(json_object_get(status, "open-images"));
+        json_decref(status);
+    } while (left && clock_monotonic_ms() < until);
+    CU_ASSERT_EQUAL(left, 0);
+    CU_ASSERT_EQUAL(ask(&c, json_pack("{s:s,s:b}", "command", "check", "data", 1), &status), 0);
+    CU_ASSERT_EQUAL(json_integer_value(json_object_get(status, "damaged")), 0);
+    CU_ASSERT_EQUAL(json_integer_value(json_object_get(status, "wrongly-free")), 0);
+    json_decref(status);
+    control_client_fini(&c);
+}
+
+/* ---- Tests ---- */
+
+static const char *const commands[] = { "create", "template", "clone", "clone-many", "mv", "resize", "protect", "rm", "snap-create", "snap-rm",
+                                        "snap-purge", "snap-mv", "snap-rollback", "ls", "snap-ls", "info", "du", "status", "diff", "check",
+                                        "import", "write", "export", "read", "", "no-such-command" };
+static const char *const keys[] = { "name", "size", "source", "prefix", "first", "count", "to", "relative", "shrink", "target", "on", "names",
+                                    "snapshots", "dry-run", "targets", "image", "from", "keep", "data", "template", "offset", "length" };
+#define COUNT(array) (sizeof(array) / sizeof *(array))
+
+static json_t *random_value(uint64_t *seed)
+{
+    static const char *const texts[] = { "", "vm", "vm@s", "@", "vm@", "no-such", "a/b", "%s%n", "vm@s@t", "\xc3\xa4" };
+    switch (unit_random(seed) % 9) {
+    case 0: return json_integer((json_int_t)unit_random(seed));
+    case 1: return json_integer((json_int_t)(unit_random(seed) % 5) * 512);
+    case 2: return json_integer(-1);
+    case 3: return json_boolean((int)(unit_random(seed) % 2));
+    case 4: return json_null();
+    case 5: return json_pack("[s,s]", texts[unit_random(seed) % COUNT(texts)], texts[unit_random(seed) % COUNT(texts)]);
+    case 6: return json_pack("[i]", 7);
+    default: return json_string(texts[unit_random(seed) % COUNT(texts)]);
+    }
+}
+
+/* Takes a reply and, if the command wants data, leaves. */
+static void ask_loosely(json_t *request)
+{
+    struct control_client c;
+    struct control_frame f = { .type = CONTROL_ITEM };
+    client_open(&c);
+    CU_ASSERT_EQUAL(control_client_send_json(&c, CONTROL_REQUEST, request), 0);
+    while (f.type != CONTROL_REPLY && f.type != CONTROL_CREDIT) {
+        CU_ASSERT_EQUAL_FATAL(control_client_receive(&c, &f), 0);
+        json_decref(f.doc);
+    }
+    control_client_fini(&c);
+    json_decref(request);
+}
+
+static void any_arguments_get_an_answer(void)
+{
+    uint64_t seed = unit_seed();
+    ask_once(json_pack("{s:s,s:s,s:i}", "command", "create", "name", "vm", "size", 1 << 20));
+    for (int round = 0; round < 1500; round++) {
+        json_t *request = json_pack("{s:s}", "command", commands[unit_random(&seed) % COUNT(commands)]);
+        for (unsigned k = 0; k < COUNT(keys); k++)
+            if (unit_random(&seed) % 4)
+                json_object_set_new(request, keys[k], random_value(&seed));
+        ask_loosely(request);
+    }
+    expect_at_rest();
+}
+
+static void malformed_requests_are_refused(void)
+{
+    CU_ASSERT_EQUAL(ask_once(json_array()), -ENOSYS);
+    CU_ASSERT_EQUAL(ask_once(json_pack("{s:i}", "command", 3)), -ENOSYS);
+    CU_ASSERT_EQUAL(ask_once(json_pack("{s:s}", "command", "create")), -EINVAL);
+    CU_ASSERT_EQUAL(ask_once(json_pack("{s:s,s:s,s:s}", "command", "create", "name", "x", "size", "1G")), -EINVAL);
+    CU_ASSERT_EQUAL(ask_once(json_pack("{s:s,s:[],s:b,s:b}", "command", "rm", "names", "snapshots", 0, "dry-run", 0)), -EINVAL);
+    CU_ASSERT_EQUAL(ask_once(json_pack("{s:s,s:s,s:i,s:b}", "command", "import", "name", "x", "size", 511, "template", 0)), -EINVAL);
+    CU_ASSERT_EQUAL(ask_once(json_pack("{s:s,s:s,s:I,s:I}", "command", "read", "target", "vm", "offset", (json_int_t)INT64_MAX - 511, "length",
+                                       (json_int_t)512)), -EINVAL);
+}
+
+/* Begins an import of `size` bytes; true when credits came. */
+static bool begin_import(struct control_client *c, const char *name, json_int_t size)
+{
+    struct control_frame f = { .type = CONTROL_ITEM };
+    json_t *request = json_pack("{s:s,s:s,s:I,s:b}", "command", "import", "name", name, "size", size, "template", 0);
+    CU_ASSERT_EQUAL(control_client_send_json(c, CONTROL_REQUEST, request), 0);
+    json_decref(request);
+    while (f.type != CONTROL_CREDIT && f.type != CONTROL_REPLY) {
+        CU_ASSERT_EQUAL_FATAL(control_client_receive(c, &f), 0);
+        json_decref(f.doc);
+    }
+    return f.type == CONTROL_CREDIT;
+}
+
+static void an_import_left_at_any_moment_vanishes(void)
+{
+    unsigned char *data = malloc(CHUNK);
+    memset(data, 0x5a, CHUNK);
+    for (unsigned frames = 0; frames < 40; frames += 3) {
+        struct control_client c;
+        struct control_frame f;
+        client_open(&c);
+        CU_ASSERT_TRUE_FATAL(begin_import(&c, "half", 64u << 20));
+        for (unsigned i = 0; i < frames; i++) {
+            while (c.credits == 0)
+                CU_ASSERT_EQUAL_FATAL(control_client_receive(&c, &f), 0);
+            CU_ASSERT_EQUAL(control_client_send_data(&c, (uint64_t)i * CHUNK, data, CHUNK), 0);
+        }
+        control_client_fini(&c);
+        CU_ASSERT_EQUAL(ask_once(json_pack("{s:s,s:s}", "command", "info", "target", "half")), -ENOENT);
+    }
+    free(data);
+    expect_at_rest();
+}
+
+static void data_outside_the_image_end_the_import_alone(void)
+{
+    const struct { uint64_t offset; uint32_t length; } wrong[] = { { 1u << 20, 512 }, { (1u << 20) - 512, 1024 }, { 1, 512 }, { 0, 100 },
+                                                                    { UINT64_MAX - 511, 512 }, { UINT64_MAX, 1024 } };
+    unsigned char data[1024] = { 1 };
+    for (unsigned i = 0; i < COUNT(wrong); i++) {
+        struct control_client c;
+        struct control_frame f = { .type = CONTROL_CREDIT };
+        client_open(&c);
+        CU_ASSERT_TRUE_FATAL(begin_import(&c, "wrong", 1 << 20));
+        CU_ASSERT_EQUAL(control_client_send_data(&c, wrong[i].offset, data, wrong[i].length), 0);
+        while (f.type == CONTROL_CREDIT)
+            CU_ASSERT_EQUAL_FATAL(control_client_receive(&c, &f), 0);
+        CU_ASSERT_EQUAL(json_integer_value(json_object_get(json_object_get(f.doc, "error"), "code")), -EINVAL);
+        json_decref(f.doc);
+        /* The connection is at rest after END, and usable. */
+        CU_ASSERT_EQUAL(control_client_send_data(&c, 0, data, 512), 0);
+        CU_ASSERT_EQUAL(control_client_send_end(&c), 0);
+        CU_ASSERT_EQUAL(ask(&c, json_pack("{s:s,s:s}", "command", "info", "target", "wrong"), NULL), -ENOENT);
+        control_client_fini(&c);
+    }
+    expect_at_rest();
+}
+
+static void data_without_credit_end_the_connection(void)
+{
+    struct control_client c;
+    struct control_frame f;
+    unsigned char data[512] = { 1 };
+    client_open(&c);
+    c.credits = 1;
+    CU_ASSERT_EQUAL(control_client_send_data(&c, 0, data, 512), 0);
+    CU_ASSERT_TRUE(control_client_receive(&c, &f) < 0);
+    control_client_fini(&c);
+    expect_at_rest();
+}
+
+/* A 32 MiB image full of data, called "big". */
+static void make_big(void)
+{
+    struct control_client c;
+    struct control_frame f = { .type = CONTROL_CREDIT };
+    unsigned char *data = malloc(CONTROL_DATA_MAX);
+    memset(data, 0xa5, CONTROL_DATA_MAX);
+    client_open(&c);
+    CU_ASSERT_TRUE_FATAL(begin_import(&c, "big", 32u << 20));
+    for (uint64_t at = 0; at < 32u << 20; at += CONTROL_DATA_MAX) {
+        while (c.credits == 0)
+            CU_ASSERT_EQUAL_FATAL(control_client_receive(&c, &f), 0);
+        CU_ASSERT_EQUAL(control_client_send_data(&c, at, data, CONTROL_DATA_MAX), 0);
+    }
+    CU_ASSERT_EQUAL(control_client_send_end(&c), 0);
+    do {
+        CU_ASSERT_EQUAL_FATAL(control_client_receive(&c, &f), 0);
+    } while (f.type == CONTROL_CREDIT);
+    CU_ASSERT_PTR_NOT_NULL(json_object_get(f.doc, "result"));
+    json_decref(f.doc);
+    control_client_fini(&c);
+    free(data);
+}
+
+static void an_export_left_at_any_moment_is_released(void)
+{
+    make_big();
+    for (unsigned frames = 0; frames < 34; frames += 3) {
+        struct control_client c;
+        struct control_frame f;
+        json_t *request = json_pack("{s:s,s:s}", "command", "export", "target", "big");
+        client_open(&c);
+        CU_ASSERT_EQUAL(control_client_send_json(&c, CONTROL_REQUEST, request), 0);
+        json_decref(request);
+        for (unsigned i = 0; i < frames; i++) {
+            CU_ASSERT_EQUAL_FATAL(control_client_receive(&c, &f), 0);
+            json_decref(f.doc);
+        }
+        control_client_fini(&c);
+    }
+    expect_at_rest();
+}
+
+static void clients_that_do_not_read_do_not_hold_up_others(void)
+{
+    struct control_client idle[20];
+    for (unsigned i = 0; i < COUNT(idle); i++) {
+        json_t *request = json_pack("{s:s,s:s}", "command", "export", "target", "big");
+        client_open(&idle[i]);
+        CU_ASSERT_EQUAL(control_client_send_json(&idle[i], CONTROL_REQUEST, request), 0);
+        json_decref(request);
+    }
+    for (int i = 0; i < 20; i++)
+        CU_ASSERT_EQUAL(ask_once(json_pack("{s:s,s:s}", "command", "info", "target", "big")), 0);
+    for (unsigned i = 0; i < COUNT(idle); i++)
+        control_client_fini(&idle[i]);
+    expect_at_rest();
+}
+
+static void more_clients_than_are_served_at_once_wait_their_turn(void)
+{
+    int fds[100];
+    struct control_client c;
+    for (unsigned i = 0; i < COUNT(fds); i++)
+        CU_ASSERT_EQUAL_FATAL(control_connect(host.socket, &fds[i]), 0);
+    for (unsigned i = 0; i < COUNT(fds); i++)
+        close(fds[i]);
+    client_open(&c);
+    control_client_fini(&c);
+}
+
+static void a_server_that_stops_ends_transfers_and_keeps_the_store_sound(void)
+{
+    struct control_client c, reader;
+    json_t *request = json_pack("{s:s,s:s}", "command", "export", "target", "big");
+    client_open(&c);
+    CU_ASSERT_TRUE(begin_import(&c, "half", 64u << 20));
+    client_open(&reader);
+    CU_ASSERT_EQUAL(control_client_send_json(&reader, CONTROL_REQUEST, request), 0);
+    json_decref(request);
+    host_end();
+    control_client_fini(&c);
+    control_client_fini(&reader);
+}
+
+int main(int argc, char **argv)
+{
+    return unit_main(argc, argv, "tools", (struct unit_test[]){
+        UNIT(any_arguments_get_an_answer),
+        UNIT(malformed_requests_are_refused),
+        UNIT(an_import_left_at_any_moment_vanishes),
+        UNIT(data_outside_the_image_end_the_import_alone),
+        UNIT(data_without_credit_end_the_connection),
+        UNIT(an_export_left_at_any_moment_is_released),
+        UNIT(clients_that_do_not_read_do_not_hold_up_others),
+        UNIT(more_clients_than_are_served_at_once_wait_their_turn),
+        UNIT(a_server_that_stops_ends_transfers_and_keeps_the_store_sound),
+        { 0 },
+    });
+}
