@@ -25,7 +25,7 @@ static void session(const char *test, uint32_t index_entries, bool overlap)
     struct engine e;
     begin(&e, test, 1ull << 30, index_entries);
     e.overlap = overlap;
-    for (uint64_t steps = steps_wanted(3000); steps; steps--) {
+    for (uint64_t steps = steps_wanted(8000); steps; steps--) {
         engine_step(&e);
         if (world_chance(&e.world, 600))
             engine_reopen(&e);

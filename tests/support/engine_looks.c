@@ -88,7 +88,8 @@ static void look_difference(struct engine *e)
     world_target(to, to_name);
     if (from)
         world_target(from, from_name);
-    if (!engine_is_dead(e)) {
+    bool known = content_settled(to->content) && (!from || content_settled(from->content)); /* not if a read failed by order */
+    if (!engine_is_dead(e) && known) {
         struct difference d = { .from = from ? from->content : NULL, .to = to->content, .name = to_name, .from_name = from ? from_name : "" };
         struct engine_run run;
         engine_run_arm(&run);
