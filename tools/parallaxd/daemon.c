@@ -162,6 +162,8 @@ static void finish(struct daemon *d, struct error *err)
     }
     if (d->backend)
         blkback_stop(d->backend, true);
+    if (*d->state_directory)
+        rmdir(d->state_directory); /* stays while guests wait for the next daemon, because then it holds their tables */
     if (d->server) {
         unlink(d->socket);
         place_forget_socket(d->key);
