@@ -37,7 +37,7 @@ LDFLAGS := $(SAN_$(D)) -Wl,--as-needed
 LDLIBS := -laio -ldb-5.3 -lcrypto -ljansson -lxenstore -lpthread
 
 PACKAGES := gcc make libc6-dev libaio-dev libdb5.3-dev libssl-dev libcunit1-dev libjansson-dev libxen-dev libfuse3-dev \
-            xenstore-utils e2fsprogs python3 fio fuse3 util-linux mount procps
+            xenstore-utils e2fsprogs jq fio fuse3 util-linux mount procps
 
 # Each folder is a static library; what it may stand on (tests/check-layers holds the includes to the same table).
 FOLDERS := base radix cache hypervisor parallax blkfront blkback control tools/common
