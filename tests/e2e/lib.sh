@@ -77,6 +77,7 @@ check() { # NAME FUNCTION
 }
 
 start_daemon() { # OPTION…
+  : >"$work/daemon.log" # what an earlier daemon said must not be taken for this one's "ready"
   "$O/parallaxd" --hypervisor local "$@" >"$work/daemon.log" 2>&1 &
   daemon=$!
   for _ in $(seq 200); do
