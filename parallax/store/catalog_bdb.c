@@ -5,8 +5,9 @@
  * object's name) counts all changes ever made.
  * 1. A change is one transaction: revision compared, records put and removed, revision and count put, log synced. So an
  *    object is at its old revision or whole at its new one.
- * 2. After the transaction and before the change is acknowledged, the witness records the count. A catalog that counts fewer
- *    than its witness when it is opened has lost acknowledged changes, and is damaged.
+ * 2. After the transaction and before the change is acknowledged, the witness records the count and the log's last record. A
+ *    catalog that counts fewer than its witness when it is opened has lost acknowledged changes, and is damaged; so is one
+ *    whose log has not that record any more, whatever it counts.
  * 3. The first failure that leaves the environment in doubt is latched; nothing is written after it. But for a full disk:
  *    then the reserve is released, the environment recovered, and the change tried once more; and if that fails, every later
  *    call begins by trying to recover. */
@@ -145,7 +146,7 @@ static int revive(struct catalog_bdb *b)
     if (rc)
         return catalog_bdb_map_error(b, rc);
     /* The change that met the full disk may have been committed; nobody was told that it was not. */
-    int err = count > b->applied ? catalog_witness_record(&b->witness, count) : 0;
+    int err = count > b->applied ? catalog_bdb_map_error(b, catalog_bdb_testify(b, count)) : 0;
     if (!err) {
         b->applied = count;
         b->latched = 0;
@@ -234,9 +235,7 @@ static bool changes_valid(const struct catalog_change *changes, unsigned count)
 /* The rest of a change that has been committed. A Berkeley DB code. */
 static int acknowledge(struct catalog_bdb *b)
 {
-    int rc = catalog_bdb_sync_directory(b);
-    if (!rc)
-        rc = -catalog_witness_record(&b->witness, b->applied + 1);
+    int rc = catalog_bdb_testify(b, b->applied + 1);
     if (!rc)
         b->applied++;
     return rc;
@@ -343,23 +342,37 @@ static const struct catalog_ops bdb_ops = {
     .scan = scan, .apply = apply, .lease_take = lease_take, .lease_drop = lease_drop, .close = close_catalog,
 };
 
-/* Compares the catalog's count with its witness's. A negative errno. A witness that cannot be read accuses nobody: it is begun
+/* The first testimony, to a new witness. A negative errno. */
+static int call_witness(struct catalog_bdb *b, struct error *err)
+{
+    int rc = catalog_bdb_map_error(b, catalog_bdb_trim_log(b));
+    return rc ? error_set(err, rc, "cannot record the catalog's witness in %s: %s", b->directory, strerror(-rc)) : 0;
+}
+
+/* Compares the catalog with what its witness says. A negative errno. A witness that cannot be read accuses nobody: it is begun
  * anew from what is there. */
 static int hear_witness(struct catalog_bdb *b, struct error *err)
 {
-    uint64_t told = 0;
+    struct catalog_testimony told;
+    bool confirmed;
     int rc = catalog_witness_open(b->directory_fd, &b->witness, &told);
     if (rc == -ENOENT || rc == -EBADMSG) {
         log_warning("catalog: its witness in %s was lost; begun anew", b->directory);
-        told = 0;
-        rc = 0;
+        return call_witness(b, err);
     }
-    if (!rc && told > b->applied)
+    if (rc)
+        return error_set(err, rc, "cannot open the catalog's witness in %s: %s", b->directory, strerror(-rc));
+    if (told.count > b->applied)
         return error_set(err, -EBADMSG, "the catalog in %s is damaged: it has lost the last %llu changes; restore it from a backup",
-                         b->directory, (unsigned long long)(told - b->applied));
-    if (!rc && told < b->applied)
-        rc = catalog_witness_record(&b->witness, b->applied);
-    return rc ? error_set(err, rc, "cannot open the catalog's witness in %s: %s", b->directory, strerror(-rc)) : 0;
+                         b->directory, (unsigned long long)(told.count - b->applied));
+    rc = catalog_bdb_map_error(b, catalog_bdb_confirm(b, &told, &confirmed));
+    if (rc)
+        return error_set(err, rc, "cannot read the catalog's log in %s: %s", b->directory, strerror(-rc));
+    if (!confirmed)
+        return error_set(err, -EBADMSG, "the catalog in %s is damaged: its log ends before the last change; restore it from a backup",
+                         b->directory);
+    /* Recovery's own records come to fill log files, even if nothing is ever changed. */
+    return told.count < b->applied || told.log_file != b->log_file ? call_witness(b, err) : 0;
 }
 
 /* A negative errno. */
@@ -374,8 +387,6 @@ static int open_parts(struct catalog_bdb *b, bool create, struct error *err)
     }
     if (!rc)
         rc = catalog_bdb_sync_directory(b);
-    if (!rc && create)
-        rc = catalog_bdb_checkpoint(b);
     if (!rc)
         rc = get_number(b, NULL, count_key, sizeof count_key, &b->applied);
     if (rc) {
@@ -388,6 +399,8 @@ static int open_parts(struct catalog_bdb *b, bool create, struct error *err)
     if (!create)
         return hear_witness(b, err);
     int code = catalog_witness_create(b->directory_fd, &b->witness);
+    if (!code)
+        code = catalog_bdb_map_error(b, catalog_bdb_checkpoint(b));
     return code ? error_set(err, code, "cannot make the catalog's witness in %s: %s", b->directory, strerror(-code)) : 0;
 }
 

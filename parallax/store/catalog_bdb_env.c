@@ -3,16 +3,14 @@
  * 1. Berkeley DB supposes that a page write is not torn: pages are 512 bytes, a sector's size, and carry checksums.
  * 2. The environment is private to the process, without shared regions and locks: the store's lock keeps others out, and the
  *    catalog's own serialises.
- * 3. Log files that a checkpoint has made needless are removed by Berkeley DB itself. */
+ * 3. Log files that a checkpoint has made needless are removed when the witness needs them no more: catalog_bdb_log.c. */
 #include "parallax/store/catalog_bdb_private.h"
 
 #include "base/log.h"
 
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define PAGE_BYTES 512u
 #define CACHE_BYTES (4u << 20)
@@ -57,28 +55,13 @@ int catalog_bdb_map_error(const struct catalog_bdb *b, int rc)
     }
 }
 
-int catalog_bdb_sync_directory(struct catalog_bdb *b)
-{
-    DB_LOG_STAT *st;
-    int rc = b->env->log_stat(b->env, &st, 0);
-    if (rc)
-        return rc;
-    uint32_t file = st->st_cur_file;
-    free(st);
-    if (file == b->log_file)
-        return 0;
-    if (fsync(b->directory_fd) < 0)
-        return errno;
-    b->log_file = file;
-    return 0;
-}
-
 int catalog_bdb_checkpoint(struct catalog_bdb *b)
 {
     int rc = b->env->txn_checkpoint(b->env, 0, 0, DB_FORCE);
-    if (!rc)
-        b->unsaved_bytes = 0;
-    return rc;
+    if (rc)
+        return rc;
+    b->unsaved_bytes = 0;
+    return catalog_bdb_trim_log(b);
 }
 
 int catalog_bdb_env_open(struct catalog_bdb *b, bool create)
@@ -92,7 +75,7 @@ int catalog_bdb_env_open(struct catalog_bdb *b, bool create)
     env->app_private = b;
     env->set_errcall(env, message);
     if ((rc = env->set_cachesize(env, 0, CACHE_BYTES, 1)) || (rc = env->set_lg_max(env, LOG_FILE_BYTES)) ||
-        (rc = env->set_lg_bsize(env, LOG_BUFFER_BYTES)) || (rc = env->log_set_config(env, DB_LOG_AUTO_REMOVE, 1)))
+        (rc = env->set_lg_bsize(env, LOG_BUFFER_BYTES)))
         return rc;
     rc = env->open(env, b->directory, DB_CREATE | DB_PRIVATE | DB_INIT_TXN | DB_INIT_LOG | DB_INIT_MPOOL | DB_RECOVER | DB_THREAD, 0600);
     if (!rc)

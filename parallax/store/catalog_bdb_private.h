@@ -1,4 +1,4 @@
-/* catalog_bdb_private.h - what the two files of the Berkeley DB catalog share. Functions return Berkeley DB codes (0, positive
+/* catalog_bdb_private.h - what the files of the Berkeley DB catalog share. Functions return Berkeley DB codes (0, positive
  * errno, or one of its negative own) unless they say otherwise. */
 #ifndef PARALLAX_STORE_CATALOG_BDB_PRIVATE_H
 #define PARALLAX_STORE_CATALOG_BDB_PRIVATE_H
@@ -38,11 +38,19 @@ struct catalog_bdb {
 int catalog_bdb_env_open(struct catalog_bdb *b, bool create);
 /* clean: write everything home first. */
 void catalog_bdb_env_close(struct catalog_bdb *b, bool clean);
-/* Writes the pages home, so that recovery is short and old log files go. */
+/* Writes the pages home, so that recovery is short, and trims the log. No change may be under way. */
 int catalog_bdb_checkpoint(struct catalog_bdb *b);
-/* A log file's directory entry has to be as durable as what is in it. */
-int catalog_bdb_sync_directory(struct catalog_bdb *b);
 /* To a negative errno: for calls on an open catalog, and for opening one. */
 int catalog_bdb_map_error(const struct catalog_bdb *b, int rc);
 int catalog_bdb_map_open_error(int rc);
+
+/* catalog_bdb_log.c */
+/* A log file's directory entry has to be as durable as what is in it. */
+int catalog_bdb_sync_directory(struct catalog_bdb *b);
+/* Tells the witness of that many changes and of the log's last record, made durable first. No change may be under way. */
+int catalog_bdb_testify(struct catalog_bdb *b, uint64_t count);
+/* Testifies anew and removes the log files that the last checkpoint has made needless. */
+int catalog_bdb_trim_log(struct catalog_bdb *b);
+/* *confirmed: the log still has the record that was testified. */
+int catalog_bdb_confirm(struct catalog_bdb *b, const struct catalog_testimony *t, bool *confirmed);
 #endif
