@@ -45,6 +45,7 @@ int catalog_bdb_map_error(const struct catalog_bdb *b, int rc)
     case DB_OLD_VERSION:
     case DB_VERSION_MISMATCH:
     case DB_SECONDARY_BAD:
+    case EINVAL: /* the arguments have been checked, so it is a page of no known type */
         return -EBADMSG;
     case DB_LOCK_NOTGRANTED:
     case DB_LOCK_DEADLOCK:
@@ -66,7 +67,9 @@ int catalog_bdb_checkpoint(struct catalog_bdb *b)
 
 int catalog_bdb_env_open(struct catalog_bdb *b, bool create)
 {
-    int rc = db_env_create(&b->env, 0);
+    int rc = create ? 0 : catalog_bdb_precheck(b);
+    if (!rc)
+        rc = db_env_create(&b->env, 0);
     if (rc) {
         b->env = NULL;
         return rc;

@@ -44,6 +44,9 @@ int catalog_bdb_checkpoint(struct catalog_bdb *b);
 int catalog_bdb_map_error(const struct catalog_bdb *b, int rc);
 int catalog_bdb_map_open_error(int rc);
 
+/* catalog_bdb_precheck.c: DB_VERIFY_BAD, with first_message, if Berkeley DB cannot be trusted with the files. */
+int catalog_bdb_precheck(struct catalog_bdb *b);
+
 /* catalog_bdb_log.c */
 /* A log file's directory entry has to be as durable as what is in it. */
 int catalog_bdb_sync_directory(struct catalog_bdb *b);

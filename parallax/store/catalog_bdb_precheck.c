@@ -1,0 +1,70 @@
+/* catalog_bdb_precheck.c - what Berkeley DB believes of its files before it has checked a checksum, and must not.
+ *
+ * 1. Whether pages have checksums is a flag in the first page of the database.
+ * 2. A log file begins with a record of fixed size, and its checksum is computed over as many bytes as that record says.
+ * Files that are too short, as after a crash, are left to Berkeley DB: it deals with them. */
+#include "parallax/store/catalog_bdb_private.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define META_FLAGS_OFFSET 26
+#define META_FLAG_CHECKSUM 1u
+#define LOG_LENGTH_OFFSET 4 /* in the byte order of the host */
+#define LOG_FIRST_RECORD_BYTES 28u
+
+/* Reads what is there of that stretch of the file over `data`. 0 or errno. */
+static int read_part(struct catalog_bdb *b, const char *name, off_t offset, void *data, size_t length)
+{
+    int fd = openat(b->directory_fd, name, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return errno;
+    int rc = pread(fd, data, length, offset) < 0 ? errno : 0;
+    close(fd);
+    return rc;
+}
+
+static int damaged(struct catalog_bdb *b, const char *name, const char *what)
+{
+    snprintf(b->first_message, sizeof b->first_message, "%.100s: %s", name, what);
+    return DB_VERIFY_BAD;
+}
+
+static int check_log_file(struct catalog_bdb *b, const char *name)
+{
+    uint32_t length = 0;
+    int rc = read_part(b, name, LOG_LENGTH_OFFSET, &length, sizeof length);
+    if (!rc && length > LOG_FIRST_RECORD_BYTES)
+        rc = damaged(b, name, "its first record has a wrong length");
+    return rc;
+}
+
+static int check_log_files(struct catalog_bdb *b)
+{
+    int rc = 0, fd = openat(b->directory_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *d = fd < 0 ? NULL : fdopendir(fd);
+    if (!d) {
+        rc = errno;
+        if (fd >= 0)
+            close(fd);
+        return rc;
+    }
+    for (struct dirent *e; !rc && (e = readdir(d));)
+        if (strncmp(e->d_name, "log.", 4) == 0)
+            rc = check_log_file(b, e->d_name);
+    closedir(d);
+    return rc;
+}
+
+int catalog_bdb_precheck(struct catalog_bdb *b)
+{
+    unsigned char flags = META_FLAG_CHECKSUM;
+    int rc = read_part(b, CATALOG_BDB_FILE, META_FLAGS_OFFSET, &flags, sizeof flags);
+    if (!rc && flags != META_FLAG_CHECKSUM)
+        rc = damaged(b, CATALOG_BDB_FILE, "its first page has wrong flags");
+    return rc ? rc : check_log_files(b);
+}
