@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/statvfs.h>
 
 #define DEFAULT_MAP_CACHE (64ull << 20)
 #define DEFAULT_BLOCK_CACHE (32ull << 20)
@@ -19,6 +20,7 @@
 #define JOURNAL_MAX 32768u
 #define FIRST_DATA_BLOCKS (16u << 20 >> BLOCK_SHIFT)
 #define STORE_MIN_BYTES (32ull << 20)
+#define STORE_DEFAULT_MIN_BYTES (256ull << 20)
 #define STORE_MAX_BLOCKS (1ull << 36)
 
 const char *store_name(const struct store *s) { return s->backing.name; }
@@ -83,13 +85,34 @@ int store_create_backing(struct backing *b, uint64_t size_bytes, struct error *e
     return rc ? error_set(err, rc, "store '%s': cannot write its first blocks: %s", b->name, strerror(-rc)) : 0;
 }
 
+/* Without a size of its own a store leaves max(1 GiB, 5 %) of the file system free: too small a one would be no use. */
+static int check_room(const char *url, struct error *err)
+{
+    char directory[512], device[512];
+    struct statvfs fs;
+    int rc = backing_parse_url(url, directory, device, err);
+    if (rc || *device)
+        return rc;
+    while (statvfs(directory, &fs) && errno == ENOENT && strrchr(directory, '/') > directory)
+        *strrchr(directory, '/') = 0;
+    if (statvfs(directory, &fs))
+        return 0; /* whatever is wrong, creating says it better */
+    uint64_t total = (uint64_t)fs.f_blocks * fs.f_frsize, have = (uint64_t)fs.f_bavail * fs.f_frsize, keep = total / 20 > 1ull << 30 ? total / 20 : 1ull << 30;
+    if (have >= keep + STORE_DEFAULT_MIN_BYTES)
+        return 0;
+    return error_set(err, -ENOSPC, "the file system has %llu MiB free; a store without --size leaves %llu MiB of it alone and needs %llu MiB more: say --size",
+                     (unsigned long long)(have >> 20), (unsigned long long)(keep >> 20), (unsigned long long)(STORE_DEFAULT_MIN_BYTES >> 20));
+}
+
 int store_create(const char *url, const struct store_create_options *opt, struct error *err)
 {
     struct backing b;
     struct backing_create_options bo = { .size_bytes = opt->size_bytes, .force = opt->force };
     if (opt->size_bytes && opt->size_bytes < STORE_MIN_BYTES)
         return error_set(err, -EINVAL, "a store of %llu bytes is too small; at least 32 MiB are needed", (unsigned long long)opt->size_bytes);
-    int rc = backing_create(url, &bo, store_initial_blocks(opt->size_bytes), &b, err);
+    int rc = opt->size_bytes ? 0 : check_room(url, err);
+    if (!rc)
+        rc = backing_create(url, &bo, store_initial_blocks(opt->size_bytes), &b, err);
     if (rc)
         return rc;
     rc = store_create_backing(&b, opt->size_bytes, err);

@@ -98,6 +98,8 @@ int backing_parse_url(const char *url, char *directory, char *device, struct err
     if (strlen(url) >= sizeof text || strchr(url, '\n'))
         return error_set(err, -EINVAL, "the store URL is too long or has a line break in it");
     strcpy(text, url + scheme);
+    if (!scheme && strstr(text, "?device="))
+        return error_set(err, -EINVAL, "a store on a device is written file:%.200s", url);
     char *parameters = scheme ? strchr(text, '?') : NULL;
     if (parameters) {
         *parameters++ = 0;

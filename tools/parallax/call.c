@@ -72,3 +72,23 @@ int cli_call(struct cli *cli, json_t *request, cli_item *item, void *ctx, json_t
     struct error err = ERROR_NONE;
     return cli_request(cli, request, item, ctx, result, &err) ? cli_fail(&err) : EXIT_DONE;
 }
+
+struct looked_for {
+    const char *name;
+    json_t *found;
+};
+
+static void match_name(void *ctx, json_t *image)
+{
+    struct looked_for *l = ctx;
+    if (!strcmp(json_text(image, "name"), l->name))
+        l->found = json_incref(image);
+}
+
+json_t *cli_find_image(struct cli *cli, const char *name, struct error *err)
+{
+    struct looked_for l = { name, NULL };
+    cli_request(cli, json_pack("{s:s}", "command", "ls"), match_name, &l, NULL, err);
+    cli_disconnect(cli);
+    return l.found;
+}

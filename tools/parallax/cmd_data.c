@@ -52,6 +52,22 @@ static int write_source(struct cli *cli, const struct args *a, struct source *s,
     return cli_begin(cli, request, err) ? err->code : feed_source(cli, s, &opt, result, err);
 }
 
+/* How much of the input can be meant: looked at before an input without end is read. The server judges the rest. */
+static int room_behind(struct cli *cli, const char *name, uint64_t offset, uint64_t *room, struct error *err)
+{
+    json_t *image = cli_find_image(cli, name, err);
+    if (err->code)
+        return err->code;
+    if (!image) /* for the server's words */
+        return cli_request(cli, json_pack("{s:s,s:s}", "command", "snap-ls", "name", name), NULL, NULL, NULL, err);
+    uint64_t size = json_count(image, "size");
+    if (json_is_true(json_object_get(image, "template")))
+        error_set(err, -EROFS, "'%.200s' is a template and cannot be written; clone it", name);
+    json_decref(image);
+    *room = size > offset ? size - offset : 0;
+    return err->code;
+}
+
 static int run_write(struct cli *cli, const struct args *a)
 {
     uint64_t offset;
@@ -61,7 +77,8 @@ static int run_write(struct cli *cli, const struct args *a)
     int status = range_argument(a, "offset", a->words[1], &offset);
     if (status != EXIT_DONE)
         return status;
-    if (source_open(&s, "-", 0, cli, &err) == 0) {
+    uint64_t room = 0;
+    if (room_behind(cli, a->words[0], offset, &room, &err) == 0 && source_open(&s, "-", 0, room, cli, &err) == 0) {
         write_source(cli, a, &s, offset, &result, &err);
         source_close(&s);
     }

@@ -8,6 +8,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#define IMAGE_MAX_BYTES (16ull << 40)
+
 static int check_format_option(const struct args *a, const char *format)
 {
     static const char *const known[] = { "qcow2", "vhd", "vhdx", "vmdk", "vdi" };
@@ -71,7 +73,12 @@ static int run_import(struct cli *cli, const struct args *a)
         status = cli_usage(a, "size '%.64s' is zero", size_text);
     if (status != EXIT_DONE)
         return status;
-    if (source_open(&s, a->words[0], announced, cli, &err))
+    /* An input without end must not be read for a name that cannot be given. */
+    json_t *taken = strcmp(a->words[0], "-") ? NULL : cli_find_image(cli, a->words[1], &err);
+    if (taken)
+        error_set(&err, -EEXIST, "image '%.200s' exists already; choose another name", a->words[1]);
+    json_decref(taken);
+    if (err.code || source_open(&s, a->words[0], announced, IMAGE_MAX_BYTES, cli, &err))
         return cli_fail(&err);
     transfer(cli, a, &s, &result, &err);
     source_close(&s);

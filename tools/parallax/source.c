@@ -59,7 +59,7 @@ static int spool_chunk(int fd, const unsigned char *buf, size_t length, uint64_t
 }
 
 /* Copies the stream to a file without a name, which takes its place. */
-static int spool(struct source *s, struct cli *cli, struct error *err)
+static int spool(struct source *s, uint64_t most, struct cli *cli, struct error *err)
 {
     const char *env = getenv("TMPDIR"), *directory = env && *env ? env : "/var/tmp";
     int fd = open(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
@@ -74,6 +74,8 @@ static int spool(struct source *s, struct cli *cli, struct error *err)
         if (!all_zero(buf, (size_t)n))
             spool_chunk(fd, buf, (size_t)n, at, directory, err);
         at += (uint64_t)n;
+        if (at > most)
+            error_set(err, -EFBIG, "standard input has more than the %llu bytes that fit; nothing was written", (unsigned long long)most);
     }
     free(buf);
     if (!err->code && ftruncate(fd, (off_t)at) < 0)
@@ -116,7 +118,7 @@ static int open_path(struct source *s, const char *path, struct stat *st, struct
     return 0;
 }
 
-int source_open(struct source *s, const char *path, uint64_t announced, struct cli *cli, struct error *err)
+int source_open(struct source *s, const char *path, uint64_t announced, uint64_t most, struct cli *cli, struct error *err)
 {
     struct stat st;
     bool standard = !strcmp(path, "-");
@@ -133,7 +135,7 @@ int source_open(struct source *s, const char *path, uint64_t announced, struct c
     else if (S_ISDIR(st.st_mode))
         bad = error_set(err, -EISDIR, "standard input is a directory");
     else if (announced == 0)
-        bad = spool(s, cli, err);
+        bad = spool(s, most, cli, err);
     else {
         s->length = announced;
         s->streamed = true;

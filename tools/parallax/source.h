@@ -16,8 +16,8 @@ struct source {
     bool streamed;        /* can only be read on: length was announced with --size */
     bool holes;           /* SEEK_DATA works */
 };
-/* path "-": standard input. announced: its length, or 0 if unknown. */
-int source_open(struct source *s, const char *path, uint64_t announced, struct cli *cli, struct error *err);
+/* path "-": standard input. announced: its length, or 0 if unknown; then more than most bytes are refused. */
+int source_open(struct source *s, const char *path, uint64_t announced, uint64_t most, struct cli *cli, struct error *err);
 void source_close(struct source *s);
 /* The next range with data at or after offset; false: nothing but a hole follows. */
 bool source_data(const struct source *s, uint64_t offset, uint64_t *begin, uint64_t *end);
