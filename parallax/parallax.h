@@ -75,7 +75,7 @@ void store_get_status(struct store *s, struct store_status *out);
 struct image_info {
     char name[IMAGE_TARGET_SIZE];   /* NAME or NAME@SNAP */
     char parent[IMAGE_TARGET_SIZE]; /* NAME@SNAP, NAME, or "" : what it was cloned from, if that still has a name */
-    uint64_t size_bytes, created_ns, last_write_ns /* 0: never in this run */;
+    uint64_t size_bytes, created_ns, last_write_ns /* 0: never */;
     uint32_t snapshots;             /* of an image */
     bool is_snapshot, is_template, is_protected;
     uint32_t clones;                /* images whose parent this is */

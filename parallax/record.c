@@ -2,7 +2,7 @@
  *
  * Image:   0 flags u32; 4 name length u16; 8 head version u64; 16 origin version u64; 24 origin image u64; 32 created u64; 40 name
  * Version: 0 root entry (16); 16 height u8; 17 name length u8; 20 flags u32; 24 parent u64; 32 deletion cursor u64;
- *          40 generation u64; 48 line u32; 56 size u64; 64 image u64; 72 created u64; 80 name */
+ *          40 generation u64; 48 line u32; 56 size u64; 64 image u64; 72 created u64; 80 last write u64 (of a head); 88 name */
 #include "base/endian.h"
 #include "parallax/tree.h"
 
@@ -11,7 +11,7 @@
 #include <string.h>
 
 #define IMAGE_HEAD 40u
-#define VERSION_HEAD 80u
+#define VERSION_HEAD 88u
 
 void key_encode(uint8_t *key, char kind, uint64_t id)
 {
@@ -61,6 +61,7 @@ uint32_t version_record_encode(const struct version *v, uint8_t *b)
     put_le64(b + 56, v->size_bytes);
     put_le64(b + 64, v->image ? v->image->id : 0);
     put_le64(b + 72, v->created_ns);
+    put_le64(b + 80, v->image && v->image->head == v ? v->image->last_write_ns : 0);
     memcpy(b + VERSION_HEAD, v->name ? v->name : "", n);
     return (uint32_t)(VERSION_HEAD + n);
 }
@@ -107,6 +108,7 @@ int version_record_load(struct tree *t, uint64_t id, const uint8_t *b, size_t le
     v->generation = get_le64(b + 40);
     v->size_bytes = get_le64(b + 56);
     v->created_ns = get_le64(b + 72);
+    v->last_write_ns = get_le64(b + 80);
     v->in_catalog = true;
     v->cut = 0; /* frozen, until an image turns out to have it as its head */
     if (b[17]) {
@@ -148,6 +150,7 @@ static int link_head(struct tree *t, struct vdisk *d)
 {
     d->head = tree_version(t, d->head_id);
     struct version *h = d->head;
+    d->last_write_ns = h ? h->last_write_ns : 0;
     if (!h || h->image != d || h->line->base)
         return -EBADMSG;
     t->provisioned_bytes += h->size_bytes;

@@ -59,7 +59,7 @@ struct version {
     struct list_node orphan_link; /* in tree->orphans while nobody owns it */
     struct list_node dirty_link;
     bool in_catalog;
-    uint64_t parent_id, image_id; /* as loaded, until tree_link */
+    uint64_t parent_id, image_id, last_write_ns; /* as loaded, until tree_link */
 };
 
 /* What the public header calls an image when it is named, not opened. */
