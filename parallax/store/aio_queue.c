@@ -22,7 +22,7 @@
 #define DEPTH 256u
 #define MERGE_MAX_BYTES (1u << 20)
 #define RECENT 8u
-#define REAP 64u
+#define REAP 8u
 #define RETRY_MS 1
 
 struct transfer {
@@ -332,10 +332,14 @@ static void events_ready(struct loop_fd *w, uint32_t epoll_events)
     uint64_t ignored;
     ssize_t got = read(w->fd, &ignored, sizeof ignored);
     (void)got; /* the ring, not the counter, says what has completed */
-    unsigned n;
-    while ((n = reap(q, events)))
-        for (unsigned i = 0; i < n; i++)
-            transfer_event(q, events[i].data, (long)events[i].res);
+    /* A few a turn: those who wait for the first ones can send the device new work while the rest is looked at. */
+    unsigned n = reap(q, events);
+    for (unsigned i = 0; i < n; i++)
+        transfer_event(q, events[i].data, (long)events[i].res);
+    if (n == REAP) {
+        uint64_t more = 1;
+        got = write(w->fd, &more, sizeof more);
+    }
     schedule(q);
 }
 
