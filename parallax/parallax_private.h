@@ -92,8 +92,6 @@ struct owned {
     void (*release)(struct owned *o);
 };
 
-struct reader_era { uint64_t count; };
-
 struct checkpoint; /* checkpoint.c */
 
 struct store {

@@ -1,6 +1,6 @@
 /* local_url.c - store URLs: DIR, file:DIR, file:DIR?device=/dev/X; rados: is known and refused.
  *
- * A bare DIR is taken as it is written; only file: has parameters. The canonical directory is absolute, with its symbolic
+ * A bare DIR is taken as it is written; only file: has parameters, and a bare one that seems to name a device is refused. The canonical directory is absolute, with its symbolic
  * links resolved as far as it exists, so that one store has one name. */
 #include "parallax/store/local_private.h"
 
