@@ -7,8 +7,8 @@
 void *bdev_buffer_alloc(size_t blocks)
 {
     void *p = NULL;
-    if (posix_memalign(&p, BLOCK_SIZE, blocks * BLOCK_SIZE))
+    if (posix_memalign(&p, BDEV_BLOCK_SIZE, blocks * BDEV_BLOCK_SIZE))
         return NULL;
-    memset(p, 0, blocks * BLOCK_SIZE);
+    memset(p, 0, blocks * BDEV_BLOCK_SIZE);
     return p;
 }

@@ -1,7 +1,7 @@
 /* bdev.h - the block-device interface: what the map, the log and the caches stand on, and where tests put their fault,
  * delay and power-cut devices.
  *
- * Words: a block is BLOCK_SIZE bytes; an address is a block number on the device.
+ * Words: a block is BDEV_BLOCK_SIZE bytes; an address is a block number on the device.
  * Threads: bdev_submit belongs to the device's loop; bdev_read, bdev_read_many, bdev_write, bdev_flush, bdev_grow and bdev_punch block and may be called
  * from any other thread, at any time.
  * Errors: 0 or negative errno. A device that has no room says -ENOSPC; a short transfer is -EIO.
@@ -9,7 +9,7 @@
  * was submitted. A completed write is in the device but survives power loss only after a flush that was submitted later has
  * completed. A write that was cut short leaves each 512-byte sector old, new or (on bad media) unreadable.
  * Ownership: the caller owns the request, its iovec array and its buffers, and lends them until done runs. done runs exactly
- * once, on the loop, never from inside bdev_submit. Buffers are aligned to BLOCK_SIZE (bdev_buffer_alloc gives such). */
+ * once, on the loop, never from inside bdev_submit. Buffers are aligned to BDEV_BLOCK_SIZE (bdev_buffer_alloc gives such). */
 #ifndef BASE_BDEV_H
 #define BASE_BDEV_H
 #include "base/list.h"
@@ -17,8 +17,8 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
-#define BLOCK_SIZE 4096u
-#define BLOCK_SHIFT 12u
+#define BDEV_BLOCK_SIZE 4096u
+#define BDEV_BLOCK_SHIFT 12u
 
 enum bdev_op { BDEV_READ, BDEV_WRITE, BDEV_FLUSH };
 
@@ -71,6 +71,6 @@ static inline int bdev_punch(struct bdev *d, uint64_t block, uint64_t blocks) { 
 /* No request may be in flight. */
 static inline void bdev_close(struct bdev *d) { d->ops->close(d); }
 
-/* Zeroed, BLOCK_SIZE-aligned memory of `blocks` blocks, or NULL; free() gives it back. */
+/* Zeroed, BDEV_BLOCK_SIZE-aligned memory of `blocks` blocks, or NULL; free() gives it back. */
 void *bdev_buffer_alloc(size_t blocks);
 #endif

@@ -38,7 +38,7 @@ struct cache {
 };
 
 static struct cache *self(struct bdev *d) { return container_of(d, struct cache, bdev); }
-static unsigned char *slot_bytes(const struct cache *c, uint32_t slot) { return c->memory + (size_t)slot * BLOCK_SIZE; }
+static unsigned char *slot_bytes(const struct cache *c, uint32_t slot) { return c->memory + (size_t)slot * BDEV_BLOCK_SIZE; }
 
 /* ---- Copying ---- */
 
@@ -51,10 +51,10 @@ struct cursor {
 /* Copies one block between the cursor's place and block, and moves on. */
 static void copy_block(struct cursor *at, unsigned char *block, bool to_user)
 {
-    for (size_t done = 0; done < BLOCK_SIZE;) {
+    for (size_t done = 0; done < BDEV_BLOCK_SIZE;) {
         size_t n = at->iov->iov_len - at->offset_bytes;
-        if (n > BLOCK_SIZE - done)
-            n = BLOCK_SIZE - done;
+        if (n > BDEV_BLOCK_SIZE - done)
+            n = BDEV_BLOCK_SIZE - done;
         unsigned char *user = (unsigned char *)at->iov->iov_base + at->offset_bytes;
         memcpy(to_user ? user : block + done, to_user ? block + done : user, n);
         done += n;
@@ -129,7 +129,7 @@ static void read_done(struct bdev_req *lower_req, int error)
     struct cache *c = op->cache;
     struct bdev_req *user = op->user;
     struct cursor at = { .iov = user->iov };
-    unsigned char unwanted[BLOCK_SIZE];
+    unsigned char unwanted[BDEV_BLOCK_SIZE];
     for (uint32_t i = 0; i < user->blocks; i++) {
         uint32_t slot = op->slots[i];
         if (!error)
@@ -228,7 +228,7 @@ static void cache_close(struct bdev *d)
     if (c->answer.queued)
         loop_cancel(c->loop, &c->answer);
     if (c->memory)
-        munmap(c->memory, (size_t)c->map.capacity * BLOCK_SIZE);
+        munmap(c->memory, (size_t)c->map.capacity * BDEV_BLOCK_SIZE);
     cache_map_fini(&c->map);
     free(c->ops);
     free(c);
@@ -257,7 +257,7 @@ int cache_open(struct loop *loop, struct bdev *lower, uint64_t bytes, struct bde
         return err;
     }
     /* Touched block by block as they come in. */
-    void *memory = mmap(NULL, (size_t)c->map.capacity * BLOCK_SIZE, PROT_READ | PROT_WRITE,
+    void *memory = mmap(NULL, (size_t)c->map.capacity * BDEV_BLOCK_SIZE, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     c->memory = memory == MAP_FAILED ? NULL : memory;
     c->ops = calloc(CACHE_OPS, sizeof *c->ops);

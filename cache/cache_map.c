@@ -22,7 +22,7 @@ static uint32_t *bucket(const struct cache_map *m, uint64_t address) { return &m
 int cache_map_init(struct cache_map *m, uint64_t bytes)
 {
     memset(m, 0, sizeof *m);
-    uint64_t slots = bytes / (BLOCK_SIZE + sizeof(struct cache_slot) + 2 * sizeof(uint32_t) + 2 * sizeof(uint64_t));
+    uint64_t slots = bytes / (BDEV_BLOCK_SIZE + sizeof(struct cache_slot) + 2 * sizeof(uint32_t) + 2 * sizeof(uint64_t));
     m->capacity = slots < MIN_SLOTS ? MIN_SLOTS : slots > MAX_SLOTS ? MAX_SLOTS : (uint32_t)slots;
     m->bucket_bits = 6;
     while ((1ull << m->bucket_bits) < m->capacity)

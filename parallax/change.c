@@ -242,7 +242,7 @@ static void seal(struct store *s, struct vdisk *d, uint64_t ticket)
 static int apply_resize(struct store *s, uint64_t ticket, struct vdisk *d, uint64_t size)
 {
     struct version *h = d->head;
-    uint64_t old_blocks = version_blocks(h), new_blocks = (size + BLOCK_SIZE - 1) / BLOCK_SIZE;
+    uint64_t old_blocks = version_blocks(h), new_blocks = (size + BDEV_BLOCK_SIZE - 1) / BDEV_BLOCK_SIZE;
     s->tree.provisioned_bytes += size - h->size_bytes;
     h->size_bytes = size;
     tree_dirty_version(&s->tree, h);

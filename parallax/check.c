@@ -114,7 +114,7 @@ static void check_data(struct check *c, uint64_t block, const struct radix_entry
         err = bdev_read(c->store->blocks, e->address, c->buffer, 1);
     if (err || radix_checksum(c->store->super.seed, c->buffer) != e->crc) {
         c->result->damaged++;
-        report(c, "%s: offset %llu: %s (block %llu)", c->name, (unsigned long long)(block * BLOCK_SIZE), err ? "cannot be read" : "data does not match its checksum",
+        report(c, "%s: offset %llu: %s (block %llu)", c->name, (unsigned long long)(block * BDEV_BLOCK_SIZE), err ? "cannot be read" : "data does not match its checksum",
                (unsigned long long)e->address);
     }
 }
@@ -130,7 +130,7 @@ static int check_node(struct check *c, const struct checked_version *v, unsigned
         err = radix_read_node(&io, node, level, entries);
     if (err == -EBADMSG || err == -EIO) {
         c->result->damaged++;
-        report(c, "%s: offset %llu: the map of what follows is damaged (node %llu, level %u)", c->name, (unsigned long long)(first * BLOCK_SIZE),
+        report(c, "%s: offset %llu: the map of what follows is damaged (node %llu, level %u)", c->name, (unsigned long long)(first * BDEV_BLOCK_SIZE),
                (unsigned long long)node->address, level);
         return 0;
     }

@@ -49,7 +49,7 @@ int dead_gather_write(struct dead_gather *g, struct bdev *device, uint32_t seed,
         for (uint32_t i = 0; i < n; i++)
             dead_entry_encode(&g->entries[i], bytes + 16 * (size_t)i);
         for (uint32_t b = 0; b < blocks; b++)
-            crcs[b] = crc32c(seed, bytes + (size_t)b * BLOCK_SIZE, BLOCK_SIZE);
+            crcs[b] = crc32c(seed, bytes + (size_t)b * BDEV_BLOCK_SIZE, BDEV_BLOCK_SIZE);
         err = bdev_write(device, address, bytes, blocks);
     }
     free(bytes);
@@ -68,7 +68,7 @@ int dead_run_read(const struct dead_run *r, struct bdev *device, uint32_t seed, 
     int err = bdev_read(device, r->address + block, buffer, 1);
     if (err)
         return err;
-    if (crc32c(seed, buffer, BLOCK_SIZE) != r->crcs[block])
+    if (crc32c(seed, buffer, BDEV_BLOCK_SIZE) != r->crcs[block])
         return -EBADMSG;
     uint32_t n = r->count - block * DEAD_PER_BLOCK;
     if (n > DEAD_PER_BLOCK)

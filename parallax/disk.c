@@ -6,7 +6,7 @@
 
 #include <errno.h>
 
-_Static_assert(PAGE_BLOCKS / 8 + 64 == BLOCK_SIZE, "a space-map page fills a block");
+_Static_assert(PAGE_BLOCKS / 8 + 64 == BDEV_BLOCK_SIZE, "a space-map page fills a block");
 _Static_assert(ZONE_PAGES * PAGE_BLOCKS == ZONE_BLOCKS, "pages cover their zone");
 _Static_assert(PAGE_BLOCKS % 64 == 0, "pages are made of whole words");
 
@@ -20,12 +20,12 @@ static uint32_t block_crc(const uint8_t *block, uint32_t seed, uint32_t at)
     static const uint8_t zero[4];
     uint32_t c = crc32c(seed, block, at);
     c = crc32c(c, zero, 4);
-    return crc32c(c, block + at + 4, BLOCK_SIZE - at - 4);
+    return crc32c(c, block + at + 4, BDEV_BLOCK_SIZE - at - 4);
 }
 
 void super_encode(const struct super *s, uint8_t *b)
 {
-    memset(b, 0, BLOCK_SIZE);
+    memset(b, 0, BDEV_BLOCK_SIZE);
     memcpy(b, super_magic, 8);
     put_le32(b + 8, SUPER_VERSION);
     memcpy(b + 40, s->uuid, 16);

@@ -38,7 +38,7 @@ int page_decode(const uint8_t *block, uint32_t seed, uint32_t zone, uint32_t pag
 
 /* ---- Journal block ---- */
 #define JBLOCK_HEADER 64u
-#define JBLOCK_PAYLOAD (BLOCK_SIZE - JBLOCK_HEADER)
+#define JBLOCK_PAYLOAD (BDEV_BLOCK_SIZE - JBLOCK_HEADER)
 #define TICKET_SHIFT 10u /* ticket = seq << TICKET_SHIFT | index of the record in its block */
 
 struct jheader {
@@ -83,7 +83,7 @@ struct dead_entry {
     enum radix_drop what;
     uint8_t level;
 };
-#define DEAD_PER_BLOCK (BLOCK_SIZE / 16u)
+#define DEAD_PER_BLOCK (BDEV_BLOCK_SIZE / 16u)
 void dead_entry_encode(const struct dead_entry *e, uint8_t *bytes);
 int dead_entry_decode(const uint8_t *bytes, struct dead_entry *out);
 #endif

@@ -9,9 +9,9 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define CHUNK_BLOCKS (32u << 20 >> BLOCK_SHIFT)
-#define AHEAD_MIN_BLOCKS (16u << 20 >> BLOCK_SHIFT)
-#define AHEAD_MAX_BLOCKS (256u << 20 >> BLOCK_SHIFT)
+#define CHUNK_BLOCKS (32u << 20 >> BDEV_BLOCK_SHIFT)
+#define AHEAD_MIN_BLOCKS (16u << 20 >> BDEV_BLOCK_SHIFT)
+#define AHEAD_MAX_BLOCKS (256u << 20 >> BDEV_BLOCK_SHIFT)
 #define RETRY_MS 1000u
 #define RESERVE_FIXED 512u
 #define NODES_PER_CHANGE 4u /* the height of the highest map */
@@ -41,7 +41,7 @@ static uint64_t limit_blocks(struct store *s)
     if (backing_free_bytes(&s->backing, &free_bytes, &total_bytes))
         return s->space.max_blocks;
     uint64_t keep = total_bytes / 20 > 1ull << 30 ? total_bytes / 20 : 1ull << 30;
-    uint64_t more = free_bytes > keep ? (free_bytes - keep) / BLOCK_SIZE : 0, most = bdev_blocks(s->blocks) + more;
+    uint64_t more = free_bytes > keep ? (free_bytes - keep) / BDEV_BLOCK_SIZE : 0, most = bdev_blocks(s->blocks) + more;
     return most < s->space.max_blocks ? most : s->space.max_blocks;
 }
 

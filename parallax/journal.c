@@ -32,7 +32,7 @@ int journal_init(struct store *s)
     for (unsigned i = 0; i < BATCHES; i++) {
         struct batch *b = &j->batches[i];
         b->store = s;
-        b->jbuf = j->jbufs + (size_t)i * BATCH_JBLOCKS * BLOCK_SIZE;
+        b->jbuf = j->jbufs + (size_t)i * BATCH_JBLOCKS * BDEV_BLOCK_SIZE;
         list_init(&b->requests);
         list_add_tail(&j->idle, &b->link);
     }
@@ -110,7 +110,7 @@ static uint8_t *record_space(struct batch *b, uint32_t size, uint64_t *ticket)
         b->store->journal.next_seq++;
         b->used = b->records = 0;
     }
-    uint8_t *p = b->jbuf + (size_t)(b->jblocks - 1) * BLOCK_SIZE + JBLOCK_HEADER + b->used;
+    uint8_t *p = b->jbuf + (size_t)(b->jblocks - 1) * BDEV_BLOCK_SIZE + JBLOCK_HEADER + b->used;
     *ticket = (b->first_seq + b->jblocks - 1) << TICKET_SHIFT | b->records;
     b->used += size;
     b->records++;
@@ -139,16 +139,16 @@ void batch_add_extent(struct batch *b, uint64_t address, void *block)
     if (last && last->block + last->blocks == address) {
         struct iovec *v = &b->iov[b->iov_count - 1];
         if ((char *)v->iov_base + v->iov_len == block) {
-            v->iov_len += BLOCK_SIZE;
+            v->iov_len += BDEV_BLOCK_SIZE;
         } else {
-            b->iov[b->iov_count++] = (struct iovec){ block, BLOCK_SIZE };
+            b->iov[b->iov_count++] = (struct iovec){ block, BDEV_BLOCK_SIZE };
             last->iov_count++;
         }
         last->blocks++;
         return;
     }
     struct iovec *v = &b->iov[b->iov_count++];
-    *v = (struct iovec){ block, BLOCK_SIZE };
+    *v = (struct iovec){ block, BDEV_BLOCK_SIZE };
     b->extents[b->extent_count++].req = (struct bdev_req){ .op = BDEV_WRITE, .block = address, .blocks = 1, .iov = v, .iov_count = 1 };
 }
 
@@ -178,19 +178,19 @@ static void seal_headers(struct batch *b)
         h->epoch = s->journal.epoch;
         h->seq = b->first_seq + i;
         h->durable = s->journal.durable;
-        jblock_seal(b->jbuf + (size_t)i * BLOCK_SIZE, s->super.seed, h);
+        jblock_seal(b->jbuf + (size_t)i * BDEV_BLOCK_SIZE, s->super.seed, h);
     }
 }
 
 static void submit_journal_part(struct batch *b, unsigned part, uint32_t from, uint32_t count)
 {
     struct store *s = b->store;
-    b->journal_iov[part] = (struct iovec){ b->jbuf + (size_t)from * BLOCK_SIZE, (size_t)count * BLOCK_SIZE };
+    b->journal_iov[part] = (struct iovec){ b->jbuf + (size_t)from * BDEV_BLOCK_SIZE, (size_t)count * BDEV_BLOCK_SIZE };
     b->journal[part].batch = b;
     b->journal[part].req = (struct bdev_req){ .op = BDEV_WRITE, .blocks = count, .iov = &b->journal_iov[part], .iov_count = 1, .done = journal_done,
                                               .block = s->super.journal_start + (b->first_seq + from) % s->super.journal_blocks };
     s->stats.device_writes++;
-    s->stats.device_write_bytes += (uint64_t)count * BLOCK_SIZE;
+    s->stats.device_write_bytes += (uint64_t)count * BDEV_BLOCK_SIZE;
     bdev_submit(s->blocks, &b->journal[part].req);
 }
 
@@ -206,7 +206,7 @@ void batch_submit(struct batch *b)
         b->extents[i].req.done = extent_done;
         s->journal.unflushed_blocks += b->extents[i].req.blocks;
         s->stats.device_writes++;
-        s->stats.device_write_bytes += (uint64_t)b->extents[i].req.blocks * BLOCK_SIZE;
+        s->stats.device_write_bytes += (uint64_t)b->extents[i].req.blocks * BDEV_BLOCK_SIZE;
         bdev_submit(s->data, &b->extents[i].req);
     }
     submit_journal_part(b, 0, 0, head);

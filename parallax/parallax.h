@@ -116,7 +116,7 @@ struct image_req {
     unsigned flags;
     uint64_t offset, length;  /* bytes, multiples of IMAGE_SECTOR, inside the image; a discard may be of any length */
     const struct iovec *iov;  /* read and write: exactly length bytes, each piece a multiple of 512 and 512-aligned. Whole
-                                 blocks in BLOCK_SIZE-aligned memory are transferred without a copy. Nobody else may change
+                                 blocks in BDEV_BLOCK_SIZE-aligned memory are transferred without a copy. Nobody else may change
                                  the memory until done. */
     unsigned iov_count;
     void (*done)(struct image_req *req, int error);

@@ -20,7 +20,7 @@
 #define BATCHES 32u
 #define BATCHES_IN_FLIGHT 16u /* of writes; more wait, and grow */
 #define JOURNAL_RESERVE 256u  /* journal blocks that only changes and cancels may use */
-#define FLUSH_EVERY_BLOCKS (64u << 20 >> BLOCK_SHIFT)
+#define FLUSH_EVERY_BLOCKS (64u << 20 >> BDEV_BLOCK_SHIFT)
 #define SCAN_WINDOW (BATCHES * BATCH_JBLOCKS * 2) /* more missing journal blocks in a row than can ever be in flight */
 
 struct batch;

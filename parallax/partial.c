@@ -14,7 +14,7 @@
 #include <sys/mman.h>
 
 #define PARTIALS 32u
-#define BOUNCE_BLOCKS (IMAGE_REQUEST_MAX / BLOCK_SIZE + 1)
+#define BOUNCE_BLOCKS (IMAGE_REQUEST_MAX / BDEV_BLOCK_SIZE + 1)
 
 struct partial {
     struct list_node link; /* idle or active */
@@ -34,7 +34,7 @@ struct partial_pool {
     struct partial all[PARTIALS];
 };
 
-#define POOL_BYTES ((size_t)PARTIALS * BOUNCE_BLOCKS * BLOCK_SIZE)
+#define POOL_BYTES ((size_t)PARTIALS * BOUNCE_BLOCKS * BDEV_BLOCK_SIZE)
 
 int partial_init(struct store *s)
 {
@@ -50,7 +50,7 @@ int partial_init(struct store *s)
     list_init(&p->active);
     for (unsigned i = 0; i < PARTIALS; i++) {
         p->all[i].store = s;
-        p->all[i].bounce = p->memory + (size_t)i * BOUNCE_BLOCKS * BLOCK_SIZE;
+        p->all[i].bounce = p->memory + (size_t)i * BOUNCE_BLOCKS * BDEV_BLOCK_SIZE;
         list_add_tail(&p->idle, &p->all[i].link);
     }
     s->partials = p;
@@ -65,8 +65,8 @@ void partial_fini(struct store *s)
     free(s->partials);
 }
 
-static uint64_t first_of(const struct image_req *r) { return r->offset / BLOCK_SIZE; }
-static uint64_t last_of(const struct image_req *r) { return (r->offset + r->length - 1) / BLOCK_SIZE; }
+static uint64_t first_of(const struct image_req *r) { return r->offset / BDEV_BLOCK_SIZE; }
+static uint64_t last_of(const struct image_req *r) { return (r->offset + r->length - 1) / BDEV_BLOCK_SIZE; }
 
 static bool locked(const struct store *s, const struct image *img, uint64_t first, uint64_t last)
 {
@@ -125,9 +125,9 @@ static void start_part(struct partial *p, unsigned i, enum image_op op, uint64_t
 {
     struct image_req *r = &p->part[i];
     if (memory)
-        p->iov[i] = (struct iovec){ memory, count * BLOCK_SIZE };
+        p->iov[i] = (struct iovec){ memory, count * BDEV_BLOCK_SIZE };
     *r = (struct image_req){ .op = op, .flags = p->req->flags, .image = p->req->image, .iov = &p->iov[i], .iov_count = memory ? 1 : 0, .done = part_done,
-                             .context = p, .first_block = first, .block_count = count, .offset = first * BLOCK_SIZE, .length = count * BLOCK_SIZE };
+                             .context = p, .first_block = first, .block_count = count, .offset = first * BDEV_BLOCK_SIZE, .length = count * BDEV_BLOCK_SIZE };
     r->image->in_flight++;
     p->pending++;
     write_queue_request(p->store, r);
@@ -135,7 +135,7 @@ static void start_part(struct partial *p, unsigned i, enum image_op op, uint64_t
 
 static void copy_in(struct partial *p)
 {
-    uint8_t *to = p->bounce + p->req->offset % BLOCK_SIZE;
+    uint8_t *to = p->bounce + p->req->offset % BDEV_BLOCK_SIZE;
     for (unsigned i = 0; i < p->req->iov_count; i++) {
         memcpy(to, p->req->iov[i].iov_base, p->req->iov[i].iov_len);
         to += p->req->iov[i].iov_len;
@@ -153,19 +153,19 @@ static void write_merged(struct partial *p)
 static void discard_merged(struct partial *p)
 {
     uint64_t begin = p->req->offset, end = begin + p->req->length;
-    uint64_t head = begin % BLOCK_SIZE, tail = end % BLOCK_SIZE, middle = p->first + (head > 0), middle_end = p->last + 1 - (tail > 0);
+    uint64_t head = begin % BDEV_BLOCK_SIZE, tail = end % BDEV_BLOCK_SIZE, middle = p->first + (head > 0), middle_end = p->last + 1 - (tail > 0);
     p->pending = 1; /* until all have been started */
     if (p->first == p->last) {
         memset(p->bounce + head, 0, p->req->length);
         start_part(p, 0, IMAGE_WRITE, p->first, 1, p->bounce);
     } else {
         if (head) {
-            memset(p->bounce + head, 0, BLOCK_SIZE - head);
+            memset(p->bounce + head, 0, BDEV_BLOCK_SIZE - head);
             start_part(p, 0, IMAGE_WRITE, p->first, 1, p->bounce);
         }
         if (tail) {
-            memset(p->bounce + BLOCK_SIZE, 0, tail);
-            start_part(p, 1, IMAGE_WRITE, p->last, 1, p->bounce + BLOCK_SIZE);
+            memset(p->bounce + BDEV_BLOCK_SIZE, 0, tail);
+            start_part(p, 1, IMAGE_WRITE, p->last, 1, p->bounce + BDEV_BLOCK_SIZE);
         }
         if (middle < middle_end)
             start_part(p, 2, IMAGE_DISCARD, middle, middle_end - middle, NULL);
@@ -194,9 +194,9 @@ static void edge_done(struct image_req *part, int error)
 
 static void read_edge(struct partial *p, unsigned i, uint64_t block, void *memory)
 {
-    p->iov[i] = (struct iovec){ memory, BLOCK_SIZE };
+    p->iov[i] = (struct iovec){ memory, BDEV_BLOCK_SIZE };
     p->part[i] = (struct image_req){ .op = IMAGE_READ, .image = p->req->image, .iov = &p->iov[i], .iov_count = 1, .done = edge_done, .context = p,
-                                     .offset = block * BLOCK_SIZE, .length = BLOCK_SIZE };
+                                     .offset = block * BDEV_BLOCK_SIZE, .length = BDEV_BLOCK_SIZE };
     p->req->image->in_flight++;
     p->pending++;
     read_submit(p->store, &p->part[i]);
@@ -205,8 +205,8 @@ static void read_edge(struct partial *p, unsigned i, uint64_t block, void *memor
 static void start(struct partial *p)
 {
     uint64_t end = p->req->offset + p->req->length;
-    bool head = p->req->offset % BLOCK_SIZE, tail = end % BLOCK_SIZE;
-    void *last = p->req->op == IMAGE_DISCARD ? p->bounce + BLOCK_SIZE : p->bounce + (p->last - p->first) * BLOCK_SIZE;
+    bool head = p->req->offset % BDEV_BLOCK_SIZE, tail = end % BDEV_BLOCK_SIZE;
+    void *last = p->req->op == IMAGE_DISCARD ? p->bounce + BDEV_BLOCK_SIZE : p->bounce + (p->last - p->first) * BDEV_BLOCK_SIZE;
     p->pending = 1;
     if (head || (tail && p->first == p->last))
         read_edge(p, 0, p->first, p->bounce);

@@ -123,12 +123,12 @@ static void space_facts(struct store *s, struct store_status *o)
         most = now;
         if (!backing_free_bytes(&s->backing, &free_bytes, &total_bytes)) {
             uint64_t keep = total_bytes / 20 > 1ull << 30 ? total_bytes / 20 : 1ull << 30;
-            most += free_bytes > keep ? (free_bytes - keep) / BLOCK_SIZE : 0;
+            most += free_bytes > keep ? (free_bytes - keep) / BDEV_BLOCK_SIZE : 0;
         }
     }
-    o->size_bytes = s->super.limit_blocks * BLOCK_SIZE;
-    o->capacity_bytes = most * BLOCK_SIZE;
-    o->used_bytes = (s->space.usable - s->space.free_blocks - (s->run.end - s->run.next)) * BLOCK_SIZE;
+    o->size_bytes = s->super.limit_blocks * BDEV_BLOCK_SIZE;
+    o->capacity_bytes = most * BDEV_BLOCK_SIZE;
+    o->used_bytes = (s->space.usable - s->space.free_blocks - (s->run.end - s->run.next)) * BDEV_BLOCK_SIZE;
 }
 
 static void cache_facts(struct store *s, struct store_status *o)
@@ -159,8 +159,8 @@ void store_get_status(struct store *s, struct store_status *o)
     o->templates = s->tree.template_count;
     o->images = s->tree.image_count - s->tree.template_count;
     o->snapshots = s->tree.snapshot_count;
-    o->journal_bytes = s->super.journal_blocks * BLOCK_SIZE;
-    o->journal_used_bytes = (s->journal.next_seq - s->journal.tail) * BLOCK_SIZE;
+    o->journal_bytes = s->super.journal_blocks * BDEV_BLOCK_SIZE;
+    o->journal_used_bytes = (s->journal.next_seq - s->journal.tail) * BDEV_BLOCK_SIZE;
     o->index_entries = a->capacity;
     o->index_used = a->used + f->used;
     o->held_blocks = a->held_used + f->held_used;

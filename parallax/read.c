@@ -16,8 +16,8 @@
 
 #define READS 256u
 #define BOUNCES 32u
-#define READ_BLOCKS (IMAGE_REQUEST_MAX / BLOCK_SIZE + 1)
-#define BOUNCE_BYTES ((size_t)READ_BLOCKS * BLOCK_SIZE)
+#define READ_BLOCKS (IMAGE_REQUEST_MAX / BDEV_BLOCK_SIZE + 1)
+#define BOUNCE_BYTES ((size_t)READ_BLOCKS * BDEV_BLOCK_SIZE)
 
 struct bounce {
     struct list_node link;
@@ -99,7 +99,7 @@ static void start(struct store *s, struct image_req *req);
 
 static void copy_out(struct read *r)
 {
-    const uint8_t *from = r->bounce->memory + r->req->offset % BLOCK_SIZE;
+    const uint8_t *from = r->bounce->memory + r->req->offset % BDEV_BLOCK_SIZE;
     for (unsigned i = 0; i < r->req->iov_count; i++) {
         memcpy(r->req->iov[i].iov_base, from, r->req->iov[i].iov_len);
         from += r->req->iov[i].iov_len;
@@ -137,7 +137,7 @@ static void submit_io(struct read *r, struct bdev *device, uint32_t n)
         r->io[i].req.op = BDEV_READ;
         r->io[i].req.done = io_done;
         r->store->stats.device_reads++;
-        r->store->stats.device_read_bytes += (uint64_t)r->io[i].req.blocks * BLOCK_SIZE;
+        r->store->stats.device_read_bytes += (uint64_t)r->io[i].req.blocks * BDEV_BLOCK_SIZE;
         bdev_submit(device, &r->io[i].req);
     }
 }
@@ -155,7 +155,7 @@ static bool read_again(struct read *r)
         if (verified(r, i))
             continue;
         cache_drop(r->store->data, r->entries[i].address);
-        r->iov[n] = (struct iovec){ r->blocks[i], BLOCK_SIZE };
+        r->iov[n] = (struct iovec){ r->blocks[i], BDEV_BLOCK_SIZE };
         r->io[n].req = (struct bdev_req){ .block = r->entries[i].address, .blocks = 1, .iov = &r->iov[n], .iov_count = 1 };
         n++;
     }
@@ -172,7 +172,7 @@ static void report_damage(struct read *r)
         if (!verified(r, i)) {
             const char *name = r->req->image->disk && r->req->image->disk->name ? r->req->image->disk->name : "(unnamed)";
             log_limited(&r->store->reads->damage_log, LOG_LEVEL_ERROR, "checksum mismatch store=%s image=%s offset=%llu address=%llu", store_name(r->store), name,
-                        (unsigned long long)((r->lookup.first + i) * BLOCK_SIZE), (unsigned long long)r->entries[i].address);
+                        (unsigned long long)((r->lookup.first + i) * BDEV_BLOCK_SIZE), (unsigned long long)r->entries[i].address);
             r->error = -EIO;
         }
 }
@@ -197,12 +197,12 @@ static void issue(struct read *r)
     for (uint32_t i = 0; i < r->count; i++) {
         const struct radix_entry *e = &r->entries[i];
         if (e->kind == RADIX_NONE) {
-            memset(r->blocks[i], 0, BLOCK_SIZE);
+            memset(r->blocks[i], 0, BDEV_BLOCK_SIZE);
             continue;
         }
         struct bdev_req *last = n ? &r->io[n - 1].req : NULL;
         bool adjacent = last && last->block + last->blocks == e->address;
-        r->iov[i] = (struct iovec){ r->blocks[i], BLOCK_SIZE };
+        r->iov[i] = (struct iovec){ r->blocks[i], BDEV_BLOCK_SIZE };
         /* iov[i] follows the last request's pieces only if the block before was part of it. */
         if (adjacent && i > 0 && r->entries[i - 1].kind != RADIX_NONE) {
             last->blocks++;
@@ -236,11 +236,11 @@ static void place_blocks(struct read *r)
     uint32_t i = 0;
     if (r->bounce) {
         for (; i < r->count; i++)
-            r->blocks[i] = r->bounce->memory + (size_t)i * BLOCK_SIZE;
+            r->blocks[i] = r->bounce->memory + (size_t)i * BDEV_BLOCK_SIZE;
         return;
     }
     for (unsigned k = 0; k < r->req->iov_count; k++)
-        for (size_t at = 0; at < r->req->iov[k].iov_len; at += BLOCK_SIZE)
+        for (size_t at = 0; at < r->req->iov[k].iov_len; at += BDEV_BLOCK_SIZE)
             r->blocks[i++] = (uint8_t *)r->req->iov[k].iov_base + at;
 }
 
@@ -248,11 +248,11 @@ static void start(struct store *s, struct image_req *req)
 {
     struct read *r = container_of(list_pop(&s->reads->idle), struct read, link);
     const struct version *v = image_version(req->image);
-    uint64_t first = req->offset / BLOCK_SIZE;
+    uint64_t first = req->offset / BDEV_BLOCK_SIZE;
     r->store = s;
     r->req = req;
     r->bounce = request_is_aligned(req) ? NULL : container_of(list_pop(&s->reads->idle_bounces), struct bounce, link);
-    r->count = (uint32_t)((req->offset + req->length - 1) / BLOCK_SIZE - first + 1);
+    r->count = (uint32_t)((req->offset + req->length - 1) / BDEV_BLOCK_SIZE - first + 1);
     r->error = 0;
     r->again = false;
     r->starting = true;

@@ -63,12 +63,12 @@ static const uint8_t *jblock(struct recovery *r, uint64_t seq)
             /* A bad sector must not take its neighbours with it. */
             r->chunk_count = 1;
             if (bdev_read(s->blocks, s->super.journal_start + slot, r->chunk, 1)) {
-                memset(r->chunk, 0, BLOCK_SIZE);
+                memset(r->chunk, 0, BDEV_BLOCK_SIZE);
                 r->torn = true;
             }
         }
     }
-    return r->chunk + (size_t)(seq - r->chunk_seq) * BLOCK_SIZE;
+    return r->chunk + (size_t)(seq - r->chunk_seq) * BDEV_BLOCK_SIZE;
 }
 
 static bool open_jblock(struct recovery *r, uint64_t epoch, uint64_t seq, struct jheader *h, const uint8_t **payload)
@@ -170,7 +170,7 @@ static int judge(struct recovery *r, const struct jrecord *rec, uint64_t ticket)
         uint32_t n = rec->count - at < CHUNK_BLOCKS ? (uint32_t)rec->count - at : CHUNK_BLOCKS;
         int err = rec->address + at + n <= bdev_blocks(s->blocks) ? bdev_read(s->blocks, rec->address + at, r->data, n) : -EIO;
         for (uint32_t i = 0; i < n; i++) {
-            bool good = !err && radix_checksum(s->super.seed, r->data + (size_t)i * BLOCK_SIZE) == get_le32(rec->crcs + 4 * (at + i));
+            bool good = !err && radix_checksum(s->super.seed, r->data + (size_t)i * BDEV_BLOCK_SIZE) == get_le32(rec->crcs + 4 * (at + i));
             if (!good && reject(r, ticket, at + i))
                 return -ENOMEM;
         }

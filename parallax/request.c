@@ -34,10 +34,10 @@ void request_complete_later(struct image_req *req, int error)
 
 bool request_is_aligned(const struct image_req *req)
 {
-    if ((req->offset | req->length) % BLOCK_SIZE)
+    if ((req->offset | req->length) % BDEV_BLOCK_SIZE)
         return false;
     for (unsigned i = 0; req->op != IMAGE_DISCARD && i < req->iov_count; i++)
-        if (((uintptr_t)req->iov[i].iov_base | req->iov[i].iov_len) % BLOCK_SIZE)
+        if (((uintptr_t)req->iov[i].iov_base | req->iov[i].iov_len) % BDEV_BLOCK_SIZE)
             return false;
     return true;
 }
@@ -79,8 +79,8 @@ void request_dispatch(struct image_req *req)
         partial_submit(s, req);
         return;
     }
-    req->first_block = req->offset / BLOCK_SIZE;
-    req->block_count = req->length / BLOCK_SIZE;
+    req->first_block = req->offset / BDEV_BLOCK_SIZE;
+    req->block_count = req->length / BDEV_BLOCK_SIZE;
     if (partial_blocks(s, req))
         list_add_tail(&s->parked, &req->link);
     else

@@ -74,7 +74,7 @@ static void zero_tail(struct store *s, struct store_op *op, struct vdisk *d)
     r->handle = (struct image){ .store = s, .disk = d, .mode = IMAGE_READ_WRITE };
     list_init(&r->handle.writes);
     list_add_tail(&d->handles, &r->handle.link); /* the image must not go meanwhile */
-    r->zero = (struct image_req){ .op = IMAGE_DISCARD, .flags = IMAGE_FUA, .offset = from, .length = BLOCK_SIZE - from % BLOCK_SIZE, .done = tail_zeroed,
+    r->zero = (struct image_req){ .op = IMAGE_DISCARD, .flags = IMAGE_FUA, .offset = from, .length = BDEV_BLOCK_SIZE - from % BDEV_BLOCK_SIZE, .done = tail_zeroed,
                                   .image = d->writer ? d->writer : &r->handle };
     r->zero.image->in_flight++;
     request_dispatch(&r->zero);
@@ -96,7 +96,7 @@ static void run_resize(struct store_op *op)
             error_set(err, -EINVAL, "image '%s' has %llu bytes; making it smaller loses what is behind the new end: say --shrink if that is meant", name, (unsigned long long)now);
         else if (size_bytes < now && !list_empty(&d->handles))
             error_set(err, -EBUSY, "image '%s' is in use by %s; it can be made smaller only when it is not", name, d->writer ? d->writer->holder : "a reader");
-        else if (size_bytes > now && now % BLOCK_SIZE && !op->args.dry_run) {
+        else if (size_bytes > now && now % BDEV_BLOCK_SIZE && !op->args.dry_run) {
             zero_tail(s, op, d);
             return;
         }

@@ -18,7 +18,7 @@
 #define DEFAULT_LOCK_TIMEOUT_MS 10000u
 #define JOURNAL_MIN 1024u
 #define JOURNAL_MAX 32768u
-#define FIRST_DATA_BLOCKS (16u << 20 >> BLOCK_SHIFT)
+#define FIRST_DATA_BLOCKS (16u << 20 >> BDEV_BLOCK_SHIFT)
 #define STORE_MIN_BYTES (32ull << 20)
 #define STORE_DEFAULT_MIN_BYTES (256ull << 20)
 #define STORE_MAX_BLOCKS (1ull << 36)
@@ -38,13 +38,13 @@ int store_fail(struct store *s, int error, const char *what)
 
 static uint64_t journal_blocks_for(uint64_t size_bytes)
 {
-    uint64_t j = size_bytes ? size_bytes / BLOCK_SIZE / 32 : JOURNAL_MAX;
+    uint64_t j = size_bytes ? size_bytes / BDEV_BLOCK_SIZE / 32 : JOURNAL_MAX;
     return j < JOURNAL_MIN ? JOURNAL_MIN : j > JOURNAL_MAX ? JOURNAL_MAX : j;
 }
 
 static struct super layout(uint64_t size_bytes)
 {
-    struct super sb = { .journal_start = JOURNAL_START, .journal_blocks = journal_blocks_for(size_bytes), .limit_blocks = size_bytes / BLOCK_SIZE };
+    struct super sb = { .journal_start = JOURNAL_START, .journal_blocks = journal_blocks_for(size_bytes), .limit_blocks = size_bytes / BDEV_BLOCK_SIZE };
     sb.zone_start = (sb.journal_start + sb.journal_blocks + 15) & ~15ull;
     return sb;
 }

@@ -129,7 +129,7 @@ static inline bool version_unwanted(const struct version *v)
 {
     return !v->image && !(v->flags & VERSION_FLAG_TEMPORARY) && v->child_count <= 1;
 }
-static inline uint64_t version_blocks(const struct version *v) { return (v->size_bytes + BLOCK_SIZE - 1) / BLOCK_SIZE; }
+static inline uint64_t version_blocks(const struct version *v) { return (v->size_bytes + BDEV_BLOCK_SIZE - 1) / BDEV_BLOCK_SIZE; }
 static inline uint64_t parent_generation(const struct version *v) { return v->parent ? v->parent->generation : 0; }
 
 /* ---- Catalog records ---- */

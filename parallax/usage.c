@@ -220,8 +220,8 @@ static int first_data(void *ctx, uint64_t block, const struct radix_entry *e)
  * `to` goes on, that block differs. */
 static int add_tail(struct look *l, struct radix_io *io)
 {
-    uint64_t tail = l->from_bytes / BLOCK_SIZE, mapped = UINT64_MAX, at = l->diff_count;
-    if (l->from_bytes % BLOCK_SIZE == 0 || l->from_bytes >= l->to_bytes || !l->to.height)
+    uint64_t tail = l->from_bytes / BDEV_BLOCK_SIZE, mapped = UINT64_MAX, at = l->diff_count;
+    if (l->from_bytes % BDEV_BLOCK_SIZE == 0 || l->from_bytes >= l->to_bytes || !l->to.height)
         return 0;
     while (at && l->diffs[at - 1].first > tail)
         at--;
@@ -254,7 +254,7 @@ static void look_diff(struct job *j)
 static void tell_diffs(struct look *l)
 {
     for (uint64_t i = 0; i < l->diff_count && !l->error; i++) {
-        uint64_t begin = l->diffs[i].first * BLOCK_SIZE, end = begin + l->diffs[i].count * BLOCK_SIZE;
+        uint64_t begin = l->diffs[i].first * BDEV_BLOCK_SIZE, end = begin + l->diffs[i].count * BDEV_BLOCK_SIZE;
         end = end > l->to_bytes ? l->to_bytes : end;
         if (begin < end)
             l->error = l->run(l->ctx, begin, end - begin, l->diffs[i].data);
@@ -273,9 +273,9 @@ static void look_done(struct loop_task *t)
     if (l->error)
         error_set(&op->error, l->error, "store '%s': cannot read its map: %s", store_name(s), l->error == -EBADMSG ? "damaged; run 'parallax check'" : strerror(-l->error));
     if (l->usage)
-        *l->usage = (struct image_usage){ .data_bytes = l->data_blocks * BLOCK_SIZE, .used_bytes = l->freed_blocks * BLOCK_SIZE };
+        *l->usage = (struct image_usage){ .data_bytes = l->data_blocks * BDEV_BLOCK_SIZE, .used_bytes = l->freed_blocks * BDEV_BLOCK_SIZE };
     else
-        op->freed_bytes = l->freed_blocks * BLOCK_SIZE;
+        op->freed_bytes = l->freed_blocks * BDEV_BLOCK_SIZE;
     look_free(l);
     op->done(op);
 }

@@ -22,7 +22,7 @@ struct block_cursor {
 static void *next_block(struct block_cursor *c)
 {
     void *p = (char *)c->iov->iov_base + c->at;
-    c->at += BLOCK_SIZE;
+    c->at += BDEV_BLOCK_SIZE;
     if (c->at >= c->iov->iov_len) {
         c->iov++;
         c->at = 0;
@@ -33,7 +33,7 @@ static void *next_block(struct block_cursor *c)
 static bool is_zero(const void *block)
 {
     const uint64_t *w = block;
-    return w[0] == 0 && memcmp(w, w + 1, BLOCK_SIZE - 8) == 0;
+    return w[0] == 0 && memcmp(w, w + 1, BDEV_BLOCK_SIZE - 8) == 0;
 }
 
 static void add_change(struct batch *b, uint32_t line, uint64_t block, uint64_t ticket, uint64_t address, uint32_t crc)
@@ -71,9 +71,9 @@ static void add_data(struct store *s, struct batch *b, uint32_t line, uint64_t f
 static void add_write(struct store *s, struct batch *b, struct image_req *req)
 {
     uint32_t line = req->image->disk->head->line->id, n = (uint32_t)req->block_count, i = 0;
-    void *blocks[IMAGE_REQUEST_MAX / BLOCK_SIZE + 2];
-    uint32_t crcs[IMAGE_REQUEST_MAX / BLOCK_SIZE + 2];
-    bool zero[IMAGE_REQUEST_MAX / BLOCK_SIZE + 2];
+    void *blocks[IMAGE_REQUEST_MAX / BDEV_BLOCK_SIZE + 2];
+    uint32_t crcs[IMAGE_REQUEST_MAX / BDEV_BLOCK_SIZE + 2];
+    bool zero[IMAGE_REQUEST_MAX / BDEV_BLOCK_SIZE + 2];
     struct block_cursor c = { req->iov, 0 };
     for (uint32_t k = 0; k < n; k++) {
         blocks[k] = next_block(&c);

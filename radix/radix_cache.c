@@ -19,7 +19,7 @@ static uint32_t *bucket(const struct radix_cache *c, uint64_t address)
 
 static void size_cache(struct radix_cache *c, uint64_t bytes)
 {
-    uint64_t nodes = bytes / (BLOCK_SIZE + sizeof(struct slot) + 2 * sizeof(uint32_t));
+    uint64_t nodes = bytes / (BDEV_BLOCK_SIZE + sizeof(struct slot) + 2 * sizeof(uint32_t));
     c->capacity = nodes < MIN_NODES ? MIN_NODES : nodes > MAX_NODES ? MAX_NODES : (uint32_t)nodes;
     c->fetch_count = c->capacity / 2 < MAX_FETCHES ? c->capacity / 2 : MAX_FETCHES;
     c->bucket_bits = 6;
@@ -42,7 +42,7 @@ int radix_cache_create(struct bdev *device, uint32_t seed, uint64_t bytes, struc
     c->buckets = malloc(sizeof *c->buckets << c->bucket_bits);
     c->fetches = calloc(c->fetch_count, sizeof *c->fetches);
     /* Touched page by page as nodes come in. */
-    void *arena = mmap(NULL, (size_t)c->capacity * BLOCK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *arena = mmap(NULL, (size_t)c->capacity * BDEV_BLOCK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     c->arena = arena == MAP_FAILED ? NULL : arena;
     if (!c->slots || !c->buckets || !c->fetches || !c->arena) {
         radix_cache_destroy(c);
@@ -59,7 +59,7 @@ int radix_cache_create(struct bdev *device, uint32_t seed, uint64_t bytes, struc
 void radix_cache_destroy(struct radix_cache *c)
 {
     if (c->arena)
-        munmap(c->arena, (size_t)c->capacity * BLOCK_SIZE);
+        munmap(c->arena, (size_t)c->capacity * BDEV_BLOCK_SIZE);
     free(c->fetches);
     free(c->buckets);
     free(c->slots);

@@ -14,7 +14,7 @@ unsigned radix_height_for(uint64_t blocks)
     return height;
 }
 
-uint32_t radix_checksum(uint32_t seed, const void *block) { return crc32c(seed, block, BLOCK_SIZE); }
+uint32_t radix_checksum(uint32_t seed, const void *block) { return crc32c(seed, block, BDEV_BLOCK_SIZE); }
 
 uint32_t radix_node_checksum(uint32_t seed, const struct radix_disk_node *n, unsigned level, uint64_t birth, uint64_t address)
 {

@@ -34,7 +34,7 @@ _Static_assert(offsetof(struct radix_disk_entry, kind) == 6, "kind at 6");
 _Static_assert(offsetof(struct radix_disk_entry, birth) == 7, "birth at 7");
 _Static_assert(offsetof(struct radix_disk_entry, crc) == 12, "crc at 12");
 _Static_assert(sizeof(struct radix_disk_entry) == RADIX_ENTRY_BYTES, "an entry is 16 bytes");
-_Static_assert(sizeof(struct radix_disk_node) == BLOCK_SIZE, "a node is one block");
+_Static_assert(sizeof(struct radix_disk_node) == BDEV_BLOCK_SIZE, "a node is one block");
 
 /* Image blocks below a node of that level; level 0 is one data block. */
 static inline uint64_t radix_span(unsigned level) { return 1ull << 8 * level; }

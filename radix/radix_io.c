@@ -19,7 +19,7 @@ void radix_log_damage(const struct radix_entry *e, unsigned level, int error)
 
 struct radix_disk_node *radix_nodes_alloc(size_t count)
 {
-    return aligned_alloc(BLOCK_SIZE, count * sizeof(struct radix_disk_node));
+    return aligned_alloc(BDEV_BLOCK_SIZE, count * sizeof(struct radix_disk_node));
 }
 
 int radix_read_nodes(struct radix_io *io, unsigned level, const struct radix_entry *entries, struct radix_disk_node *const *nodes,

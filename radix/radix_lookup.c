@@ -69,7 +69,7 @@ static void start_fetch(struct radix_cache *c, struct radix_lookup *l)
     c->slots[f->slot].fetch = (uint32_t)(f - c->fetches);
     list_init(&f->waiters);
     list_add_tail(&f->waiters, &l->link);
-    f->iov = (struct iovec){ &c->arena[f->slot], BLOCK_SIZE };
+    f->iov = (struct iovec){ &c->arena[f->slot], BDEV_BLOCK_SIZE };
     f->req = (struct bdev_req){
         .op = BDEV_READ, .block = f->wanted.address, .blocks = 1, .iov_count = 1, .iov = &f->iov, .done = fetch_done,
     };

@@ -81,7 +81,7 @@ static int collect(struct aio_batch *b)
         return n;
     for (int i = 0; i < n; i++) {
         long result = (long)b->events[i].res;
-        if (result != (long)BLOCK_SIZE && !err)
+        if (result != (long)BDEV_BLOCK_SIZE && !err)
             err = result < 0 ? (int)result : -EIO;
         b->free[b->free_count++] = b->events[i].obj;
     }
@@ -102,7 +102,7 @@ int aio_batch_read(struct aio_batch *b, const uint64_t *blocks, void *const *buf
     for (unsigned next = 0; (next < count && !err) || b->ready_count || b->inflight;) {
         for (; next < count && !err && b->free_count; next++) {
             struct iocb *cb = b->free[--b->free_count];
-            io_prep_pread(cb, b->fd, bufs[next], BLOCK_SIZE, (long long)(b->offset_bytes + blocks[next] * BLOCK_SIZE));
+            io_prep_pread(cb, b->fd, bufs[next], BDEV_BLOCK_SIZE, (long long)(b->offset_bytes + blocks[next] * BDEV_BLOCK_SIZE));
             b->ready[b->ready_count++] = cb;
         }
         int step = send(b);

@@ -115,7 +115,7 @@ static void transfer_append(struct transfer *t, struct bdev_req *req)
     memcpy(t->iov + t->iov_count, req->iov, req->iov_count * sizeof *req->iov);
     t->iov_count += req->iov_count;
     t->blocks += req->blocks;
-    t->left_bytes += (uint64_t)req->blocks * BLOCK_SIZE;
+    t->left_bytes += (uint64_t)req->blocks * BDEV_BLOCK_SIZE;
 }
 
 /* (Re)makes the iocb for what is left. */
@@ -137,7 +137,7 @@ static bool continues(const struct transfer *t, const struct bdev_req *req)
 {
     return t->op == req->op && !t->alone && t->block + t->blocks == req->block &&
            t->iov_count + req->iov_count <= AIO_QUEUE_IOVS &&
-           t->left_bytes + (uint64_t)req->blocks * BLOCK_SIZE <= MERGE_MAX_BYTES;
+           t->left_bytes + (uint64_t)req->blocks * BDEV_BLOCK_SIZE <= MERGE_MAX_BYTES;
 }
 
 /* Looks among the last few transfers of the batch only: streams that interleave are merged, and a batch stays linear. */
@@ -170,7 +170,7 @@ static bool place(struct aio_queue *q, struct bdev_req *req)
     }
     t->alone = req->device_private == &retry_alone;
     t->block = req->block;
-    t->offset_bytes = q->offset_bytes + req->block * BLOCK_SIZE;
+    t->offset_bytes = q->offset_bytes + req->block * BDEV_BLOCK_SIZE;
     transfer_append(t, req);
     transfer_prepare(q, t);
     q->recent[q->recent_count++ % RECENT] = t;
@@ -295,7 +295,7 @@ static void transfer_event(struct aio_queue *q, struct transfer *t, long result)
         transfer_end(q, t, result < 0 ? (int)result : 0);
         return;
     }
-    uint64_t whole = (uint64_t)result & ~(uint64_t)(BLOCK_SIZE - 1);
+    uint64_t whole = (uint64_t)result & ~(uint64_t)(BDEV_BLOCK_SIZE - 1);
     if (!whole && t->stalled) {
         transfer_end(q, t, -EIO);
         return;

@@ -46,7 +46,7 @@ static bool in_range(const struct bdev_file *f, uint64_t block, uint64_t blocks)
     return block <= limit && blocks <= limit - block;
 }
 
-static off_t offset_of(const struct bdev_file *f, uint64_t block) { return (off_t)(f->offset_bytes + block * BLOCK_SIZE); }
+static off_t offset_of(const struct bdev_file *f, uint64_t block) { return (off_t)(f->offset_bytes + block * BDEV_BLOCK_SIZE); }
 
 static void submit(struct bdev *d, struct bdev_req *req)
 {
@@ -60,7 +60,7 @@ static int read_blocks(struct bdev *d, uint64_t block, void *buf, uint32_t block
     struct bdev_file *f = file_of(d);
     if (!in_range(f, block, blocks))
         return -EINVAL;
-    size_t left = (size_t)blocks * BLOCK_SIZE;
+    size_t left = (size_t)blocks * BDEV_BLOCK_SIZE;
     off_t at = offset_of(f, block);
     for (char *p = buf; left;) {
         ssize_t n = pread(f->sync_fd, p, left, at);
@@ -95,7 +95,7 @@ static int write_blocks(struct bdev *d, uint64_t block, const void *buf, uint32_
     struct bdev_file *f = file_of(d);
     if (!in_range(f, block, blocks))
         return -EINVAL;
-    return write_at(f->sync_fd, buf, (size_t)blocks * BLOCK_SIZE, offset_of(f, block));
+    return write_at(f->sync_fd, buf, (size_t)blocks * BDEV_BLOCK_SIZE, offset_of(f, block));
 }
 
 static int read_many(struct bdev *d, const uint64_t *blocks, void *const *bufs, unsigned count)
@@ -131,7 +131,7 @@ static int write_zeroes(struct bdev_file *f, uint64_t block, uint64_t end)
     int err = 0;
     for (; !err && block < end; block += GROW_CHUNK_BLOCKS) {
         uint64_t n = end - block < GROW_CHUNK_BLOCKS ? end - block : GROW_CHUNK_BLOCKS;
-        err = write_at(f->sync_fd, zeroes, (size_t)n * BLOCK_SIZE, offset_of(f, block));
+        err = write_at(f->sync_fd, zeroes, (size_t)n * BDEV_BLOCK_SIZE, offset_of(f, block));
     }
     free(zeroes);
     return err;
@@ -162,7 +162,7 @@ static int grow(struct bdev *d, uint64_t blocks)
     int err = 0;
     pthread_mutex_lock(&f->grow_lock);
     uint64_t now = usable_blocks(f);
-    if (blocks > d->max_blocks || blocks > (uint64_t)(INT64_MAX - (int64_t)f->offset_bytes) / BLOCK_SIZE)
+    if (blocks > d->max_blocks || blocks > (uint64_t)(INT64_MAX - (int64_t)f->offset_bytes) / BDEV_BLOCK_SIZE)
         err = -ENOSPC;
     else if (blocks > now)
         err = grow_range(f, now, blocks);
@@ -179,7 +179,7 @@ static int punch(struct bdev *d, uint64_t block, uint64_t blocks)
         return -EINVAL;
     if (!blocks)
         return 0;
-    off_t start = offset_of(f, block), length = (off_t)(blocks * BLOCK_SIZE);
+    off_t start = offset_of(f, block), length = (off_t)(blocks * BDEV_BLOCK_SIZE);
     int rc = 0;
     if (f->is_device)
         rc = host_device_discard(f->sync_fd, (uint64_t)start, (uint64_t)length);
@@ -236,7 +236,7 @@ static int measure(struct bdev_file *f, const struct bdev_file_options *opt)
     int rc = f->is_device ? host_device_size(f->sync_fd, &bytes) : 0;
     if (rc)
         return rc;
-    uint64_t blocks = bytes > opt->offset_bytes ? (bytes - opt->offset_bytes) / BLOCK_SIZE : 0;
+    uint64_t blocks = bytes > opt->offset_bytes ? (bytes - opt->offset_bytes) / BDEV_BLOCK_SIZE : 0;
     f->dev.max_blocks = f->is_device ? blocks : UINT64_MAX;
     f->dev.blocks = f->is_device ? opt->blocks : blocks;
     return f->dev.blocks > f->dev.max_blocks ? -EINVAL : 0;
@@ -291,8 +291,8 @@ int bdev_file_space(const struct bdev *d, uint64_t *free_bytes, uint64_t *total_
 {
     const struct bdev_file *f = container_of(d, struct bdev_file, dev);
     if (f->is_device) {
-        *free_bytes = (d->max_blocks - usable_blocks(f)) * BLOCK_SIZE;
-        *total_bytes = d->max_blocks * BLOCK_SIZE;
+        *free_bytes = (d->max_blocks - usable_blocks(f)) * BDEV_BLOCK_SIZE;
+        *total_bytes = d->max_blocks * BDEV_BLOCK_SIZE;
         return 0;
     }
     struct statvfs v;

@@ -10,7 +10,7 @@
 
 struct bdev_file_options {
     struct loop *loop;       /* where bdev_submit's requests complete; NULL: blocking calls only */
-    uint64_t offset_bytes;   /* where block 0 lies; a multiple of BLOCK_SIZE */
+    uint64_t offset_bytes;   /* where block 0 lies; a multiple of BDEV_BLOCK_SIZE */
     uint64_t blocks;         /* host device: blocks usable now; a file's are known by its size */
     bool create;             /* make the file; it must not exist */
     /* Called by grow before the new blocks are usable, to record their number durably; may be NULL. Any thread. */

@@ -1,6 +1,6 @@
 /* host_device.h - what the kernel is asked about a block device of the host. Any thread; 0 or negative errno.
  *
- * In a file of its own because the system headers that name these requests have a BLOCK_SIZE of their own, of 1024. */
+ * The only place that includes the kernel's headers that name these requests. */
 #ifndef PARALLAX_STORE_HOST_DEVICE_H
 #define PARALLAX_STORE_HOST_DEVICE_H
 #include <stdint.h>

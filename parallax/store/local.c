@@ -143,11 +143,11 @@ static int lay_out(struct backing *b, const struct backing_create_options *opt, 
         rc = open_blocks(b, NULL, 0, true, err);
     if (rc)
         return rc;
-    if (opt->size_bytes / BLOCK_SIZE > b->blocks->max_blocks)
+    if (opt->size_bytes / BDEV_BLOCK_SIZE > b->blocks->max_blocks)
         return error_set(err, -ENOSPC, "the device %s has %llu bytes, fewer than the size asked for", l->id.device,
-                         (unsigned long long)b->blocks->max_blocks * BLOCK_SIZE);
+                         (unsigned long long)b->blocks->max_blocks * BDEV_BLOCK_SIZE);
     rc = bdev_grow(b->blocks, initial_blocks);
-    return rc ? error_set(err, rc, "cannot allocate %llu bytes for the store %s: %s", (unsigned long long)initial_blocks * BLOCK_SIZE,
+    return rc ? error_set(err, rc, "cannot allocate %llu bytes for the store %s: %s", (unsigned long long)initial_blocks * BDEV_BLOCK_SIZE,
                           l->directory, strerror(-rc))
               : 0;
 }

@@ -57,7 +57,7 @@ static bool read_header(int fd, char uuid[UUID_SIZE], uint64_t *blocks)
         unsigned char h[HEADER_BYTES];
         char copy_uuid[UUID_SIZE];
         uint64_t copy_blocks;
-        if (pread(fd, h, sizeof h, (off_t)(copy * BLOCK_SIZE)) != (ssize_t)sizeof h || !decode(h, copy_uuid, &copy_blocks))
+        if (pread(fd, h, sizeof h, (off_t)(copy * BDEV_BLOCK_SIZE)) != (ssize_t)sizeof h || !decode(h, copy_uuid, &copy_blocks))
             continue;
         if (found && copy_blocks < *blocks)
             continue;
@@ -73,7 +73,7 @@ static int write_header(int fd, const char *uuid, uint64_t blocks)
     unsigned char h[HEADER_BYTES];
     encode(h, uuid, blocks);
     for (unsigned copy = 0; copy < 2; copy++) {
-        ssize_t n = pwrite(fd, h, sizeof h, (off_t)(copy * BLOCK_SIZE));
+        ssize_t n = pwrite(fd, h, sizeof h, (off_t)(copy * BDEV_BLOCK_SIZE));
         if (n != (ssize_t)sizeof h)
             return n < 0 ? -errno : -EIO;
         if (fdatasync(fd) < 0)

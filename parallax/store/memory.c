@@ -54,15 +54,15 @@ int memory_write_one(struct memory *m, uint64_t block, const void *data, unsigne
     u->block = block;
     u->number = m->completed;
     u->sector_mask = sector_mask;
-    memcpy(u->data, data, BLOCK_SIZE);
+    memcpy(u->data, data, BDEV_BLOCK_SIZE);
     list_add_tail(&m->unflushed, &u->link);
     return 0;
 }
 
 void memory_cursor_move(struct memory_cursor *c, unsigned char *data, bool from_iov)
 {
-    for (size_t done = 0; done < BLOCK_SIZE;) {
-        size_t left = c->iov->iov_len - c->at, n = left < BLOCK_SIZE - done ? left : BLOCK_SIZE - done;
+    for (size_t done = 0; done < BDEV_BLOCK_SIZE;) {
+        size_t left = c->iov->iov_len - c->at, n = left < BDEV_BLOCK_SIZE - done ? left : BDEV_BLOCK_SIZE - done;
         unsigned char *there = (unsigned char *)c->iov->iov_base + c->at;
         memcpy(from_iov ? data + done : there, from_iov ? there : data + done, n);
         done += n;
@@ -76,7 +76,7 @@ void memory_cursor_move(struct memory_cursor *c, unsigned char *data, bool from_
 static int write_iov(struct memory *m, uint64_t block, uint32_t blocks, const struct iovec *iov)
 {
     struct memory_cursor c = { iov, 0 };
-    unsigned char data[BLOCK_SIZE];
+    unsigned char data[BDEV_BLOCK_SIZE];
     int fails = begin_io(m, MEMORY_WRITE), err = 0;
     if (fails && (m->dead || !m->fault.partial))
         return fails;
@@ -91,7 +91,7 @@ static int write_iov(struct memory *m, uint64_t block, uint32_t blocks, const st
 static int read_iov(struct memory *m, uint64_t block, uint32_t blocks, const struct iovec *iov)
 {
     struct memory_cursor c = { iov, 0 };
-    unsigned char data[BLOCK_SIZE];
+    unsigned char data[BDEV_BLOCK_SIZE];
     int err = begin_io(m, MEMORY_READ);
     for (uint32_t i = 0; i < blocks && !err; i++) {
         memory_pages_read(&m->current, block + i, data);
@@ -199,7 +199,7 @@ static void submit(struct bdev *d, struct bdev_req *req)
 static int read_blocks(struct bdev *d, uint64_t block, void *buf, uint32_t blocks)
 {
     struct memory *m = memory_of(d);
-    struct iovec iov = { buf, (size_t)blocks * BLOCK_SIZE };
+    struct iovec iov = { buf, (size_t)blocks * BDEV_BLOCK_SIZE };
     pthread_mutex_lock(&m->lock);
     int err = memory_in_range(m, block, blocks) ? read_iov(m, block, blocks, &iov) : -EINVAL;
     pthread_mutex_unlock(&m->lock);
@@ -209,7 +209,7 @@ static int read_blocks(struct bdev *d, uint64_t block, void *buf, uint32_t block
 static int write_blocks(struct bdev *d, uint64_t block, const void *buf, uint32_t blocks)
 {
     struct memory *m = memory_of(d);
-    struct iovec iov = { (void *)(uintptr_t)buf, (size_t)blocks * BLOCK_SIZE };
+    struct iovec iov = { (void *)(uintptr_t)buf, (size_t)blocks * BDEV_BLOCK_SIZE };
     pthread_mutex_lock(&m->lock);
     int err = memory_in_range(m, block, blocks) ? write_iov(m, block, blocks, &iov) : -EINVAL;
     pthread_mutex_unlock(&m->lock);
@@ -299,8 +299,8 @@ static void close_backing(struct backing *b)
 static int free_bytes(struct backing *b, uint64_t *free_out, uint64_t *total_out)
 {
     struct bdev *d = b->blocks;
-    *free_out = (d->max_blocks - d->blocks) * BLOCK_SIZE;
-    *total_out = d->max_blocks * BLOCK_SIZE;
+    *free_out = (d->max_blocks - d->blocks) * BDEV_BLOCK_SIZE;
+    *total_out = d->max_blocks * BDEV_BLOCK_SIZE;
     return 0;
 }
 
@@ -310,7 +310,7 @@ int memory_begin(const struct memory_options *opt, struct memory **out)
     if (!m)
         return -ENOMEM;
     m->dev.ops = &memory_ops;
-    m->dev.max_blocks = opt->max_blocks ? opt->max_blocks : UINT64_MAX / BLOCK_SIZE;
+    m->dev.max_blocks = opt->max_blocks ? opt->max_blocks : UINT64_MAX / BDEV_BLOCK_SIZE;
     m->loop = opt->loop;
     m->random = opt->seed ? opt->seed : 1;
     m->delay_max_ms = opt->delay_max_ms;

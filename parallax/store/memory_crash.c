@@ -40,7 +40,7 @@ static int land_in_flight(struct memory *from, struct memory *to, enum survival 
     list_for_each(n, &from->pending) {
         struct bdev_req *req = container_of(n, struct bdev_req, link);
         struct memory_cursor c = { req->iov, 0 };
-        unsigned char data[BLOCK_SIZE];
+        unsigned char data[BDEV_BLOCK_SIZE];
         if (req->op != BDEV_WRITE || !memory_in_range(from, req->block, req->blocks))
             continue;
         for (uint32_t i = 0; i < req->blocks && !err; i++) {

@@ -53,15 +53,15 @@ int memory_pages_copy(const struct memory_pages *from, struct memory_pages *to)
 void memory_pages_read(const struct memory_pages *p, uint64_t block, void *data)
 {
     if (p->page[block])
-        memcpy(data, p->page[block], BLOCK_SIZE);
+        memcpy(data, p->page[block], BDEV_BLOCK_SIZE);
     else
-        memset(data, 0, BLOCK_SIZE);
+        memset(data, 0, BDEV_BLOCK_SIZE);
 }
 
 int memory_pages_write(struct memory_pages *p, uint64_t block, const void *data, unsigned sector_mask)
 {
     if (!p->page[block])
-        p->page[block] = calloc(1, BLOCK_SIZE);
+        p->page[block] = calloc(1, BDEV_BLOCK_SIZE);
     if (!p->page[block])
         return -ENOMEM;
     for (unsigned s = 0; s < MEMORY_SECTORS; s++)
@@ -73,5 +73,5 @@ int memory_pages_write(struct memory_pages *p, uint64_t block, const void *data,
 void memory_pages_spoil(struct memory_pages *p, uint64_t block)
 {
     if (p->page[block])
-        memset(p->page[block], GARBAGE, BLOCK_SIZE);
+        memset(p->page[block], GARBAGE, BDEV_BLOCK_SIZE);
 }

@@ -8,7 +8,7 @@
 #include <stdbool.h>
 
 #define MEMORY_SECTOR 512u
-#define MEMORY_SECTORS (BLOCK_SIZE / MEMORY_SECTOR)
+#define MEMORY_SECTORS (BDEV_BLOCK_SIZE / MEMORY_SECTOR)
 
 /* memory_pages.c. What a medium holds: a sparse array of blocks, zero where nothing is. The owner serialises. */
 struct memory_pages {
@@ -41,7 +41,7 @@ struct unflushed {
     struct list_node link;
     uint64_t block, number;
     unsigned sector_mask;
-    unsigned char data[BLOCK_SIZE];
+    unsigned char data[BDEV_BLOCK_SIZE];
 };
 
 struct memory {

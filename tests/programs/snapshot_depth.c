@@ -47,9 +47,9 @@ static void next(struct slot *s)
     running++;
     uint64_t block = mode == FILL ? fill_at++ : unit_random(&seed) % blocks;
     if (mode != READ_RANDOM)
-        for (unsigned i = 0; i < BLOCK_SIZE; i += 8)
+        for (unsigned i = 0; i < BDEV_BLOCK_SIZE; i += 8)
             *(uint64_t *)((char *)s->iov.iov_base + i) = unit_random(&seed);
-    s->req = (struct image_req){ .op = mode == READ_RANDOM ? IMAGE_READ : IMAGE_WRITE, .offset = block * BLOCK_SIZE, .length = BLOCK_SIZE, .iov = &s->iov, .iov_count = 1, .done = done };
+    s->req = (struct image_req){ .op = mode == READ_RANDOM ? IMAGE_READ : IMAGE_WRITE, .offset = block * BDEV_BLOCK_SIZE, .length = BDEV_BLOCK_SIZE, .iov = &s->iov, .iov_count = 1, .done = done };
     image_submit(image, &s->req);
 }
 
@@ -96,13 +96,13 @@ int main(int argc, char **argv)
         return 2;
     }
     struct store_op op = { .done = op_done };
-    image_create(store, &op, "deep", blocks * BLOCK_SIZE);
+    image_create(store, &op, "deep", blocks * BDEV_BLOCK_SIZE);
     wait_op(&op);
     struct image_open_options oo = { .mode = IMAGE_READ_WRITE, .holder = "snapshot_depth" };
     if (image_open(store, "deep", &oo, &image, &err))
         return 1;
     for (unsigned i = 0; i < DEPTH; i++)
-        slots[i].iov = (struct iovec){ bdev_buffer_alloc(1), BLOCK_SIZE };
+        slots[i].iov = (struct iovec){ bdev_buffer_alloc(1), BDEV_BLOCK_SIZE };
     double fill = run(FILL, blocks);
     op = (struct store_op){ .done = op_done };
     store_checkpoint(store, &op);

@@ -10,7 +10,7 @@
 
 static struct memory_bdev *self(struct bdev *d) { return container_of(d, struct memory_bdev, bdev); }
 
-void *memory_bdev_block(struct memory_bdev *d, uint64_t block) { return d->data + block * BLOCK_SIZE; }
+void *memory_bdev_block(struct memory_bdev *d, uint64_t block) { return d->data + block * BDEV_BLOCK_SIZE; }
 
 /* Counts the I/O; under the lock. */
 static int begin(struct memory_bdev *d, uint64_t block, uint64_t blocks)
@@ -24,13 +24,13 @@ static int copy(struct memory_bdev *d, enum bdev_op op, uint64_t block, void *bu
 {
     if (op == BDEV_WRITE) {
         d->blocks_written += blocks;
-        memcpy(memory_bdev_block(d, block), buf, blocks * BLOCK_SIZE);
+        memcpy(memory_bdev_block(d, block), buf, blocks * BDEV_BLOCK_SIZE);
         return 0;
     }
     d->blocks_read += blocks;
     if (d->bad_block && d->bad_block >= block && d->bad_block < block + blocks)
         return -EIO;
-    memcpy(buf, memory_bdev_block(d, block), blocks * BLOCK_SIZE);
+    memcpy(buf, memory_bdev_block(d, block), blocks * BDEV_BLOCK_SIZE);
     return 0;
 }
 
@@ -89,7 +89,7 @@ static int mem_grow(struct bdev *b, uint64_t blocks) { return blocks <= b->max_b
 
 static int mem_punch(struct bdev *b, uint64_t block, uint64_t blocks)
 {
-    memset(memory_bdev_block(self(b), block), 0xdb, blocks * BLOCK_SIZE);
+    memset(memory_bdev_block(self(b), block), 0xdb, blocks * BDEV_BLOCK_SIZE);
     return 0;
 }
 
@@ -103,7 +103,7 @@ static int transfer(struct memory_bdev *d, struct bdev_req *req)
     case BDEV_WRITE: d->writes++; break;
     }
     for (unsigned i = 0; !err && req->op != BDEV_FLUSH && i < req->iov_count; i++) {
-        uint64_t blocks = req->iov[i].iov_len / BLOCK_SIZE;
+        uint64_t blocks = req->iov[i].iov_len / BDEV_BLOCK_SIZE;
         err = copy(d, req->op, block, req->iov[i].iov_base, blocks);
         block += blocks;
     }
@@ -154,7 +154,7 @@ static void mem_close(struct bdev *b)
     struct memory_bdev *d = self(b);
     if (d->loop)
         loop_cancel(d->loop, &d->complete);
-    munmap(d->data, b->max_blocks * BLOCK_SIZE);
+    munmap(d->data, b->max_blocks * BDEV_BLOCK_SIZE);
     pthread_mutex_destroy(&d->lock);
     free(d);
 }
@@ -169,7 +169,7 @@ int memory_bdev_open(struct loop *loop, uint64_t blocks, uint64_t seed, struct m
     struct memory_bdev *d = calloc(1, sizeof *d);
     if (!d)
         return -ENOMEM;
-    void *data = mmap(NULL, blocks * BLOCK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *data = mmap(NULL, blocks * BDEV_BLOCK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (data == MAP_FAILED) {
         free(d);
         return -ENOMEM;

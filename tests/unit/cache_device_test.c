@@ -34,7 +34,7 @@ static void rig_open(struct rig *r, uint64_t bytes, uint64_t seed)
     CU_ASSERT_FATAL(cache_open(r->loop, &r->lower->bdev, bytes, &r->cached) == 0);
     r->random = seed;
     for (uint64_t b = 0; b < DEVICE_BLOCKS; b++)
-        memset(memory_bdev_block(r->lower, b), (int)(b & 0xff), BLOCK_SIZE), *(uint64_t *)memory_bdev_block(r->lower, b) = b;
+        memset(memory_bdev_block(r->lower, b), (int)(b & 0xff), BDEV_BLOCK_SIZE), *(uint64_t *)memory_bdev_block(r->lower, b) = b;
 }
 
 static void rig_close(struct rig *r)
@@ -54,7 +54,7 @@ static void answered(struct bdev_req *req, int error)
 static void submit(struct rig *r, struct asked *a, enum bdev_op op, uint64_t block, uint32_t blocks)
 {
     a->answers = 0;
-    a->iov[0] = (struct iovec){ a->buf, (size_t)blocks * BLOCK_SIZE };
+    a->iov[0] = (struct iovec){ a->buf, (size_t)blocks * BDEV_BLOCK_SIZE };
     a->req = (struct bdev_req){ .op = op, .block = block, .blocks = blocks, .iov_count = 1, .iov = a->iov, .done = answered };
     bdev_submit(r->cached, &a->req);
     CU_ASSERT_EQUAL(a->answers, 0); /* never from inside submit */
@@ -78,9 +78,9 @@ static int do_io(struct rig *r, struct asked *a, enum bdev_op op, uint64_t block
 static uint64_t read_right(struct rig *r, struct asked *a, uint64_t block, uint32_t blocks)
 {
     uint64_t before = r->lower->blocks_read;
-    memset(a->buf, 0xee, (size_t)blocks * BLOCK_SIZE);
+    memset(a->buf, 0xee, (size_t)blocks * BDEV_BLOCK_SIZE);
     CU_ASSERT_EQUAL(do_io(r, a, BDEV_READ, block, blocks), 0);
-    CU_ASSERT_EQUAL(memcmp(a->buf, memory_bdev_block(r->lower, block), (size_t)blocks * BLOCK_SIZE), 0);
+    CU_ASSERT_EQUAL(memcmp(a->buf, memory_bdev_block(r->lower, block), (size_t)blocks * BDEV_BLOCK_SIZE), 0);
     return r->lower->blocks_read - before;
 }
 
@@ -128,11 +128,11 @@ static void buffers_may_be_scattered_anyhow(void)
     for (unsigned round = 0; round < 2; round++) { /* filled from, then answered from memory */
         a->answers = 0;
         unsigned char *p = a->buf;
-        memset(p, 0xee, 5 * BLOCK_SIZE);
-        a->iov[0] = (struct iovec){ p + 3 * BLOCK_SIZE, BLOCK_SIZE };
-        a->iov[1] = (struct iovec){ p, BLOCK_SIZE / 2 };
-        a->iov[2] = (struct iovec){ p + BLOCK_SIZE / 2, 2 * BLOCK_SIZE };
-        a->iov[3] = (struct iovec){ p + 4 * BLOCK_SIZE, BLOCK_SIZE / 2 };
+        memset(p, 0xee, 5 * BDEV_BLOCK_SIZE);
+        a->iov[0] = (struct iovec){ p + 3 * BDEV_BLOCK_SIZE, BDEV_BLOCK_SIZE };
+        a->iov[1] = (struct iovec){ p, BDEV_BLOCK_SIZE / 2 };
+        a->iov[2] = (struct iovec){ p + BDEV_BLOCK_SIZE / 2, 2 * BDEV_BLOCK_SIZE };
+        a->iov[3] = (struct iovec){ p + 4 * BDEV_BLOCK_SIZE, BDEV_BLOCK_SIZE / 2 };
         a->req = (struct bdev_req){ .op = BDEV_READ, .block = 20, .blocks = 4, .iov_count = 4, .iov = a->iov, .done = answered };
         if (round == 0) { /* the test device copies whole blocks only */
             CU_ASSERT_EQUAL(read_right(&r, a, 20, 4), 4);
@@ -140,10 +140,10 @@ static void buffers_may_be_scattered_anyhow(void)
         }
         bdev_submit(r.cached, &a->req);
         CU_ASSERT_EQUAL(finish(&r, a), 0);
-        unsigned char flat[4 * BLOCK_SIZE];
-        memcpy(flat, p + 3 * BLOCK_SIZE, BLOCK_SIZE);
-        memcpy(flat + BLOCK_SIZE, p, 5 * BLOCK_SIZE / 2);
-        memcpy(flat + 7 * BLOCK_SIZE / 2, p + 4 * BLOCK_SIZE, BLOCK_SIZE / 2);
+        unsigned char flat[4 * BDEV_BLOCK_SIZE];
+        memcpy(flat, p + 3 * BDEV_BLOCK_SIZE, BDEV_BLOCK_SIZE);
+        memcpy(flat + BDEV_BLOCK_SIZE, p, 5 * BDEV_BLOCK_SIZE / 2);
+        memcpy(flat + 7 * BDEV_BLOCK_SIZE / 2, p + 4 * BDEV_BLOCK_SIZE, BDEV_BLOCK_SIZE / 2);
         CU_ASSERT_EQUAL(memcmp(flat, memory_bdev_block(r.lower, 20), sizeof flat), 0);
     }
     rig_close(&r);
@@ -173,7 +173,7 @@ static void writes_go_through_and_are_not_kept(void)
     struct asked *a = asked_new();
     rig_open(&r, SMALLEST, 1);
     CU_ASSERT_EQUAL(read_right(&r, a, 50, 4), 4);
-    memset(a->buf, 0x5a, 2 * BLOCK_SIZE);
+    memset(a->buf, 0x5a, 2 * BDEV_BLOCK_SIZE);
     CU_ASSERT_EQUAL(do_io(&r, a, BDEV_WRITE, 51, 2), 0);
     CU_ASSERT_EQUAL(*(unsigned char *)memory_bdev_block(r.lower, 52), 0x5a);
     CU_ASSERT_EQUAL(read_right(&r, a, 50, 1), 0);
@@ -282,7 +282,7 @@ static void memory_stays_within_its_bound(void)
         struct cache_stats s;
         cache_get_stats(r.cached, &s);
         CU_ASSERT(s.blocks <= s.capacity_blocks);
-        CU_ASSERT(s.capacity_blocks * BLOCK_SIZE <= bytes[i] || s.capacity_blocks == 64);
+        CU_ASSERT(s.capacity_blocks * BDEV_BLOCK_SIZE <= bytes[i] || s.capacity_blocks == 64);
         rig_close(&r);
     }
     asked_free(a);
@@ -312,7 +312,7 @@ static void mixed_done(struct bdev_req *req, int error)
     m->in_flight--;
     m->wrong += error != 0;
     for (uint32_t i = 0; i < req->blocks; i++) {
-        uint64_t b = req->block + i, *words = (uint64_t *)(x->a.buf + (size_t)i * BLOCK_SIZE);
+        uint64_t b = req->block + i, *words = (uint64_t *)(x->a.buf + (size_t)i * BDEV_BLOCK_SIZE);
         if (req->op == BDEV_WRITE) {
             m->before[b] = m->after[b];
             m->writing[b] = false;
@@ -332,7 +332,7 @@ static void mixed_start(struct mixed *x)
     for (uint32_t i = 0; i < blocks; i++)
         write &= !m->writing[block + i];
     for (uint32_t i = 0; i < blocks; i++) {
-        uint64_t b = block + i, *words = (uint64_t *)(x->a.buf + (size_t)i * BLOCK_SIZE);
+        uint64_t b = block + i, *words = (uint64_t *)(x->a.buf + (size_t)i * BDEV_BLOCK_SIZE);
         if (write) {
             m->writing[b] = true;
             words[0] = b;
@@ -342,7 +342,7 @@ static void mixed_start(struct mixed *x)
         }
     }
     x->a.answers = 0;
-    x->a.iov[0] = (struct iovec){ x->a.buf, (size_t)blocks * BLOCK_SIZE };
+    x->a.iov[0] = (struct iovec){ x->a.buf, (size_t)blocks * BDEV_BLOCK_SIZE };
     x->a.req = (struct bdev_req){ .op = write ? BDEV_WRITE : BDEV_READ, .block = block, .blocks = blocks, .iov_count = 1, .iov = x->a.iov };
     x->a.req.done = mixed_done;
     m->in_flight++;
@@ -404,9 +404,9 @@ static void *blocking_calls(void *ctx)
     struct rig *r = ctx;
     unsigned char *buf = bdev_buffer_alloc(2);
     uint64_t addresses[2] = { 3000, 3001 };
-    void *bufs[2] = { buf, buf + BLOCK_SIZE };
+    void *bufs[2] = { buf, buf + BDEV_BLOCK_SIZE };
     for (unsigned i = 0; i < 500; i++) {
-        memset(buf, (int)i, BLOCK_SIZE);
+        memset(buf, (int)i, BDEV_BLOCK_SIZE);
         CU_ASSERT_EQUAL(bdev_write(r->cached, 3000, buf, 1), 0);
         CU_ASSERT_EQUAL(bdev_read(r->cached, 3000, buf, 2), 0);
         CU_ASSERT_EQUAL(bdev_read_many(r->cached, addresses, bufs, 2), 0);

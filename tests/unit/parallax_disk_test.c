@@ -10,13 +10,13 @@
 
 #define SEED 0x1234567u
 
-static uint8_t block[BLOCK_SIZE];
+static uint8_t block[BDEV_BLOCK_SIZE];
 
 /* Every bit of the block is flipped once; the decoder must refuse each. */
 static unsigned survivors(int (*decode)(void))
 {
     unsigned n = 0;
-    for (unsigned i = 0; i < BLOCK_SIZE * 8; i++) {
+    for (unsigned i = 0; i < BDEV_BLOCK_SIZE * 8; i++) {
         block[i / 8] ^= (uint8_t)(1u << i % 8);
         n += decode() == 0;
         block[i / 8] ^= (uint8_t)(1u << i % 8);

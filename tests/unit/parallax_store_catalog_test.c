@@ -1,6 +1,6 @@
 /* parallax_store_catalog_test.c - one battery for both catalogs, then what only the one on disk can go through. */
 #include <sys/mount.h>
-#undef BLOCK_SIZE /* the system header's is another one */
+#undef BDEV_BLOCK_SIZE /* the system header's is another one */
 
 #include "base/clock.h"
 #include "base/list.h"

@@ -74,7 +74,7 @@ static struct request *request_make(struct world *w, enum bdev_op op, uint64_t b
     r->error = 1;
     r->buf = blocks ? bdev_buffer_alloc(blocks) : NULL;
     for (unsigned i = 0; i < pieces; i++)
-        r->iov[i] = (struct iovec){ r->buf + (size_t)i * (blocks / pieces) * BLOCK_SIZE, (size_t)(blocks / pieces) * BLOCK_SIZE };
+        r->iov[i] = (struct iovec){ r->buf + (size_t)i * (blocks / pieces) * BDEV_BLOCK_SIZE, (size_t)(blocks / pieces) * BDEV_BLOCK_SIZE };
     r->req = (struct bdev_req){ .op = op, .block = block, .blocks = blocks, .iov = r->iov, .iov_count = pieces, .done = request_done };
     return r;
 }
@@ -95,7 +95,7 @@ static void request_free(struct request *r)
 static void fill(unsigned char *buf, uint64_t block, uint32_t version)
 {
     uint64_t random = block * 1000003 + version + 1;
-    for (unsigned i = 0; i < BLOCK_SIZE; i += 8) {
+    for (unsigned i = 0; i < BDEV_BLOCK_SIZE; i += 8) {
         uint64_t v = unit_random(&random);
         memcpy(buf + i, &v, 8);
     }
@@ -103,10 +103,10 @@ static void fill(unsigned char *buf, uint64_t block, uint32_t version)
 
 static bool holds(const unsigned char *buf, uint64_t block, uint32_t version)
 {
-    unsigned char want[BLOCK_SIZE] = { 0 };
+    unsigned char want[BDEV_BLOCK_SIZE] = { 0 };
     if (version)
         fill(want, block, version);
-    return memcmp(buf, want, BLOCK_SIZE) == 0;
+    return memcmp(buf, want, BDEV_BLOCK_SIZE) == 0;
 }
 
 /* Batches of requests that do not overlap within a batch, from the loop; now and then the blocking calls. */
@@ -145,7 +145,7 @@ static void model_batch(struct model *m)
         struct request *r = list[count++] = request_make(&m->w, op, block, blocks, blocks % 2 ? 1 : 2);
         if (op == BDEV_WRITE)
             for (uint32_t k = 0; k < blocks; k++)
-                fill(r->buf + (size_t)k * BLOCK_SIZE, block + k, ++m->version[block + k]);
+                fill(r->buf + (size_t)k * BDEV_BLOCK_SIZE, block + k, ++m->version[block + k]);
         request_submit(r);
         if (unit_random(&m->random) % 50 == 0)
             request_submit(list[count++] = request_make(&m->w, BDEV_FLUSH, 0, 0, 0));
@@ -157,7 +157,7 @@ static void model_batch(struct model *m)
         struct request *r = list[i];
         CU_ASSERT(r->error == 0 && r->calls == 1);
         for (uint32_t k = 0; r->req.op == BDEV_READ && k < r->req.blocks; k++)
-            CU_ASSERT(holds(r->buf + (size_t)k * BLOCK_SIZE, r->req.block + k, m->version[r->req.block + k]));
+            CU_ASSERT(holds(r->buf + (size_t)k * BDEV_BLOCK_SIZE, r->req.block + k, m->version[r->req.block + k]));
         request_free(r);
     }
 }
@@ -169,19 +169,19 @@ static void model_blocking(struct model *m)
     void *bufs[300];
     for (unsigned i = 0; i < 300; i++) {
         blocks[i] = unit_random(&m->random) % BLOCKS;
-        bufs[i] = buf + (size_t)i * BLOCK_SIZE;
+        bufs[i] = buf + (size_t)i * BDEV_BLOCK_SIZE;
     }
     CU_ASSERT_EQUAL(bdev_read_many(m->w.d, blocks, bufs, 300), 0);
     for (unsigned i = 0; i < 300; i++)
         CU_ASSERT(holds(bufs[i], blocks[i], m->version[blocks[i]]));
     for (uint32_t k = 0; k < LONGEST; k++)
-        fill(buf + (size_t)k * BLOCK_SIZE, block + k, ++m->version[block + k]);
+        fill(buf + (size_t)k * BDEV_BLOCK_SIZE, block + k, ++m->version[block + k]);
     CU_ASSERT_EQUAL(bdev_write(m->w.d, block, buf, LONGEST), 0);
     CU_ASSERT_EQUAL(bdev_flush(m->w.d), 0);
-    memset(buf, 0, LONGEST * BLOCK_SIZE);
+    memset(buf, 0, LONGEST * BDEV_BLOCK_SIZE);
     CU_ASSERT_EQUAL(bdev_read(m->w.d, block, buf, LONGEST), 0);
     for (uint32_t k = 0; k < LONGEST; k++)
-        CU_ASSERT(holds(buf + (size_t)k * BLOCK_SIZE, block + k, m->version[block + k]));
+        CU_ASSERT(holds(buf + (size_t)k * BDEV_BLOCK_SIZE, block + k, m->version[block + k]));
     free(buf);
 }
 
@@ -256,7 +256,7 @@ static void requests_outside_the_device_are_refused(void)
 {
     struct world w;
     unsigned char *buf = bdev_buffer_alloc(16);
-    void *bufs[2] = { buf, buf + BLOCK_SIZE };
+    void *bufs[2] = { buf, buf + BDEV_BLOCK_SIZE };
     world_open(&w, 64);
     struct request *list[] = { request_make(&w, BDEV_READ, 64, 1, 1), request_make(&w, BDEV_WRITE, 60, 8, 1),
                                request_make(&w, BDEV_READ, UINT64_MAX, 2, 1), request_make(&w, BDEV_READ, 0, 0, 0),
@@ -282,12 +282,12 @@ static void a_request_of_1024_pieces_is_one_transfer(void)
     world_open(&w, 2048);
     struct request *r = request_make(&w, BDEV_WRITE, 7, 1024, 1024);
     for (uint32_t k = 0; k < 1024; k++)
-        fill(r->buf + (size_t)k * BLOCK_SIZE, k, 3);
+        fill(r->buf + (size_t)k * BDEV_BLOCK_SIZE, k, 3);
     CU_ASSERT_EQUAL(transfers_for(&w, &r, 1), 1);
     unsigned char *buf = bdev_buffer_alloc(1024);
     CU_ASSERT_EQUAL(bdev_read(w.d, 7, buf, 1024), 0);
     for (uint32_t k = 0; k < 1024; k++)
-        CU_ASSERT(holds(buf + (size_t)k * BLOCK_SIZE, k, 3));
+        CU_ASSERT(holds(buf + (size_t)k * BDEV_BLOCK_SIZE, k, 3));
     free(buf);
     world_close(&w);
 }
@@ -305,16 +305,16 @@ static void growing_allocates_zeroes_and_survives_reopening(void)
     CU_ASSERT_EQUAL(bdev_grow(w.d, 500), 0);
     CU_ASSERT_EQUAL(w.d->blocks, 1000);
     CU_ASSERT_EQUAL(stat(path, &st), 0);
-    CU_ASSERT_EQUAL(st.st_size, 1000 * (off_t)BLOCK_SIZE);
+    CU_ASSERT_EQUAL(st.st_size, 1000 * (off_t)BDEV_BLOCK_SIZE);
     CU_ASSERT(st.st_blocks * 512 >= st.st_size);
-    memset(buf, 1, BLOCK_SIZE);
+    memset(buf, 1, BDEV_BLOCK_SIZE);
     CU_ASSERT_EQUAL(bdev_read(w.d, 999, buf, 1), 0);
     CU_ASSERT(holds(buf, 999, 0));
     fill(buf, 999, 5);
     CU_ASSERT_EQUAL(bdev_write(w.d, 999, buf, 1), 0);
     CU_ASSERT_EQUAL(bdev_punch(w.d, 0, 512), 0);
     CU_ASSERT_EQUAL(stat(path, &st), 0);
-    CU_ASSERT_EQUAL(st.st_size, 1000 * (off_t)BLOCK_SIZE);
+    CU_ASSERT_EQUAL(st.st_size, 1000 * (off_t)BDEV_BLOCK_SIZE);
     uint64_t free_bytes = 0, total_bytes = 0;
     CU_ASSERT_EQUAL(bdev_file_space(w.d, &free_bytes, &total_bytes), 0);
     CU_ASSERT(free_bytes > 0 && free_bytes <= total_bytes);
@@ -342,7 +342,7 @@ static void a_full_file_system_fails_growth_and_leaves_nothing_of_it(void)
     CU_ASSERT_EQUAL(bdev_grow(w.d, 4096), -ENOSPC);
     CU_ASSERT_EQUAL(w.d->blocks, 256);
     CU_ASSERT_EQUAL(stat(path, &st), 0);
-    CU_ASSERT_EQUAL(st.st_size, 256 * (off_t)BLOCK_SIZE);
+    CU_ASSERT_EQUAL(st.st_size, 256 * (off_t)BDEV_BLOCK_SIZE);
     CU_ASSERT_EQUAL(bdev_file_space(w.d, &after, &total), 0);
     CU_ASSERT(after + 65536 >= before); /* an extent block or two may stay */
     CU_ASSERT_EQUAL(bdev_grow(w.d, 512), 0);
@@ -359,7 +359,7 @@ static void a_read_past_what_is_there_fails_alone(void)
     struct world w;
     struct request *list[8];
     world_open(&w, 64);
-    CU_ASSERT_EQUAL(truncate(path, 36 * (off_t)BLOCK_SIZE), 0);
+    CU_ASSERT_EQUAL(truncate(path, 36 * (off_t)BDEV_BLOCK_SIZE), 0);
     for (unsigned i = 0; i < 8; i++)
         request_submit(list[i] = request_make(&w, BDEV_READ, 32 + i, 1, 1));
     world_drain(&w);
@@ -370,7 +370,7 @@ static void a_read_past_what_is_there_fails_alone(void)
     }
     unsigned char *buf = bdev_buffer_alloc(2);
     CU_ASSERT_EQUAL(bdev_read(w.d, 35, buf, 2), -EIO);
-    CU_ASSERT_EQUAL(bdev_read_many(w.d, (uint64_t[]){ 35, 36 }, (void *[]){ buf, buf + BLOCK_SIZE }, 2), -EIO);
+    CU_ASSERT_EQUAL(bdev_read_many(w.d, (uint64_t[]){ 35, 36 }, (void *[]){ buf, buf + BDEV_BLOCK_SIZE }, 2), -EIO);
     free(buf);
     world_close(&w);
 }
@@ -406,7 +406,7 @@ static void *read_for_a_while(void *arg)
     for (unsigned round = 0; round < 30; round++) {
         for (unsigned i = 0; i < 64; i++) {
             blocks[i] = (i * 37 + round) % 64;
-            bufs[i] = buf + (size_t)i * BLOCK_SIZE;
+            bufs[i] = buf + (size_t)i * BDEV_BLOCK_SIZE;
         }
         int err = bdev_read_many(k->d, blocks, bufs, 64);
         for (unsigned i = 0; i < 64 && !err; i++)

@@ -115,7 +115,7 @@ static void a_store_is_made_and_opened_again(void)
     snprintf(deep, sizeof deep, "file:%s/deep/er", store);
     CU_ASSERT_EQUAL_FATAL(backing_create(deep, &defaults, 16, &b, &err), 0);
     CU_ASSERT_EQUAL(b.blocks->blocks, 16);
-    memset(buf, 0x5a, BLOCK_SIZE);
+    memset(buf, 0x5a, BDEV_BLOCK_SIZE);
     CU_ASSERT_EQUAL(bdev_write(b.blocks, 3, buf, 1), 0);
     CU_ASSERT_EQUAL(catalog_apply(b.catalog, "o", 0, NULL, 0), 0);
     expect_refusal(deep, -ENOENT, "not a Parallax store", "parallax init");
@@ -127,7 +127,7 @@ static void a_store_is_made_and_opened_again(void)
     CU_ASSERT_EQUAL_FATAL(loop_create(&loop), 0);
     CU_ASSERT_EQUAL_FATAL(backing_open(deep + 5, loop, &quick, &b, &err), 0);
     uint64_t revision = 0, free_bytes = 0, total_bytes = 0;
-    memset(buf, 0, BLOCK_SIZE);
+    memset(buf, 0, BDEV_BLOCK_SIZE);
     CU_ASSERT_EQUAL(bdev_read(b.blocks, 3, buf, 1), 0);
     CU_ASSERT_EQUAL(buf[77], 0x5a);
     CU_ASSERT_EQUAL(catalog_scan(b.catalog, "o", &revision, NULL, NULL), 0);
@@ -399,7 +399,7 @@ static void a_store_on_a_device_knows_its_device(void)
     CU_ASSERT_EQUAL_FATAL(backing_create(url, &forced, 100, &b, &err), 0);
     CU_ASSERT_EQUAL(b.blocks->blocks, 100);
     CU_ASSERT_EQUAL(b.blocks->max_blocks, 15 * 256);
-    memset(buf, 3, BLOCK_SIZE);
+    memset(buf, 3, BDEV_BLOCK_SIZE);
     CU_ASSERT_EQUAL(bdev_write(b.blocks, 99, buf, 1), 0);
     CU_ASSERT_EQUAL(backing_created(&b, &err), 0);
     CU_ASSERT_EQUAL(bdev_grow(b.blocks, 200), 0);

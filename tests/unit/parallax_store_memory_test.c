@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BLOCKS = 32, SECTORS = BLOCK_SIZE / 512 };
+enum { BLOCKS = 32, SECTORS = BDEV_BLOCK_SIZE / 512 };
 
 static struct loop *loop;
 
@@ -22,7 +22,7 @@ static void open_store(struct backing *b, uint64_t seed)
 struct request {
     struct bdev_req req;
     struct iovec iov;
-    unsigned char buf[BLOCK_SIZE];
+    unsigned char buf[BDEV_BLOCK_SIZE];
     int error, calls;
     unsigned place; /* in the order of completions */
 };
@@ -59,14 +59,14 @@ static void drain(struct request *list, unsigned count)
 
 static void write_now(struct backing *b, uint64_t block, unsigned char version)
 {
-    static unsigned char buf[BLOCK_SIZE];
+    static unsigned char buf[BDEV_BLOCK_SIZE];
     memset(buf, version, sizeof buf);
     CU_ASSERT_EQUAL(bdev_write(b->blocks, block, buf, 1), 0);
 }
 
 static int sector_version(struct backing *b, uint64_t block, unsigned sector)
 {
-    static unsigned char buf[BLOCK_SIZE];
+    static unsigned char buf[BDEV_BLOCK_SIZE];
     CU_ASSERT_EQUAL(bdev_read(b->blocks, block, buf, 1), 0);
     for (unsigned i = 1; i < 512; i++)
         CU_ASSERT_EQUAL(buf[sector * 512], buf[sector * 512 + i]);
@@ -89,7 +89,7 @@ static void requests_complete_later_in_random_order_with_the_right_contents(void
         submit(&b, &list[i], BDEV_READ, i, 0);
     drain(list, BLOCKS);
     for (unsigned i = 0; i < BLOCKS; i++)
-        CU_ASSERT(list[i].error == 0 && list[i].buf[0] == i + 1 && list[i].buf[BLOCK_SIZE - 1] == i + 1);
+        CU_ASSERT(list[i].error == 0 && list[i].buf[0] == i + 1 && list[i].buf[BDEV_BLOCK_SIZE - 1] == i + 1);
     submit(&b, &list[0], BDEV_READ, BLOCKS, 0);
     drain(list, 1);
     CU_ASSERT_EQUAL(list[0].error, -EINVAL);
@@ -189,7 +189,7 @@ static int put(struct catalog *c, uint64_t revision, const char *value)
 static void the_old_store_is_dead_and_changes_nothing(void)
 {
     struct backing b, after;
-    unsigned char buf[BLOCK_SIZE] = { 0 };
+    unsigned char buf[BDEV_BLOCK_SIZE] = { 0 };
     uint64_t revision;
     static struct request list[1];
     open_store(&b, 3);
@@ -214,7 +214,7 @@ static void the_old_store_is_dead_and_changes_nothing(void)
 static void the_nth_operation_fails_as_ordered(void)
 {
     struct backing b;
-    unsigned char buf[BLOCK_SIZE];
+    unsigned char buf[BDEV_BLOCK_SIZE];
     open_store(&b, 3);
     memset(buf, 7, sizeof buf);
     memory_fail_io(&b, &(struct memory_fault){ .kinds = MEMORY_WRITE, .nth = 2, .error = -ENOSPC });

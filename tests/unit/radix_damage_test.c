@@ -122,7 +122,7 @@ static void every_flipped_bit_is_found(void)
     for (unsigned n = 0; n < l.count; n++) {
         unsigned char *bytes = memory_bdev_block(w.device, l.entry[n].address);
         uint64_t end = l.first[n] + radix_span(l.level[n]);
-        for (unsigned i = n; i < 8 * BLOCK_SIZE; i += l.count) { /* every bit position in some node */
+        for (unsigned i = n; i < 8 * BDEV_BLOCK_SIZE; i += l.count) { /* every bit position in some node */
             bytes[i / 8] ^= (unsigned char)(1u << i % 8);
             radix_cache_forget(c, l.entry[n].address);
             unsound += !lookups_are_sound(&w, c, l.first[n], end, -EBADMSG);
@@ -168,16 +168,16 @@ static void a_misplaced_node_is_refused(void)
     CU_ASSERT_EQUAL_FATAL(radix_cache_create(&w.device->bdev, SEED, 1, &c), 0);
     for (unsigned to = 0; to < l.count; to++)
         for (unsigned from = 0; from < l.count; from++) {
-            unsigned char kept[BLOCK_SIZE], *bytes = memory_bdev_block(w.device, l.entry[to].address);
-            memcpy(kept, bytes, BLOCK_SIZE);
-            memcpy(bytes, memory_bdev_block(w.device, l.entry[from].address), BLOCK_SIZE);
+            unsigned char kept[BDEV_BLOCK_SIZE], *bytes = memory_bdev_block(w.device, l.entry[to].address);
+            memcpy(kept, bytes, BDEV_BLOCK_SIZE);
+            memcpy(bytes, memory_bdev_block(w.device, l.entry[from].address), BDEV_BLOCK_SIZE);
             radix_cache_forget(c, l.entry[to].address);
-            if (memcmp(kept, bytes, BLOCK_SIZE) != 0) {
+            if (memcmp(kept, bytes, BDEV_BLOCK_SIZE) != 0) {
                 uint64_t end = l.first[to] + radix_span(l.level[to]);
                 CU_ASSERT(lookups_are_sound(&w, c, l.first[to], end, -EBADMSG));
                 CU_ASSERT(walk_is_sound(&w, l.first[to], end, -EBADMSG));
             }
-            memcpy(bytes, kept, BLOCK_SIZE);
+            memcpy(bytes, kept, BDEV_BLOCK_SIZE);
             radix_cache_forget(c, l.entry[to].address);
         }
     radix_cache_destroy(c);
@@ -331,7 +331,7 @@ static void entries_are_encoded_as_documented(void)
         bytes[i / 8] = (unsigned char)(1u << i % 8);
         CU_ASSERT_EQUAL(radix_entry_decode(bytes, &back), -EBADMSG);
     }
-    unsigned char block[BLOCK_SIZE] = { 0 };
+    unsigned char block[BDEV_BLOCK_SIZE] = { 0 };
     CU_ASSERT_EQUAL(radix_checksum(0, block), 0x98f94189); /* CRC-32C of 4096 zero bytes */
 }
 

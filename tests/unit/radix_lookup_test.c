@@ -209,7 +209,7 @@ static void run_many(struct radix_world *w, uint64_t cache_bytes, unsigned width
     struct radix_cache_stats s;
     radix_cache_get_stats(m.cache, &s);
     CU_ASSERT(s.nodes <= s.capacity_nodes);
-    CU_ASSERT(s.capacity_nodes == 64 || s.capacity_nodes * BLOCK_SIZE <= cache_bytes);
+    CU_ASSERT(s.capacity_nodes == 64 || s.capacity_nodes * BDEV_BLOCK_SIZE <= cache_bytes);
     CU_ASSERT(w->device->pending_most <= s.capacity_nodes / 2);
     free(asked);
     radix_cache_destroy(m.cache);

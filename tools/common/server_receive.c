@@ -207,7 +207,7 @@ static struct receive *receive_begin(struct session *s, const char *name)
     bool whole = r != NULL;
     for (unsigned i = 0; whole && i < SLOTS; i++) {
         r->slots[i].owner = r;
-        r->slots[i].memory = bdev_buffer_alloc(CONTROL_DATA_MAX / BLOCK_SIZE);
+        r->slots[i].memory = bdev_buffer_alloc(CONTROL_DATA_MAX / BDEV_BLOCK_SIZE);
         whole = r->slots[i].memory != NULL;
     }
     if (!whole) {

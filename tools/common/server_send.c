@@ -170,7 +170,7 @@ static struct sender *sender_begin(struct session *s, const char *target)
         w->slots[i].owner = w;
         w->slots[i].req.done = read_done;
         w->slots[i].out.sent = data_sent;
-        w->slots[i].memory = bdev_buffer_alloc(CONTROL_DATA_MAX / BLOCK_SIZE);
+        w->slots[i].memory = bdev_buffer_alloc(CONTROL_DATA_MAX / BDEV_BLOCK_SIZE);
         whole = w->slots[i].memory != NULL;
     }
     if (!whole) {
