@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define VERSION_TEXT "parallax 0.1"
+#define VERSION "0.1"
 #define LOCK_TIMEOUT_MAX_S 86400u
 
 struct parser {
@@ -179,6 +179,17 @@ static int parse_words(struct parser *p)
     return EXIT_DONE;
 }
 
+static int print_version(const struct cli *cli)
+{
+    json_t *doc = json_pack("{s:s, s:s}", "program", "parallax", "version", VERSION);
+    if (!doc)
+        return cli_fail_text("out of memory");
+    if (!cli_json(cli, doc))
+        puts("parallax " VERSION);
+    json_decref(doc);
+    return EXIT_DONE;
+}
+
 int options_parse(struct cli *cli, int argc, char **argv, struct args *a, bool *done)
 {
     struct parser p = { .cli = cli, .args = a, .argc = argc, .argv = argv };
@@ -190,8 +201,8 @@ int options_parse(struct cli *cli, int argc, char **argv, struct args *a, bool *
         return status;
     *done = p.help || p.version;
     if (p.version)
-        puts(VERSION_TEXT);
-    else if (p.help && a->command)
+        return print_version(cli);
+    if (p.help && a->command)
         help_command(a->command);
     else if (p.help)
         help_overview();
