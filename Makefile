@@ -12,7 +12,7 @@
 #   make clean
 #
 #   Variables: D=asan|tsan (a build with that sanitizer, in build-asan/ …), O=DIR (where to build), V=1 (show commands),
-#   TEST=GLOB (only the tests whose name matches), CFLAGS_EXTRA.
+#   TEST=GLOB (only the tests whose name matches), CFLAGS_EXTRA, XEN= (leave Xen out; without libxen-dev's grant library it is).
 MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := all
 SHELL := /bin/bash
@@ -31,16 +31,25 @@ OPT_ := -O2
 OPT_asan := -O1
 OPT_tsan := -O1
 CFLAGS := -std=gnu11 -g $(OPT_$(D)) -Wall -Wextra -Wshadow -Wvla -Wstrict-prototypes -Wmissing-prototypes -Wundef \
-          -Wpointer-arith -Werror -fno-strict-aliasing -fstack-protector-strong $(SAN_$(D)) $(CFLAGS_EXTRA)
+          -Wpointer-arith -Werror -fno-strict-aliasing -fstack-protector-strong -fPIC -fvisibility=hidden $(SAN_$(D)) $(CFLAGS_EXTRA)
 CPPFLAGS := -I. -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64
 LDFLAGS := $(SAN_$(D)) -Wl,--as-needed
 LDLIBS := -laio -ldb-5.3 -lcrypto -ljansson -lxenstore -lpthread
+
+# The real Xen, where its headers are.
+XEN ?= $(if $(wildcard /usr/include/xengnttab.h),1)
+ifeq ($(XEN),)
+$(info Xen is left out: there is no xengnttab.h (Debian package libxen-dev))
+$(O)/obj/hypervisor/hypervisor.o: CPPFLAGS += -DPARALLAX_WITHOUT_XEN
+else
+LDLIBS += -lxengnttab -lxenevtchn
+endif
 
 PACKAGES := gcc make libc6-dev libaio-dev libdb5.3-dev libssl-dev libcunit1-dev libjansson-dev libxen-dev libfuse3-dev \
             xenstore-utils e2fsprogs jq fio fuse3 util-linux mount procps
 
 # Each folder is a static library; what it may stand on (tests/check-layers holds the includes to the same table).
-FOLDERS := base radix cache hypervisor parallax blkfront blkback control tools/common
+FOLDERS := base radix cache hypervisor vbd parallax blkfront blkback control doors/common tools/common
 DEPS_base := base
 DEPS_radix := radix base
 DEPS_cache := cache base
@@ -48,11 +57,13 @@ DEPS_hypervisor := hypervisor base
 DEPS_parallax := parallax radix cache base
 DEPS_blkfront := blkfront hypervisor base
 DEPS_blkback := blkback blkfront hypervisor parallax radix cache base
+DEPS_vbd := vbd hypervisor base
 DEPS_control := control base
-DEPS_tools := tools/common control blkback blkfront hypervisor parallax radix cache base
+DEPS_doors := doors/common control vbd blkfront hypervisor base
+DEPS_tools := tools/common vbd control blkback blkfront hypervisor parallax radix cache base
 DEPS_support := tests/support
 
-sources = $(sort $(shell find $(1) -name '*.c' 2>/dev/null))
+sources = $(filter-out $(if $(XEN),,hypervisor/xen/%),$(sort $(shell find $(1) -name '*.c' 2>/dev/null)))
 library = $(O)/lib/$(subst /,-,$(1)).a
 libraries = $(foreach f,$(1),$(call library,$(f)))
 

@@ -43,4 +43,6 @@ struct hv_ports {
 
 /* The embedded hypervisor's client (hypervisor/local/). */
 int local_open(const struct hv_identity *who, struct hv **out, struct error *err);
+/* The real Xen, as the domain that this process runs in (hypervisor/xen/; not in every build). */
+int xen_open(const struct hv_identity *who, struct hv **out, struct error *err);
 #endif

@@ -1,0 +1,45 @@
+/* xen_private.h - the real Xen behind hypervisor.h: what its files share.
+ *
+ * Everything goes through libxengnttab, libxenevtchn and libxenstore with the rights of an ordinary domain: no call that only
+ * the toolstack may make, and of the xenstore only what lies below the domain's own home and its frontends' device nodes.
+ * Threads: struct xen is read-only once open. struct ports belongs to one thread. */
+#ifndef HYPERVISOR_XEN_XEN_PRIVATE_H
+#define HYPERVISOR_XEN_XEN_PRIVATE_H
+#include "base/list.h"
+#include "hypervisor/hypervisor_private.h"
+
+#include <xenevtchn.h>
+#include <xengnttab.h>
+
+#define XEN_COPY_BATCH 256u
+
+struct xen {
+    struct hv hv;
+    hv_domid domid;
+    int lock_fd; /* the storage domain's lock, or -1 */
+};
+
+struct ports {
+    struct hv_ports hv;
+    xengnttab_handle *grants;
+    xenevtchn_handle *events;
+    struct xengnttab_grant_copy_segment copies[XEN_COPY_BATCH]; /* those of one call */
+};
+
+static inline struct xen *xen_of(struct hv *hv) { return container_of(hv, struct xen, hv); }
+static inline struct ports *ports_of(struct hv_ports *p) { return container_of(p, struct ports, hv); }
+
+/* ---- xen_grant.c ---- */
+int xen_grant_map(struct hv_ports *p, hv_domid dom, const hv_gref *refs, unsigned count, bool writable, void **out);
+int xen_grant_unmap(struct hv_ports *p, void *addr, unsigned count);
+int xen_grant_copy(struct hv_ports *p, struct hv_copy *segments, unsigned count);
+
+/* ---- xen_event.c ---- */
+int xen_event_bind(struct hv_ports *p, hv_domid dom, uint32_t remote_port, hv_evtchn *out);
+int xen_event_alloc(struct hv_ports *p, hv_domid dom, hv_evtchn *out);
+int xen_event_fd(struct hv_ports *p);
+int xen_event_pending(struct hv_ports *p, hv_evtchn *out);
+int xen_event_unmask(struct hv_ports *p, hv_evtchn port);
+int xen_event_notify(struct hv_ports *p, hv_evtchn port);
+void xen_event_close(struct hv_ports *p, hv_evtchn port);
+#endif
