@@ -30,6 +30,7 @@ int store_fail(struct store *s, int error, const char *what)
     if (!s->failed) {
         s->failed = error == -ENOSPC ? -ENOSPC : -EIO;
         log_error("store takes no more changes store=%s because of %s: %s", store_name(s), what, strerror(-error));
+        loop_defer_last(s->loop, &s->pump); /* whoever waits, for a checkpoint's room say, must hear of it */
     }
     return -EIO;
 }

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define SCRIPT_STEPS 400u
 #define STORE_BYTES (256ull << 20)
@@ -88,6 +89,63 @@ static void a_failed_catalog_change_leaves_a_sound_store(void)
     }
 }
 
+/* ---- Who waits for a checkpoint when it fails ---- */
+
+#define WAITING_WRITES 16u /* of 1 MiB each: several times what the index holds */
+
+struct waiting {
+    unsigned ended, failed;
+};
+
+static void count_end(struct image_req *req, int error)
+{
+    struct waiting *w = req->context;
+    w->ended++;
+    w->failed += error == -EIO;
+}
+
+static bool all_have_ended(struct engine *e, void *ctx)
+{
+    (void)e;
+    return ((struct waiting *)ctx)->ended == WAITING_WRITES;
+}
+
+static void writes_that_wait_for_a_failing_checkpoint_are_answered(void)
+{
+    struct engine e;
+    engine_where = (struct engine_where){ __func__, unit_seed(), 0 };
+    engine_start(&e, engine_where.seed, STORE_BYTES, 1);
+    struct engine_run run;
+    engine_run_arm(&run);
+    image_create(e.store, &run.op, "disk", WAITING_WRITES * IMAGE_REQUEST_MAX);
+    if (engine_run(&e, &run, "creating an image"))
+        engine_fail("creating an image: %s", run.op.error.text);
+    struct error err = ERROR_NONE;
+    struct image *img = NULL;
+    if (image_open(e.store, "disk", &(struct image_open_options){ .mode = IMAGE_READ_WRITE }, &img, &err))
+        engine_fail("opening it: %s", err.text);
+    uint8_t *data = bdev_buffer_alloc(IMAGE_REQUEST_MAX / BDEV_BLOCK_SIZE);
+    memset(data, 0x5a, IMAGE_REQUEST_MAX);
+    struct iovec iov = { data, IMAGE_REQUEST_MAX };
+    struct image_req reqs[WAITING_WRITES];
+    struct waiting w = { 0 };
+    memory_fail_apply(&e.backing, 1, -EIO, false);
+    for (unsigned i = 0; i < WAITING_WRITES; i++) {
+        reqs[i] = (struct image_req){ .op = IMAGE_WRITE, .offset = (uint64_t)i * IMAGE_REQUEST_MAX, .length = IMAGE_REQUEST_MAX, .iov = &iov, .iov_count = 1,
+                                      .done = count_end, .context = &w };
+        image_submit(img, &reqs[i]);
+    }
+    engine_wait(&e, all_have_ended, &w, "waiting for the writes");
+    if (!w.failed)
+        engine_fail("no write met the failed checkpoint");
+    memory_fail_apply(&e.backing, 0, 0, false);
+    image_close(img);
+    free(data);
+    engine_kill(&e);
+    engine_check(&e);
+    engine_end(&e);
+}
+
 int main(int argc, char **argv)
 {
     static const struct unit_test tests[] = {
@@ -96,6 +154,7 @@ int main(int argc, char **argv)
         UNIT(a_failed_read_leaves_a_sound_store),
         UNIT(a_host_without_space_leaves_a_sound_store),
         UNIT(a_failed_catalog_change_leaves_a_sound_store),
+        UNIT(writes_that_wait_for_a_failing_checkpoint_are_answered),
         { 0 },
     };
     return unit_main(argc, argv, "parallax fault", tests);
