@@ -11,7 +11,7 @@ enum { PLAN_NONE, PLAN_DELETED, PLAN_NEIGHBOUR };
 
 struct planned_version {
     struct version *v;
-    uint64_t cut;          /* as of the checkpoint's cut */
+    uint64_t cut, blocks;  /* as of the checkpoint's cut: the version itself may be resized meanwhile */
     uint32_t line;
     uint64_t parent_id;    /* after the checkpoint */
     uint8_t record[RECORD_MAX];

@@ -177,7 +177,7 @@ static int merge_version(struct checkpoint *c, const struct planned_line *l, str
     struct version *v = pv->v;
     struct stream st = { .c = c, .v = v, .next = pv->change_first, .end = pv->change_first + pv->change_count,
                          .all = l->ranges, .all_count = l->range_count, .low = low, .high = pv->cut, .limit = parent_generation(v) };
-    struct radix_merge m = { .next = next_change, .drop = drop, .ctx = &st, .birth = v->generation, .min_blocks = version_blocks(v) };
+    struct radix_merge m = { .next = next_change, .drop = drop, .ctx = &st, .birth = v->generation, .min_blocks = pv->blocks };
     struct radix_io io = checkpoint_io(c);
     struct radix_root root = *base;
     int err = collect_ranges(&st);

@@ -111,7 +111,8 @@ static int plan_versions(struct checkpoint *c)
         struct version *v = container_of(node, struct version, dirty_link);
         struct planned_version *p = &c->versions[c->version_count++];
         v->dirty = false;
-        *p = (struct planned_version){ .v = v, .cut = v->cut, .line = v->line->id, .merge = !list_empty(&v->line_link), .parent_id = v->parent ? v->parent->id : 0 };
+        *p = (struct planned_version){ .v = v, .cut = v->cut, .blocks = version_blocks(v), .line = v->line->id,
+                                       .merge = !list_empty(&v->line_link), .parent_id = v->parent ? v->parent->id : 0 };
         p->record_length = version_record_encode(v, p->record);
     }
     qsort(c->versions, n, sizeof *c->versions, by_line_and_cut);
