@@ -201,6 +201,13 @@ void image_get_usage(struct store *s, struct store_op *op, const char *target, s
 void image_diff(struct store *s, struct store_op *op, const char *from, const char *to,
                 int (*run)(void *ctx, uint64_t offset_bytes, uint64_t length_bytes, bool is_data), void *ctx);
 
+#define IMAGE_MAP_MAX (64ull << 20) /* bytes told by one image_map */
+/* Which parts of [offset, offset + length), at most IMAGE_MAP_MAX of it, are mapped, as ascending runs without gaps up to the
+ * image's end, told on the loop before done. Exact to the block; each MiB is as of one instant, changes not yet in trees
+ * included, so nothing is written for it. A non-zero return from run stops with that error. */
+void image_map(struct store *s, struct store_op *op, const char *target, uint64_t offset, uint64_t length,
+               int (*run)(void *ctx, uint64_t offset_bytes, uint64_t length_bytes, bool is_data), void *ctx);
+
 struct store_check_result {
     uint64_t blocks_checked, nodes_checked, damaged, leaked_blocks, wrongly_free;
 };

@@ -1,4 +1,4 @@
-/* engine_looks.c - the slow looks and the images without names: differences, usage, dry runs, frozen views, imports.
+/* engine_looks.c - the slow looks and the images without names: differences, maps, usage, dry runs, frozen views, imports.
  *
  * Each begins something and waits for it, while the requests of other steps go on. */
 #include "tests/support/engine.h"
@@ -65,6 +65,74 @@ static int difference_run(void *ctx, uint64_t offset, uint64_t length, bool is_d
 }
 
 static bool snapshot_free(const struct object *o) { return !o->operations && !o->image->operations; }
+
+/* ---- Which blocks are stored ---- */
+
+struct stored {
+    const char *name;
+    uint64_t end_bytes;    /* told so far */
+    uint64_t sum, blocks;  /* of the blocks told as data */
+};
+
+static void add_stored(struct stored *t, uint64_t offset, uint64_t length)
+{
+    for (uint64_t block = offset / BLOCK_BYTES; block * BLOCK_BYTES < offset + length; block++) {
+        t->sum += (block + 1) * 0x9e3779b97f4a7c15ull ^ block << 13;
+        t->blocks++;
+    }
+}
+
+static int map_run(void *ctx, uint64_t offset, uint64_t length, bool is_data)
+{
+    struct stored *t = ctx;
+    if (offset != t->end_bytes || !length)
+        engine_fail("the map of '%s' tells %llu+%llu after %llu", t->name, (unsigned long long)offset, (unsigned long long)length, (unsigned long long)t->end_bytes);
+    t->end_bytes = offset + length;
+    if (is_data)
+        add_stored(t, offset, length);
+    return 0;
+}
+
+static int stored_run(void *ctx, uint64_t offset, uint64_t length, bool is_data)
+{
+    if (is_data)
+        add_stored(ctx, offset, length);
+    return 0;
+}
+
+/* The map of a snapshot, asked for in pieces before its changes are in trees, is what a walk of its tree finds afterwards. */
+static void look_map(struct engine *e)
+{
+    struct object *o = world_pick_snapshot(&e->world, snapshot_free);
+    char name[IMAGE_TARGET_SIZE];
+    if (!o)
+        return;
+    o->operations++;
+    o->image->operations++;
+    world_target(o, name);
+    struct stored mapped = { .name = name }, walked = { .name = name };
+    struct engine_run run;
+    uint64_t before = UINT64_MAX;
+    int err = 0;
+    while (!err && mapped.end_bytes != before && !engine_is_dead(e)) {
+        before = mapped.end_bytes;
+        engine_run_arm(&run);
+        image_map(e->store, &run.op, name, before, BLOCK_BYTES * (1 + world_random(&e->world, 2048)), map_run, &mapped);
+        err = engine_run(e, &run, "a map");
+    }
+    if (!err && !engine_is_dead(e)) {
+        engine_run_arm(&run);
+        image_diff(e->store, &run.op, NULL, name, stored_run, &walked);
+        err = engine_run(e, &run, "a difference");
+    }
+    if (err && !look_failed(e, err))
+        engine_fail("map of '%s': %s", name, run.op.error.text);
+    if (!err && !engine_is_dead(e) && (mapped.sum != walked.sum || mapped.blocks != walked.blocks || mapped.end_bytes != o->content->size_bytes))
+        engine_fail("the map of '%s' has %llu blocks in %llu bytes, its tree %llu blocks", name, (unsigned long long)mapped.blocks,
+                    (unsigned long long)mapped.end_bytes, (unsigned long long)walked.blocks);
+    o->operations--;
+    o->image->operations--;
+}
 
 static void look_difference(struct engine *e)
 {
@@ -211,8 +279,9 @@ static void look_import(struct engine *e)
 
 void engine_random_look(struct engine *e)
 {
-    switch (world_random(&e->world, 5)) {
+    switch (world_random(&e->world, 6)) {
     case 0: look_difference(e); break;
+    case 4: look_map(e); break;
     case 1: look_usage(e); break;
     case 2: look_dry_run(e); break;
     case 3: look_frozen(e); break;

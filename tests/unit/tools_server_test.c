@@ -5,7 +5,7 @@
 #include "control/control.h"
 #include "parallax/parallax.h"
 #include "tests/support/unit.h"
-#include "tools/common/contact.h"
+#include "control/contact.h"
 #include "tools/common/server.h"
 
 #include <errno.h>

@@ -1,6 +1,6 @@
 /* tools_size_test.c - sizes, data ranges and places of sockets, as the programs share them. */
 #include "tests/support/unit.h"
-#include "tools/common/place.h"
+#include "control/place.h"
 #include "tools/common/runs.h"
 #include "tools/common/size.h"
 

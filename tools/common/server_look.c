@@ -1,4 +1,4 @@
-/* server_look.c - commands that look and answer at once: ls, snap-ls, status.
+/* server_look.c - commands that look and answer at once: ls, snap-ls, find, status.
  *
  * A list is taken in one pass, so that it is the state of one instant; it waits in the connection's queue as text, a few
  * hundred bytes an image. A snapshot follows its image as an element with the key "of". */
@@ -58,6 +58,22 @@ static void snap_ls(struct session *s, json_t *request)
         session_answer(s, json_null());
 }
 
+static void find(struct session *s, json_t *request)
+{
+    const char *target;
+    struct image_info info;
+    struct error err = ERROR_NONE;
+    if (!session_arguments(s, request, "{s:s}", "target", &target))
+        return;
+    if (store_find(session_store(s), target, &info, &err)) {
+        session_answer_error(s, &err);
+        return;
+    }
+    json_t *doc = doc_image(&info);
+    json_object_set_new(doc, "snapshot", json_boolean(info.is_snapshot));
+    session_answer(s, doc);
+}
+
 static json_t *counters(const struct store_status *st)
 {
     const struct {
@@ -109,4 +125,4 @@ static void status(struct session *s, json_t *request)
     session_answer(s, doc);
 }
 
-const struct server_command server_look_commands[] = { { "ls", ls }, { "snap-ls", snap_ls }, { "status", status }, { NULL, NULL } };
+const struct server_command server_look_commands[] = { { "ls", ls }, { "snap-ls", snap_ls }, { "find", find }, { "status", status }, { NULL, NULL } };

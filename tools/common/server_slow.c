@@ -1,4 +1,4 @@
-/* server_slow.c - commands that look for a while: info, du, diff, check.
+/* server_slow.c - commands that look for a while: info, du, diff, map, check.
  *
  * Their findings are sent as they come. A diff is stopped when too much of it waits to be sent. */
 #include "tools/common/session.h"
@@ -194,6 +194,28 @@ static void diff(struct session *s, json_t *request)
         image_diff(session_store(s), &w->op, from, target, diff_run, w);
 }
 
+/* ---- map ---- */
+
+static void map_done(struct store_op *op)
+{
+    slow_finish(container_of(op, struct slow, op), &op->error, json_null());
+}
+
+static void map(struct session *s, json_t *request)
+{
+    const char *target;
+    json_int_t offset, length;
+    if (!session_arguments(s, request, "{s:s,s:I,s:I}", "target", &target, "offset", &offset, "length", &length))
+        return;
+    if (offset < 0 || length < 0 || offset > (json_int_t)IMAGE_SIZE_MAX) {
+        session_answer_error(s, &(struct error){ -EINVAL, "a range outside any image" });
+        return;
+    }
+    struct slow *w = slow_begin(s, map_done);
+    if (w)
+        image_map(session_store(s), &w->op, target, (uint64_t)offset, (uint64_t)length, diff_run, w);
+}
+
 /* ---- check ---- */
 
 static void check_finding(void *ctx, const char *line)
@@ -223,4 +245,4 @@ static void check(struct session *s, json_t *request)
         store_check(session_store(s), &w->op, data, check_finding, w, &w->check);
 }
 
-const struct server_command server_slow_commands[] = { { "info", info }, { "du", du }, { "diff", diff }, { "check", check }, { NULL, NULL } };
+const struct server_command server_slow_commands[] = { { "info", info }, { "du", du }, { "diff", diff }, { "map", map }, { "check", check }, { NULL, NULL } };

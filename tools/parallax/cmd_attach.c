@@ -7,7 +7,7 @@
 #include "base/clock.h"
 #include "hypervisor/hypervisor.h"
 #include "tools/parallax/child.h"
-#include "tools/parallax/vbd.h"
+#include "vbd/vbd.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -81,7 +81,7 @@ static bool pause_briefly(const struct cli *cli)
 static int check_image(struct cli *cli, const char *target, bool *read_only, struct error *err)
 {
     json_t *info = NULL;
-    if (cli_request(cli, json_pack("{s:s,s:s}", "command", "info", "target", target), NULL, NULL, &info, err))
+    if (cli_request(cli, json_pack("{s:s,s:s}", "command", "find", "target", target), NULL, NULL, &info, err))
         return err->code;
     const char *holder = json_text(info, "holder");
     bool fixed = json_flag(info, "snapshot") || json_flag(info, "template");

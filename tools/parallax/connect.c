@@ -1,7 +1,7 @@
 /* connect.c - finding the store: its daemon if one runs, else this process itself. */
-#include "tools/common/contact.h"
+#include "control/contact.h"
+#include "control/place.h"
 #include "tools/common/local.h"
-#include "tools/common/place.h"
 #include "tools/parallax/cli.h"
 
 #include <errno.h>

@@ -1,5 +1,5 @@
 /* main.c - parallaxd: the storage domain. */
-#include "tools/common/place.h"
+#include "control/place.h"
 #include "tools/common/size.h"
 #include "tools/parallaxd/daemon.h"
 

@@ -1,9 +1,10 @@
 /* vbd.h - a virtual block device in xenstore, as a toolstack writes it.
  *
  * The backend reads `params` as the image's name; the frontend finds its disk by the virtual device number. Threads: hv_xs_*
- * block, so everything here belongs to the command line's thread. Errors: 0 or negative errno. */
-#ifndef TOOLS_PARALLAX_VBD_H
-#define TOOLS_PARALLAX_VBD_H
+ * block, so everything here belongs to the thread of the
+ * xenstore handle, which is never a data loop's. Errors: 0 or negative errno. */
+#ifndef VBD_VBD_H
+#define VBD_VBD_H
 #include "base/error.h"
 #include "hypervisor/hypervisor.h"
 

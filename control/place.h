@@ -3,8 +3,8 @@
  * Words: a store's key is its directory as an absolute path without links; two URLs of one store have the same key.
  * A daemon listens at a path derived from the key, so that anyone who may talk to it finds it without reading the store;
  * a link "daemon.sock" in the store's directory names any other path. Any thread. */
-#ifndef TOOLS_COMMON_PLACE_H
-#define TOOLS_COMMON_PLACE_H
+#ifndef CONTROL_PLACE_H
+#define CONTROL_PLACE_H
 #include "base/error.h"
 
 #include <stdbool.h>

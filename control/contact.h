@@ -1,6 +1,6 @@
 /* contact.h - finding and greeting the daemon of a store. */
-#ifndef TOOLS_COMMON_CONTACT_H
-#define TOOLS_COMMON_CONTACT_H
+#ifndef CONTROL_CONTACT_H
+#define CONTROL_CONTACT_H
 #include "base/error.h"
 #include "control/control.h"
 

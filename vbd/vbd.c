@@ -2,7 +2,7 @@
  *
  * Both directories are made and get their owners before anything is written in them, all in one transaction: a watcher never
  * sees a device that is half there or that its owner may not read. */
-#include "tools/parallax/vbd.h"
+#include "vbd/vbd.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -1,7 +1,7 @@
 /* contact.c - see contact.h. */
-#include "tools/common/contact.h"
+#include "control/contact.h"
 
-#include "tools/common/place.h"
+#include "control/place.h"
 
 #include <errno.h>
 #include <string.h>

@@ -1,5 +1,5 @@
 /* place.c - see place.h. */
-#include "tools/common/place.h"
+#include "control/place.h"
 
 #include <errno.h>
 #include <grp.h>
