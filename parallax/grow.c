@@ -98,7 +98,7 @@ static bool checkpoint_helps(const struct store *s)
         return true;
     list_for_each(n, &s->tree.orphans) {
         const struct version *v = container_of(n, struct version, orphan_link);
-        if (version_unwanted(v) && !v->readers)
+        if (version_unwanted(v) && !v->readers && !v->pins)
             return true;
     }
     return false;

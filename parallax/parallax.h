@@ -26,6 +26,7 @@
 #define IMAGE_SECTOR 512u                                /* the unit of offsets and lengths of requests */
 #define IMAGE_SIZE_MAX (16ull << 40)                     /* bytes */
 #define IMAGE_REQUEST_MAX (1u << 20)                     /* bytes of one read or write */
+#define IMAGE_DIGEST_BYTES 32u
 
 struct store;
 struct image; /* an image or snapshot opened */
@@ -132,6 +133,7 @@ struct image_req {
 void image_submit(struct image *img, struct image_req *req);
 
 struct image_usage;
+struct image_digest;
 
 /* ---- Operations: atomic, durable when done without error ---- */
 
@@ -156,9 +158,11 @@ struct store_op {
         struct image_usage *usage;
         int (*diff_run)(void *ctx, uint64_t offset_bytes, uint64_t length_bytes, bool is_data);
         void *diff_ctx;
+        struct image_digest *digest;
     } args;
     void *work;
     const char *rename_from;
+    bool cancelled; /* read by other threads */
 };
 
 void image_create(struct store *s, struct store_op *op, const char *name, uint64_t size_bytes);
@@ -213,6 +217,16 @@ struct store_check_result {
 };
 /* Full reachability walk; data: read and verify every data block too. Findings are told one line each, on the loop. */
 void store_check(struct store *s, struct store_op *op, bool data, void (*finding)(void *ctx, const char *line), void *ctx, struct store_check_result *out);
+
+struct image_digest {
+    uint8_t sha256[IMAGE_DIGEST_BYTES];
+    uint64_t hashed_bytes; /* read for it: what is shared with what was hashed before, and zeroes, are not */
+};
+/* The digest of the content (docs/digest.md): the same wherever and however it was written. An image: as of this instant. */
+void image_get_digest(struct store *s, struct store_op *op, const char *target, struct image_digest *out);
+
+/* Makes a slow look or a search end soon, with -ECANCELED unless it was done already; op->done runs as ever. */
+static inline void store_op_cancel(struct store_op *op) { __atomic_store_n(&op->cancelled, true, __ATOMIC_RELAXED); }
 
 /* Makes everything so far part of the trees; the journal is empty after. */
 void store_checkpoint(struct store *s, struct store_op *op);

@@ -124,7 +124,9 @@ struct store {
     struct read_pool *reads;
     struct partial_pool *partials;
 
-    struct worker checkpointer, helper;
+    struct worker checkpointer, helper, walker; /* walker: walks that take long and need no moment of their own */
+    bool stop_walks;                     /* read by other threads */
+    struct known_digest *known_digests;  /* digest.c; the walker's */
     struct checkpoint *checkpoint;
     struct loop_timer idle_timer;
     struct list_node checkpoint_waiters; /* store_op.link */
@@ -299,6 +301,29 @@ void handle_free(struct image *img);
 /* ---- query.c ---- */
 /* finish runs when everything so far is in trees, at a moment when no checkpoint runs. */
 void checkpoint_then(struct store *s, struct store_op *op, void (*finish)(struct store_op *op));
+
+/* ---- Walks that take long ---- */
+/* A version that is pinned stays, with all it reaches, when its last user lets it go, until it is not. */
+static inline struct version *version_pin(struct version *v)
+{
+    v->pins++;
+    return v;
+}
+static inline void version_unpin(struct store *s, struct version *v)
+{
+    if (--v->pins == 0 && version_unwanted(v))
+        checkpoint_request(s);
+}
+
+/* ---- blocks.c ---- */
+/* On any thread but the loop: reads the data blocks that entries name (elsewhere zeroes), block i to buffer + i blocks, and
+ * verifies them. Returns how many failed; errors[i]: 0, -EIO or -EBADMSG. */
+uint32_t blocks_read(struct store *s, const struct radix_entry *entries, uint32_t n, uint8_t *buffer, int *errors);
+/* On any thread: whether a long walk for op must end early. */
+static inline bool op_stopped(const struct store_op *op)
+{
+    return __atomic_load_n(&op->cancelled, __ATOMIC_RELAXED) || __atomic_load_n(&op->store->stop_walks, __ATOMIC_RELAXED);
+}
 
 /* ---- usage.c ---- */
 /* Adds the versions that go with an image to an array that grows. */

@@ -47,7 +47,7 @@ void plan_end(struct checkpoint *c)
 
 bool plan_wants_deletion(const struct version *v)
 {
-    return version_unwanted(v) && v->readers == 0 && v->plan_mark == PLAN_NONE;
+    return version_unwanted(v) && v->readers == 0 && v->pins == 0 && v->plan_mark == PLAN_NONE;
 }
 
 /* Versions to delete now: no two of them neighbours (V4). */

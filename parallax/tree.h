@@ -54,6 +54,7 @@ struct version {
     struct vdisk *image;       /* of a head or snapshot; NULL once nobody owns it */
     struct list_node snapshot_link; /* in image->snapshots, by creation */
     uint32_t readers;          /* open handles on this frozen version */
+    uint32_t pins;             /* walks of it under way: it is not deleted meanwhile */
     bool dirty;                /* record or root will differ from the catalog's */
     uint8_t plan_mark;         /* in the checkpoint being planned: PLAN_… */
     struct list_node orphan_link; /* in tree->orphans while nobody owns it */

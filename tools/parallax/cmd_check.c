@@ -1,7 +1,8 @@
-/* cmd_check.c - check.
+/* cmd_check.c - check, and the table of what else looks at blocks.
  *
  * Exit status, as of fsck's kind: 0 sound, 1 not checked (wrong usage included), 2 corrupt, 3 leaked space only. */
 #include "tools/parallax/commands.h"
+#include "tools/parallax/content.h"
 
 #include <stdio.h>
 
@@ -64,5 +65,9 @@ const struct command check_commands[] = {
     { .name = "check", .arguments = "", .summary = "Walk the whole store and verify every block and the map", .run = run_check, .least = 0,
       .most = 0, .usage_status = CHECK_FAILED, .options = { { "quick", 0, NULL, "verify the map, and leave the data unread" } },
       .examples = "  parallax check\n  parallax check --quick --json\n" },
+    { .name = "digest", .arguments = "NAME[@SNAP]", .summary = "Print the digest (SHA-256) of what an image holds", .run = content_digest, .least = 1,
+      .most = 1, .examples = "  parallax digest debian-12\n  parallax digest vm1@monday --json\n" },
+    { .name = "verify", .arguments = "NAME[@SNAP] DIGEST", .summary = "Read an image whole and compare its digest", .run = content_verify, .least = 2,
+      .most = 2, .examples = "  parallax verify debian-12 \"$(cat debian-12.digest)\"\n" },
     { 0 },
 };
