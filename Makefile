@@ -7,6 +7,7 @@
 #   make check-asan   unit and model tests under AddressSanitizer and UBSan
 #   make check-tsan   the threaded tests under ThreadSanitizer
 #   make check-layers includes run one way only
+#   make check-mutants deliberate bugs: each must make the test that it names fail (MUTANT="NAMES": only these)
 #   make bench        ratios against the raw device
 #   make install      under DESTDIR, PREFIX=/usr
 #   make clean
@@ -46,7 +47,7 @@ LDLIBS += -lxengnttab -lxenevtchn
 endif
 
 PACKAGES := gcc make libc6-dev libaio-dev libdb5.3-dev libssl-dev libcunit1-dev libjansson-dev libxen-dev libfuse3-dev \
-            xenstore-utils e2fsprogs jq fio fuse3 util-linux mount procps
+            xenstore-utils e2fsprogs jq fio fuse3 util-linux mount procps patch
 
 # Each folder is a static library; what it may stand on (tests/check-layers holds the includes to the same table).
 FOLDERS := base radix cache hypervisor vbd parallax blkfront blkback control doors/common tools/common
@@ -108,8 +109,9 @@ $(foreach t,$(UNIT_TESTS) $(HELPERS),$(eval $(call test_rules,$(t))))
 
 -include $(shell find $(O)/obj -name '*.d' 2>/dev/null)
 
-.PHONY: tests
-tests: all $(UNIT_TESTS) $(HELPERS)
+.PHONY: tests programs
+tests: programs $(UNIT_TESTS)
+programs: all $(HELPERS)
 
 .PHONY: deps
 deps:
@@ -123,6 +125,11 @@ check: deps
 .PHONY: check-layers
 check-layers:
 	$(Q)tests/check-layers
+
+.PHONY: check-mutants
+check-mutants: deps
+	$(Q)$(MAKE) --no-print-directory -j2 tests
+	$(Q)O=$(O) tests/mutants/run $(MUTANT)
 
 .PHONY: check-asan check-tsan
 check-asan check-tsan: check-%: deps
