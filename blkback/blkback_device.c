@@ -286,11 +286,14 @@ static void opened(struct blkback_device *d)
     }
     d->stage = d->result ? BLKBACK_HELD : BLKBACK_READY;
     set_problem(d, d->result ? d->error.text : "");
-    if (was_held)
+    if (was_held) {
+        if (!d->result)
+            blkback_nodes_write_available(d);
         return;
+    }
     if (d->result)
         log_limited(&d->log_limit, LOG_LEVEL_INFO, "device waits for its image: domid=%u vdev=%u image=%s: %s", d->disk.domid, d->disk.vdev, d->target, d->error.text);
-    int err = blkback_nodes_write_features(d);
+    int err = blkback_nodes_write_features(d, d->result ? d->error.text : NULL);
     if (err && err != -ENOENT)
         complain(d, "its features cannot be written to xenstore (is its quota used up?)");
 }

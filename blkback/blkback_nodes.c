@@ -108,8 +108,8 @@ int blkback_nodes_identify(struct blkback_device *d, struct error *err)
     memcpy(d->target, text, sizeof d->target);
     pthread_mutex_unlock(&b->lock);
     d->cdrom = read_text(b, 0, d->path, "device-type", text, sizeof text) == 0 && !strcmp(text, "cdrom");
-    /* Read-only unless asked otherwise in so many words; a frozen state can be nothing else. */
-    d->read_only = d->cdrom || strchr(d->target, '@') || read_text(b, 0, d->path, "mode", text, sizeof text) || strcmp(text, "w");
+    /* Read-only unless asked otherwise in so many words. */
+    d->read_only = d->cdrom || read_text(b, 0, d->path, "mode", text, sizeof text) || strcmp(text, "w");
     d->discard = read_number(b, d->path, "discard-enable", 1, &n) ? true : n == 1;
     d->removable = read_number(b, d->path, "removable", 1, &n) == 0 && n == 1;
     return 0;
@@ -244,16 +244,25 @@ static int transact(struct blkback_device *d, void (*body)(struct batch *t, cons
     return -EAGAIN;
 }
 
+/* What the toolstack's script in dom0 waits for (tools/xen/block-parallax), and why it is what it is. */
+static void put_verdict(struct batch *t, const char *verdict, const char *reason)
+{
+    static const char *const names[] = { "error", "hotplug-error" };
+    put(t, "hotplug-status", verdict);
+    for (unsigned i = 0; i < 2; i++) {
+        char path[BLKBACK_PATH_SIZE + 64];
+        join(path, t->d->path, names[i]);
+        if (reason)
+            put(t, names[i], reason);
+        else /* of an earlier attempt */
+            hv_xs_remove(t->d->disk.b->xs, t->tx, path);
+    }
+}
+
 static void put_features(struct batch *t, const void *arg)
 {
     unsigned hidden = t->d->disk.b->options.hidden;
-    static const char *const stale[] = { "error", "hotplug-error" };
-    (void)arg;
-    for (unsigned i = 0; i < 2; i++) { /* an earlier attempt may have failed */
-        char path[BLKBACK_PATH_SIZE + 64];
-        join(path, t->d->path, stale[i]);
-        hv_xs_remove(t->d->disk.b->xs, t->tx, path);
-    }
+    put_verdict(t, arg ? "held" : "connected", arg);
     if (!(hidden & BLKBACK_MULTI_PAGE)) {
         put_number(t, "max-ring-page-order", BLKIF_MAX_RING_ORDER);
         put_number(t, "max-ring-pages", BLKBACK_MAX_RING_PAGES);
@@ -296,13 +305,19 @@ static void put_size(struct batch *t, const void *arg)
 
 static void put_state(struct batch *t, const void *arg) { put_number(t, "state", *(const unsigned *)arg); }
 
+static void put_available(struct batch *t, const void *arg) { put_verdict(t, "connected", arg); }
+
 static void put_problem(struct batch *t, const void *arg)
 {
-    put(t, "error", arg);
-    put(t, "hotplug-error", arg);
+    struct blkback_device *d = t->d;
+    put_verdict(t, "error", arg);
+    /* libxl runs its script only after this state, and the script's end is what makes it print the reason. */
+    if (hv_own_domid(d->disk.b->hv) == HV_DOMID_TOOLSTACK && atomic_load(&d->state) == XENBUS_INITIALISING)
+        put_number(t, "state", XENBUS_INIT_WAIT);
 }
 
-int blkback_nodes_write_features(struct blkback_device *d) { return transact(d, put_features, NULL); }
+int blkback_nodes_write_features(struct blkback_device *d, const char *held) { return transact(d, put_features, held); }
+int blkback_nodes_write_available(struct blkback_device *d) { return transact(d, put_available, NULL); }
 int blkback_nodes_write_connected(struct blkback_device *d) { return transact(d, put_connected, NULL); }
 int blkback_nodes_write_size(struct blkback_device *d) { return transact(d, put_size, NULL); }
 int blkback_nodes_write_state(struct blkback_device *d, unsigned state) { return transact(d, put_state, &state); }

@@ -220,7 +220,10 @@ void blkback_nodes_look(struct blkback_device *d, struct blkback_seen *out);
 int blkback_nodes_identify(struct blkback_device *d, struct error *err);
 int blkback_nodes_read_connection(struct blkback_device *d, struct blkback_connection *out, struct error *err);
 /* Each of these changes nothing if the directory is gone. */
-int blkback_nodes_write_features(struct blkback_device *d);
+/* held: who holds the image, so that the frontend has to wait; or NULL. */
+int blkback_nodes_write_features(struct blkback_device *d, const char *held);
+/* The image that was held is ours now. */
+int blkback_nodes_write_available(struct blkback_device *d);
 int blkback_nodes_write_connected(struct blkback_device *d);
 int blkback_nodes_write_size(struct blkback_device *d);
 int blkback_nodes_write_state(struct blkback_device *d, unsigned state);

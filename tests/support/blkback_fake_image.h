@@ -81,6 +81,8 @@ int image_open(struct store *s, const char *target, const struct image_open_opti
         return error_set(err, fake.open_error, "image '%s' does not open", target);
     if (strncmp(target, "disk", 4))
         return error_set(err, -ENOENT, "no image '%s'", target);
+    if (opt->mode == IMAGE_READ_WRITE && strchr(target, '@'))
+        return error_set(err, -EROFS, "'%s' is a snapshot", target);
     if (opt->mode == IMAGE_READ_WRITE && fake.writers)
         return error_set(err, -EBUSY, "image '%s' is held by another", target);
     struct image *img = calloc(1, sizeof *img);

@@ -119,16 +119,58 @@ static void a_read_only_disk_refuses_writes(void)
     world_end();
 }
 
-static void a_frozen_state_is_read_only_whatever_the_mode(void)
+static bool node_is(const char *name, const char *want)
+{
+    char *text = toolstack_backend_node(world.xs, &world.device, name);
+    bool same = text && want ? !strcmp(text, want) : text == want;
+    free(text);
+    return same;
+}
+
+static void a_snapshot_asked_for_writing_is_refused(void)
 {
     world_begin(&(struct blkback_options){ 0 }, DISK_BYTES);
     world.device.params = "disk@monday";
+    world_attach();
+    CU_ASSERT(world_until(node_is("hotplug-error", "'disk@monday' is a snapshot")));
+    CU_ASSERT_EQUAL(toolstack_backend_state(world.xs, &world.device), 1);
+    toolstack_remove(world.xs, &world.device);
+    CU_ASSERT(world_until(world_info().vdev == 0));
+    world.device.mode = "r";
     world_attach();
     struct blkfront *f = world_open(&(struct blkfront_options){ 0 });
     struct blkfront_info info;
     blkfront_get_info(f, &info);
     CU_ASSERT(info.read_only);
     blkfront_close(f);
+    world_end();
+}
+
+/* libxl in dom0 waits for state 2 before it runs the script that reads the verdict. */
+static void in_dom0_a_refusal_waits_for_the_script(void)
+{
+    struct error err = ERROR_NONE;
+    world_begin(&(struct blkback_options){ 0 }, DISK_BYTES);
+    blkback_stop(world.backend, false);
+    CU_ASSERT_EQUAL_FATAL(blkback_start(world.toolstack, NULL, world.loop, &world.options, &world.backend, &err), 0);
+    world.device.backend = HV_DOMID_TOOLSTACK;
+    world.device.params = "nothing";
+    world_attach();
+    CU_ASSERT(world_until(toolstack_backend_state(world.xs, &world.device) == 2));
+    CU_ASSERT(node_is("hotplug-status", "error"));
+    CU_ASSERT(node_is("hotplug-error", "no image 'nothing'"));
+    toolstack_ask_detach(world.xs, &world.device);
+    CU_ASSERT(world_until(toolstack_backend_state(world.xs, &world.device) == 6));
+    toolstack_remove(world.xs, &world.device);
+    CU_ASSERT(world_until(world_info().vdev == 0));
+    world.device.params = "disk";
+    world_attach();
+    struct blkfront *f = world_open(&(struct blkfront_options){ 0 });
+    CU_ASSERT(node_is("hotplug-status", "connected"));
+    CU_ASSERT(node_is("hotplug-error", NULL));
+    blkfront_close(f);
+    toolstack_remove(world.xs, &world.device);
+    CU_ASSERT(world_until(world_info().vdev == 0));
     world_end();
 }
 
@@ -207,7 +249,10 @@ static void a_second_writer_waits_for_the_first(void)
         world_turn();
     CU_ASSERT_EQUAL(toolstack_backend_state(world.xs, &second), 2);
     CU_ASSERT_EQUAL(fake.opens, 1);
+    world.device = second;
+    CU_ASSERT(node_is("hotplug-status", "held") && node_is("hotplug-error", "image 'disk' is held by another"));
     blkfront_close(first);
+    CU_ASSERT(world_until(node_is("hotplug-status", "connected") && node_is("hotplug-error", NULL)));
     struct error err = ERROR_NONE;
     struct blkfront *f = NULL;
     CU_ASSERT_EQUAL_FATAL(blkfront_open(world.guest, world.loop, &(struct blkfront_options){ .vdev = 51728 }, &f, &err), 0);
@@ -256,7 +301,8 @@ int main(int argc, char **argv)
     return unit_main(argc, argv, "blkback_device", (struct unit_test[]){
         UNIT(every_layout_order_and_segment_limit_carries_random_data), UNIT(several_queues_carry_random_data),
         UNIT(persistent_grants_carry_random_data), UNIT(granted_buffers_go_without_bounce), UNIT(a_read_only_disk_refuses_writes),
-        UNIT(a_frozen_state_is_read_only_whatever_the_mode), UNIT(a_frontend_that_closed_may_connect_again), UNIT(detaching_ends_in_an_empty_tree),
+        UNIT(a_snapshot_asked_for_writing_is_refused),
+        UNIT(in_dom0_a_refusal_waits_for_the_script), UNIT(a_frontend_that_closed_may_connect_again), UNIT(detaching_ends_in_an_empty_tree),
         UNIT(a_frontend_that_vanishes_is_cleaned_up), UNIT(a_missing_image_is_told_to_the_toolstack), UNIT(a_second_writer_waits_for_the_first),
         UNIT(a_resize_reaches_the_frontend), UNIT(features_that_are_hidden_are_not_offered), { 0 } });
 }
