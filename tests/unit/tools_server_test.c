@@ -213,7 +213,8 @@ static void malformed_requests_are_refused(void)
     CU_ASSERT_EQUAL(ask_once(json_pack("{s:s,s:s,s:s}", "command", "create", "name", "x", "size", "1G")), -EINVAL);
     CU_ASSERT_EQUAL(ask_once(json_pack("{s:s,s:[],s:b,s:b}", "command", "rm", "names", "snapshots", 0, "dry-run", 0)), -EINVAL);
     CU_ASSERT_EQUAL(ask_once(json_pack("{s:s,s:s,s:i,s:b}", "command", "import", "name", "x", "size", 511, "template", 0)), -EINVAL);
-    CU_ASSERT_EQUAL(ask_once(json_pack("{s:s,s:s,s:I,s:I}", "command", "read", "target", "vm", "offset", (json_int_t)INT64_MAX - 511, "length",
+    CU_ASSERT_EQUAL(ask_once(json_pack("{s:s,s:s,s:i}", "command", "create", "name", "there", "size", 1 << 20)), 0);
+    CU_ASSERT_EQUAL(ask_once(json_pack("{s:s,s:s,s:I,s:I}", "command", "read", "target", "there", "offset", (json_int_t)INT64_MAX - 511, "length",
                                        (json_int_t)512)), -EINVAL);
 }
 
