@@ -3,6 +3,7 @@
 
 #include "tools/common/size.h"
 #include "tools/parallax/tree.h"
+#include "tools/parallax/xl.h"
 
 #include <fnmatch.h>
 #include <stdio.h>
@@ -126,7 +127,9 @@ static int run_info(struct cli *cli, const struct args *a)
     int status = cli_call(cli, json_pack("{s:s,s:s}", "command", "info", "target", a->words[0]), append, snapshots, &result);
     if (status == EXIT_DONE) {
         json_object_set(result, "snapshots", snapshots);
-        if (!cli_json(cli, result))
+        if (option_set(a, "xl"))
+            xl_print(a->words[0], json_flag(result, "snapshot") || json_flag(result, "template"));
+        else if (!cli_json(cli, result))
             print_info(result);
     }
     json_decref(snapshots);
@@ -176,7 +179,8 @@ const struct command list_commands[] = {
       .options = { { "long", 'l', NULL, "with size, parent, snapshots and state" } },
       .examples = "  parallax ls\n  parallax ls -l 'node-*'\n  parallax ls --json\n" },
     { .name = "info", .arguments = "NAME[@SNAP]", .summary = "Tell everything about an image or snapshot", .run = run_info, .least = 1, .most = 1,
-      .examples = "  parallax info vm1\n  parallax info --json vm1@before-upgrade\n" },
+      .options = { { "xl", 0, NULL, "print the disk line of an xl.cfg instead" } },
+      .examples = "  parallax info vm1\n  parallax info --json vm1@before-upgrade\n  parallax info --xl vm1 >>guest.cfg\n" },
     { .name = "tree", .arguments = "", .summary = "Show which image comes from which", .run = run_tree, .least = 0, .most = 0,
       .options = { { "dot", 0, NULL, "as a graph for dot(1)" } }, .examples = "  parallax tree\n  parallax tree --dot | dot -Tsvg >tree.svg\n" },
     { .name = "du", .arguments = "[NAME[@SNAP]]", .summary = "Tell how much images map, and how much only they hold", .run = run_du, .least = 0,
