@@ -35,7 +35,7 @@ CFLAGS := -std=gnu11 -g $(OPT_$(D)) -Wall -Wextra -Wshadow -Wvla -Wstrict-protot
           -Wpointer-arith -Werror -fno-strict-aliasing -fstack-protector-strong -fPIC -fvisibility=hidden $(SAN_$(D)) $(CFLAGS_EXTRA)
 CPPFLAGS := -I. -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64
 LDFLAGS := $(SAN_$(D)) -Wl,--as-needed
-LDLIBS := -laio -ldb-5.3 -lcrypto -ljansson -lxenstore -lpthread
+LDLIBS := -lfuse3 -laio -ldb-5.3 -lcrypto -ljansson -lxenstore -lpthread
 
 # The real Xen, where its headers are.
 XEN ?= $(if $(wildcard /usr/include/xengnttab.h),1)
@@ -47,10 +47,10 @@ LDLIBS += -lxengnttab -lxenevtchn
 endif
 
 PACKAGES := gcc make libc6-dev libaio-dev libdb5.3-dev libssl-dev libcunit1-dev libjansson-dev libxen-dev libfuse3-dev \
-            xenstore-utils e2fsprogs jq fio fuse3 util-linux mount procps patch
+            xenstore-utils e2fsprogs xfsprogs jq fio fuse3 util-linux mount procps patch
 
 # Each folder is a static library; what it may stand on (tests/check-layers holds the includes to the same table).
-FOLDERS := base radix cache hypervisor vbd parallax blkfront blkback control doors/common tools/common
+FOLDERS := base radix cache hypervisor vbd parallax blkfront blkback control doors/common doors/fuse tools/common
 DEPS_base := base
 DEPS_radix := radix base
 DEPS_cache := cache base
@@ -61,7 +61,7 @@ DEPS_blkback := blkback blkfront hypervisor parallax radix cache base
 DEPS_vbd := vbd hypervisor base
 DEPS_control := control base
 DEPS_doors := doors/common control vbd blkfront hypervisor base
-DEPS_tools := tools/common vbd control blkback blkfront hypervisor parallax radix cache base
+DEPS_tools := tools/common doors/fuse doors/common vbd control blkback blkfront hypervisor parallax radix cache base
 DEPS_support := tests/support
 
 sources = $(filter-out $(if $(XEN),,hypervisor/xen/%),$(sort $(shell find $(1) -name '*.c' 2>/dev/null)))
@@ -103,7 +103,7 @@ $(foreach p,$(PROGRAMS),$(eval $(call program_rules,$(p))))
 # A unit test NAME_…_test.c links the libraries of the folder NAME; other tests link everything.
 define test_rules
 $(1): $(patsubst $(O)/tests/%,$(O)/obj/tests/%.o,$(1)) $(call libraries,$(or $(DEPS_$(firstword $(subst _, ,$(notdir $(1))))),$(DEPS_tools)) tests/support)
-	$$(call link,-lcunit $(if $(findstring fuse,$(1)),-lfuse3))
+	$$(call link,-lcunit)
 endef
 $(foreach t,$(UNIT_TESTS) $(HELPERS),$(eval $(call test_rules,$(t))))
 
@@ -152,6 +152,7 @@ install: all
 	install -m 755 $(O)/parallax $(DESTDIR)$(PREFIX)/bin/parallax
 	install -m 755 $(O)/parallaxd $(DESTDIR)$(PREFIX)/sbin/parallaxd
 	install -m 755 $(O)/parallax-hypervisor $(DESTDIR)$(PREFIX)/libexec/parallax/parallax-hypervisor
+	install -m 755 $(O)/parallax-mount $(DESTDIR)$(PREFIX)/libexec/parallax/parallax-mount
 
 .PHONY: clean
 clean:

@@ -14,6 +14,7 @@
  * Data requests are in sectors, as a loop device makes them; others get EINVAL. */
 #define FUSE_USE_VERSION 312
 #include "base/clock.h"
+#include "base/flusher.h"
 #include "base/loop.h"
 #include "blkfront/blkfront.h"
 #include "hypervisor/hypervisor.h"
@@ -27,7 +28,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
@@ -390,7 +390,7 @@ int main(int argc, char **argv)
         return 2;
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
-    prctl(PR_SET_IO_FLUSHER, 1); /* where allowed: memory that this process needs is not freed by writing to its own disk */
+    flusher_begin();
     if (loop_create(&guest.loop) || watch_signals() || connect_disk(&o) || mount_door(o.directory))
         return 1;
     loop_run(guest.loop);

@@ -1,5 +1,5 @@
 /* notify.c - see notify.h. */
-#include "tools/parallaxd/notify.h"
+#include "tools/common/notify.h"
 
 #include <stddef.h>
 #include <stdlib.h>

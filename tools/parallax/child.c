@@ -1,7 +1,7 @@
 /* child.c - see child.h.
  *
- * The program is the one beside this one (as built), else beside it in sbin (as installed), else the one in PATH. It says that
- * it is ready as it says it to systemd: by a datagram to NOTIFY_SOCKET. */
+ * A program is the one beside this one (as built), else the one where it is installed, else the one in PATH. It says that it is
+ * ready as it says it to systemd: by a datagram to NOTIFY_SOCKET. */
 #include "tools/parallax/child.h"
 
 #include "base/clock.h"
@@ -21,19 +21,21 @@
 
 #define READY_TIMEOUT_MS 60000u /* recovery may take a while */
 
-static void find_program(char out[PATH_MAX])
+static void find_program(const char *name, char out[PATH_MAX])
 {
-    char self[PATH_MAX - 32];
+    static const char *const places[] = { ".", "../sbin", "../libexec/parallax" };
+    char self[PATH_MAX - 128];
     ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
     self[n > 0 ? n : 0] = '\0';
     char *slash = strrchr(self, '/');
     if (slash)
         *slash = '\0';
-    snprintf(out, PATH_MAX, "%s/parallaxd", self);
-    if (!slash || access(out, X_OK) < 0)
-        snprintf(out, PATH_MAX, "%s/../sbin/parallaxd", self);
-    if (!slash || access(out, X_OK) < 0)
-        snprintf(out, PATH_MAX, "parallaxd");
+    for (unsigned i = 0; slash && i < sizeof places / sizeof *places; i++) {
+        snprintf(out, PATH_MAX, "%s/%s/%.64s", self, places[i], name);
+        if (access(out, X_OK) == 0)
+            return;
+    }
+    snprintf(out, PATH_MAX, "%.64s", name);
 }
 
 /* A socket with a name of the kernel's choice, in the abstract name space. */
@@ -53,25 +55,41 @@ static int open_notify(char name[64])
     return fd;
 }
 
-static void run_program(struct cli *cli, const char *hypervisor, const char *notify)
+static void run_program(char *const argv[], bool lives_on, const char *notify)
 {
     char program[PATH_MAX];
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     signal(SIGPIPE, SIG_DFL);
-    /* Ctrl-C goes to the whole group; this command decides when its daemon ends, and takes it along if it is killed. */
+    /* Ctrl-C goes to the whole group; this command decides when its child ends, and takes it along if it is killed. */
     setpgid(0, 0);
-    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (!lives_on)
+        prctl(PR_SET_PDEATHSIG, SIGTERM);
     setenv("NOTIFY_SOCKET", notify, 1);
-    find_program(program);
-    execlp(program, "parallaxd", "--store", cli->store_url, "--hypervisor", hypervisor, (char *)NULL);
+    find_program(argv[0], program);
+    execvp(program, argv);
     _exit(127);
 }
 
-bool child_ended(pid_t pid) { return waitpid(pid, NULL, WNOHANG) != 0; }
+static int exit_status(int status) { return WIFEXITED(status) ? WEXITSTATUS(status) : -1; }
 
-static int wait_ready(struct cli *cli, int fd, pid_t pid, struct error *err)
+bool child_ended_with(pid_t pid, int *status)
+{
+    int how = -1;
+    if (waitpid(pid, &how, WNOHANG) == 0)
+        return false;
+    *status = exit_status(how);
+    return true;
+}
+
+bool child_ended(pid_t pid)
+{
+    int status;
+    return child_ended_with(pid, &status);
+}
+
+static int wait_ready(struct cli *cli, const char *name, int fd, pid_t pid, struct error *err)
 {
     uint64_t until = clock_monotonic_ms() + READY_TIMEOUT_MS;
     char text[256];
@@ -79,18 +97,18 @@ static int wait_ready(struct cli *cli, int fd, pid_t pid, struct error *err)
         struct pollfd p[2] = { { .fd = fd, .events = POLLIN }, { .fd = cli->cancel_fd, .events = POLLIN } };
         int n = poll(p, 2, 200);
         if (n > 0 && p[1].revents)
-            return error_set(err, -ECANCELED, "interrupted; nothing was attached");
+            return error_set(err, -ECANCELED, "interrupted before %s was ready", name);
         ssize_t got = n > 0 && p[0].revents ? recv(fd, text, sizeof text - 1, 0) : 0;
         text[got > 0 ? got : 0] = '\0';
         if (strstr(text, "READY=1"))
             return 0;
         if (child_ended(pid))
-            return error_set(err, -ECHILD, "parallaxd could not be started; its message is above");
+            return error_set(err, -ECHILD, "%s could not be started; its message is above", name);
     }
-    return error_set(err, -ETIMEDOUT, "parallaxd was not ready after %u s", READY_TIMEOUT_MS / 1000);
+    return error_set(err, -ETIMEDOUT, "%s was not ready after %u s", name, READY_TIMEOUT_MS / 1000);
 }
 
-int child_start(struct cli *cli, const char *hypervisor, pid_t *out, struct error *err)
+int child_run(struct cli *cli, char *const argv[], bool lives_on, pid_t *out, struct error *err)
 {
     char notify[64];
     int fd = open_notify(notify);
@@ -98,22 +116,38 @@ int child_start(struct cli *cli, const char *hypervisor, pid_t *out, struct erro
         return error_set(err, fd, "cannot make a socket: %s", strerror(-fd));
     pid_t pid = fork();
     if (pid == 0)
-        run_program(cli, hypervisor, notify);
+        run_program(argv, lives_on, notify);
     if (pid < 0)
-        error_set(err, -errno, "cannot start parallaxd: %s", strerror(errno));
-    else if (wait_ready(cli, fd, pid, err) == 0 && cli_connect_daemon(cli, err) == -ENOENT)
-        error_set(err, -ENOENT, "parallaxd started and cannot be found");
-    close(fd);
-    if (err->code && pid > 0)
+        error_set(err, -errno, "cannot start %s: %s", argv[0], strerror(errno));
+    else if (wait_ready(cli, argv[0], fd, pid, err))
         child_stop(pid);
-    if (!err->code)
+    else
+        *out = pid;
+    close(fd);
+    return err->code;
+}
+
+int child_start(struct cli *cli, const char *hypervisor, pid_t *out, struct error *err)
+{
+    char *argv[] = { "parallaxd", "--store", cli->store_url, "--hypervisor", (char *)hypervisor, NULL };
+    pid_t pid;
+    if (child_run(cli, argv, false, &pid, err))
+        return err->code;
+    if (cli_connect_daemon(cli, err) == -ENOENT)
+        error_set(err, -ENOENT, "parallaxd started and cannot be found");
+    if (err->code)
+        child_stop(pid);
+    else
         *out = pid;
     return err->code;
 }
 
-void child_stop(pid_t pid)
+int child_stop(pid_t pid)
 {
+    int status;
     kill(pid, SIGTERM);
-    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
-        ;
+    while (waitpid(pid, &status, 0) < 0)
+        if (errno != EINTR)
+            return -1;
+    return exit_status(status);
 }

@@ -17,7 +17,7 @@
 #include "control/place.h"
 #include "tools/common/server.h"
 #include "tools/parallaxd/describe.h"
-#include "tools/parallaxd/notify.h"
+#include "tools/common/notify.h"
 
 #include <errno.h>
 #include <signal.h>

@@ -1,4 +1,5 @@
 /* main.c - parallaxd: the storage domain. */
+#include "base/flusher.h"
 #include "control/place.h"
 #include "tools/common/size.h"
 #include "tools/parallaxd/daemon.h"
@@ -98,5 +99,6 @@ int main(int argc, char **argv)
             return fail(1, err.text);
         o.url = url;
     }
+    flusher_begin(); /* a loop device of this host may stand on one of our images */
     return daemon_run(&o, &err) ? fail(1, err.text) : 0;
 }

@@ -1,0 +1,239 @@
+/* cmd_mount.c - mount, umount.
+ *
+ * mount starts the door, a process of its own, and leaves it behind when the directory shows the store. If no daemon serves
+ * the store, it starts one, stays, and takes both along when it is told to end or the directory is unmounted. */
+#include "tools/parallax/commands.h"
+
+#include "tools/parallax/child.h"
+
+#include <errno.h>
+#include <grp.h>
+#include <limits.h>
+#include <mntent.h>
+#include <poll.h>
+#include <pwd.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define DOOR "parallax-mount"
+#define DOOR_ARGUMENTS 16
+#define LOOK_EVERY_MS 50
+
+/* ---- Options ---- */
+
+struct owner {
+    char uid[16], gid[16]; /* "" : not said */
+};
+
+static bool is_number(const char *text) { return *text && strspn(text, "0123456789") == strlen(text) && strlen(text) < 11; }
+
+/* USER[:GROUP], names or numbers; a user's name alone brings the user's own group. */
+static int parse_owner(const struct args *a, struct owner *out)
+{
+    const char *text = option_value(a, "owner");
+    char user[64];
+    if (!text)
+        return EXIT_DONE;
+    const char *colon = strchr(text, ':'), *group = colon ? colon + 1 : NULL;
+    snprintf(user, sizeof user, "%.*s", (int)(colon ? colon - text : (long)strlen(text)), text);
+    const struct passwd *pw = is_number(user) ? NULL : getpwnam(user);
+    const struct group *gr = !group || is_number(group) ? NULL : getgrnam(group);
+    if (!pw && !is_number(user))
+        return cli_usage(a, "--owner: there is no user '%s'", user);
+    if (group && !gr && !is_number(group))
+        return cli_usage(a, "--owner: there is no group '%.63s'", group);
+    snprintf(out->uid, sizeof out->uid, "%s", pw ? "" : user);
+    if (pw)
+        snprintf(out->uid, sizeof out->uid, "%u", (unsigned)pw->pw_uid);
+    if (group && !gr)
+        snprintf(out->gid, sizeof out->gid, "%s", group);
+    else if (gr || pw)
+        snprintf(out->gid, sizeof out->gid, "%u", gr ? (unsigned)gr->gr_gid : (unsigned)pw->pw_gid);
+    return EXIT_DONE;
+}
+
+static int check_mode(const struct args *a)
+{
+    const char *mode = option_value(a, "mode");
+    bool good = !mode || (*mode && strspn(mode, "01234567") == strlen(mode) && strtoul(mode, NULL, 8) <= 0777);
+    return good ? EXIT_DONE : cli_usage(a, "--mode is octal permissions such as 660, not '%.32s'", mode);
+}
+
+static int find_directory(const char *text, char out[PATH_MAX])
+{
+    struct stat st;
+    if (!realpath(text, out) || stat(out, &st) < 0)
+        return cli_fail_text("cannot mount on '%s': %s", text, strerror(errno));
+    return S_ISDIR(st.st_mode) ? EXIT_DONE : cli_fail_text("cannot mount on '%s': it is not a directory", text);
+}
+
+/* ---- mount ---- */
+
+struct mounted {
+    struct cli *cli;
+    pid_t daemon, door; /* 0: none of ours (any more) */
+};
+
+static void door_arguments(const struct cli *cli, const struct args *a, const struct owner *owner, char *directory, bool detach, char *argv[DOOR_ARGUMENTS])
+{
+    static const char *const flags[] = { "manage", "read-only", "cached" };
+    static char *const words[] = { "--manage", "--read-only", "--cached" };
+    unsigned n = 0;
+    argv[n++] = DOOR;
+    argv[n++] = "--store";
+    argv[n++] = (char *)cli->store_url;
+    for (unsigned i = 0; i < sizeof flags / sizeof *flags; i++)
+        if (option_set(a, flags[i]))
+            argv[n++] = words[i];
+    if (*owner->uid) {
+        argv[n++] = "--uid";
+        argv[n++] = (char *)owner->uid;
+    }
+    if (*owner->gid) {
+        argv[n++] = "--gid";
+        argv[n++] = (char *)owner->gid;
+    }
+    if (option_set(a, "mode")) {
+        argv[n++] = "--mode";
+        argv[n++] = (char *)option_value(a, "mode");
+    }
+    if (detach)
+        argv[n++] = "--detach";
+    argv[n++] = "--";
+    argv[n++] = directory;
+    argv[n] = NULL;
+}
+
+/* Until the directory is unmounted, a process of ours ends or the user wants out. */
+static void stay(struct mounted *w, struct error *err)
+{
+    struct pollfd p = { .fd = w->cli->cancel_fd, .events = POLLIN };
+    int status = 0;
+    while (poll(&p, 1, LOOK_EVERY_MS) <= 0) {
+        if (child_ended_with(w->door, &status)) {
+            w->door = 0;
+            break;
+        }
+        if (w->daemon && child_ended(w->daemon)) {
+            w->daemon = 0;
+            error_set(err, -ECHILD, "the daemon ended, and what was mounted with it");
+            break;
+        }
+    }
+    if (w->door)
+        status = child_stop(w->door);
+    if (status)
+        error_set(err, -ECHILD, "%s failed; its message is above", DOOR);
+}
+
+static void print_mounted(const struct mounted *w, const char *directory)
+{
+    json_t *doc = json_pack("{s:s,s:s,s:i}", "directory", directory, "store", w->cli->store_key, "pid", (int)w->door);
+    if (!cli_json(w->cli, doc))
+        cli_say(w->cli, "mounted %s on %s; 'parallax umount %s' ends it", w->cli->store_key, directory, directory);
+    json_decref(doc);
+    fflush(stdout);
+}
+
+static int run_mount(struct cli *cli, const struct args *a)
+{
+    struct mounted w = { .cli = cli };
+    struct owner owner = { 0 };
+    struct error err = ERROR_NONE;
+    char directory[PATH_MAX], *argv[DOOR_ARGUMENTS];
+    int status = parse_owner(a, &owner);
+    if (status == EXIT_DONE)
+        status = check_mode(a);
+    if (status == EXIT_DONE)
+        status = find_directory(a->words[0], directory);
+    if (status != EXIT_DONE)
+        return status;
+    int bad = cli_connect_daemon(cli, &err);
+    if (bad == -ENOENT && child_start(cli, "local", &w.daemon, &err) == 0)
+        cli_note(cli, "parallax: no daemon serves this store: started one, pid %d; it ends with this command", (int)w.daemon);
+    cli_disconnect(cli); /* the door has a connection of its own */
+    bool stays = w.daemon || option_set(a, "foreground");
+    door_arguments(cli, a, &owner, directory, !stays, argv);
+    if (!err.code && child_run(cli, argv, !stays, &w.door, &err) == 0) {
+        print_mounted(&w, directory);
+        if (stays)
+            stay(&w, &err);
+    }
+    if (w.daemon)
+        child_stop(w.daemon);
+    return err.code ? cli_fail(&err) : EXIT_DONE;
+}
+
+/* ---- umount ---- */
+
+/* Root unmounts by itself, others by the helper that may. */
+static int unmount(const char *directory)
+{
+    char *argv[] = { "fusermount3", "-u", "-q", "--", (char *)directory, NULL };
+    pid_t pid;
+    int status;
+    if (geteuid() == 0)
+        return umount2(directory, UMOUNT_NOFOLLOW) < 0 ? -errno : 0;
+    int bad = -posix_spawnp(&pid, argv[0], NULL, NULL, argv, environ);
+    if (bad)
+        return bad;
+    while (waitpid(pid, &status, 0) < 0)
+        if (errno != EINTR)
+            return -errno;
+    return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -EBUSY;
+}
+
+/* Whether a store is mounted there, so that nothing else is unmounted by mistake. */
+static bool shows_store(const char *directory)
+{
+    const struct mntent *e;
+    bool found = false;
+    FILE *f = setmntent("/proc/self/mounts", "re");
+    while (f && (e = getmntent(f)))
+        if (!strcmp(e->mnt_dir, directory))
+            found = !strcmp(e->mnt_type, "fuse.parallax"); /* the last one is on top */
+    if (f)
+        endmntent(f);
+    return found;
+}
+
+static int run_umount(struct cli *cli, const struct args *a)
+{
+    char directory[PATH_MAX];
+    if (!realpath(a->words[0], directory))
+        return cli_fail_text("cannot unmount '%s': %s", a->words[0], strerror(errno));
+    if (!shows_store(directory))
+        return cli_fail_text("no store is mounted on %s", directory);
+    int bad = unmount(directory);
+    if (bad == -EBUSY)
+        return cli_fail_text("cannot unmount %s: it is in use; see fuser -vm %s", directory, directory);
+    if (bad)
+        return cli_fail_text("cannot unmount %s: %s", directory, strerror(-bad));
+    cli_say(cli, "unmounted %s", directory);
+    return EXIT_DONE;
+}
+
+const struct command mount_commands[] = {
+    { .name = "mount", .arguments = "DIR", .summary = "Show images, snapshots and templates as files below DIR", .run = run_mount, .least = 1, .most = 1,
+      .options = { { "manage", 0, NULL, "let mv rename, rm remove and truncate enlarge images" },
+                   { "read-only", 0, NULL, "nothing can be written" },
+                   { "cached", 0, NULL, "let the kernel cache contents (default: each request reaches the store)" },
+                   { "owner", 0, "U[:G]", "user and group of the files (default: who mounts)" },
+                   { "mode", 0, "MODE", "permissions of images (default: 600)" },
+                   { "foreground", 'f', NULL, "stay until DIR is unmounted" } },
+      .examples = "  parallax mount /mnt/images\n"
+                  "  losetup --find --show --direct-io=on /mnt/images/images/vm1\n"
+                  "  parallax mount --owner libvirt-qemu:kvm --mode 660 /mnt/images   # for QEMU under libvirt\n"
+                  "  parallax mount --read-only --cached /mnt/images                  # to look into snapshots\n"
+                  "  parallax mount --manage /mnt/images                              # mv renames, rm removes\n" },
+    { .name = "umount", .arguments = "DIR", .summary = "End what mount began", .run = run_umount, .least = 1, .most = 1,
+      .examples = "  parallax umount /mnt/images\n" },
+    { 0 },
+};
