@@ -2,8 +2,8 @@
  * delay and power-cut devices.
  *
  * Words: a block is BDEV_BLOCK_SIZE bytes; an address is a block number on the device.
- * Threads: bdev_submit belongs to the device's loop; bdev_read, bdev_read_many, bdev_write, bdev_flush, bdev_grow and bdev_punch block and may be called
- * from any other thread, at any time.
+ * Threads: bdev_submit belongs to the device's loop; bdev_read, bdev_read_many, bdev_write, bdev_flush, bdev_grow, bdev_punch and bdev_fill block and
+ * may be called from any other thread, at any time.
  * Errors: 0 or negative errno. A device that has no room says -ENOSPC; a short transfer is -EIO.
  * Order: requests complete in any order, and a request sees the effect of another only if that one had completed before it
  * was submitted. A completed write is in the device but survives power loss only after a flush that was submitted later has
@@ -14,6 +14,7 @@
 #define BASE_BDEV_H
 #include "base/list.h"
 
+#include <errno.h>
 #include <stdint.h>
 #include <sys/uio.h>
 
@@ -44,8 +45,14 @@ struct bdev_ops {
     int (*flush)(struct bdev *d);
     /* Makes addresses up to `blocks` usable and physically allocated, zero-filled where new; grows the file if there is one. */
     int (*grow)(struct bdev *d, uint64_t blocks);
-    /* Gives the space of a freed range back to what lies below; the range then reads as anything. May be a no-op. */
+    /* Gives the space of a freed range back to what lies below; the range then reads as anything, and is not written to before
+     * fill has made it allocated again. -EOPNOTSUPP: what lies below cannot take it. */
     int (*punch)(struct bdev *d, uint64_t block, uint64_t blocks);
+    /* Makes a punched range physically allocated and zero-filled again, durably. NULL: a punched range stays allocated. */
+    int (*fill)(struct bdev *d, uint64_t block, uint64_t blocks);
+    /* The first stretch at or after `from` that is not allocated, as far as what lies below tells; -ENOENT: none. Called while
+     * nothing else is. NULL: none ever is. */
+    int (*hole)(struct bdev *d, uint64_t from, uint64_t *start, uint64_t *end);
     void (*close)(struct bdev *d);
 };
 
@@ -68,6 +75,11 @@ static inline int bdev_read_many(struct bdev *d, const uint64_t *blocks, void *c
 static inline int bdev_flush(struct bdev *d) { return d->ops->flush(d); }
 static inline int bdev_grow(struct bdev *d, uint64_t blocks) { return d->ops->grow(d, blocks); }
 static inline int bdev_punch(struct bdev *d, uint64_t block, uint64_t blocks) { return d->ops->punch(d, block, blocks); }
+static inline int bdev_fill(struct bdev *d, uint64_t block, uint64_t blocks) { return d->ops->fill ? d->ops->fill(d, block, blocks) : 0; }
+static inline int bdev_hole(struct bdev *d, uint64_t from, uint64_t *start, uint64_t *end)
+{
+    return d->ops->hole ? d->ops->hole(d, from, start, end) : -ENOENT;
+}
 /* No request may be in flight. */
 static inline void bdev_close(struct bdev *d) { d->ops->close(d); }
 

@@ -1,6 +1,7 @@
-/* grow.c - space for data: what must stay free, and growing the device ahead of need (consistency.md, S1 and S2).
+/* grow.c - space for data: what must stay free, and allocating ahead of need (consistency.md, S1 and S2).
  *
- * The helper thread grows the file in chunks of zeroes; data is only ever put where that has been done. */
+ * The helper thread fills holes with zeroes, or grows the file by a chunk of them where there are no holes; data is only ever
+ * put where that has been done. */
 #include "parallax/parallax_private.h"
 
 #include "base/clock.h"
@@ -10,8 +11,8 @@
 #include <stdlib.h>
 
 #define CHUNK_BLOCKS (32u << 20 >> BDEV_BLOCK_SHIFT)
-#define AHEAD_MIN_BLOCKS (16u << 20 >> BDEV_BLOCK_SHIFT)
-#define AHEAD_MAX_BLOCKS (256u << 20 >> BDEV_BLOCK_SHIFT)
+#define SPARE_MIN_BLOCKS (16u << 20 >> BDEV_BLOCK_SHIFT)
+#define SPARE_MAX_BLOCKS (256u << 20 >> BDEV_BLOCK_SHIFT)
 #define RETRY_MS 1000u
 #define RESERVE_FIXED 512u
 #define NODES_PER_CHANGE 4u /* the height of the highest map */
@@ -19,6 +20,7 @@
 struct grow {
     struct job job;
     struct store *store;
+    struct space_run holes; /* to be filled; empty: the device is grown to target */
     uint64_t target;
     int error;
 };
@@ -30,25 +32,30 @@ uint64_t space_reserve(const struct store *s, uint64_t more)
     return RESERVE_FIXED + s->space.usable / 1024 + NODES_PER_CHANGE * changes;
 }
 
-/* The most blocks the device may have. Without a limit of its own the store leaves room to others on the file system. */
-static uint64_t limit_blocks(struct store *s)
+uint64_t space_room(struct store *s)
 {
-    uint64_t free_bytes, total_bytes;
-    if (s->super.limit_blocks)
-        return s->super.limit_blocks;
-    if (s->blocks->max_blocks != UINT64_MAX)
-        return s->blocks->max_blocks;
-    if (backing_free_bytes(&s->backing, &free_bytes, &total_bytes))
-        return s->space.max_blocks;
-    uint64_t keep = total_bytes / 20 > 1ull << 30 ? total_bytes / 20 : 1ull << 30;
-    uint64_t more = free_bytes > keep ? (free_bytes - keep) / BDEV_BLOCK_SIZE : 0, most = bdev_blocks(s->blocks) + more;
-    return most < s->space.max_blocks ? most : s->space.max_blocks;
+    uint64_t free_bytes, total_bytes, present = bdev_blocks(s->blocks) - s->space.hole_blocks, limit = s->super.limit_blocks;
+    if (!limit && s->blocks->max_blocks == UINT64_MAX && !backing_free_bytes(&s->backing, &free_bytes, &total_bytes)) {
+        uint64_t keep = total_bytes / 20 > 1ull << 30 ? total_bytes / 20 : 1ull << 30;
+        limit = present + (free_bytes > keep ? (free_bytes - keep) / BDEV_BLOCK_SIZE : 0);
+    }
+    if (!limit || limit > s->blocks->max_blocks)
+        limit = s->blocks->max_blocks;
+    return limit > present ? limit - present : 0;
+}
+
+uint64_t space_spare(const struct store *s)
+{
+    uint64_t spare = space_present(&s->space) / 8;
+    spare = spare < SPARE_MIN_BLOCKS ? SPARE_MIN_BLOCKS : spare > SPARE_MAX_BLOCKS ? SPARE_MAX_BLOCKS : spare;
+    return s->opt.spare_bytes ? s->opt.spare_bytes / BDEV_BLOCK_SIZE : spare;
 }
 
 static void work(struct job *j)
 {
     struct grow *g = container_of(j, struct grow, job);
-    g->error = bdev_grow(g->store->blocks, g->target);
+    struct bdev *d = g->store->blocks;
+    g->error = g->holes.next < g->holes.end ? bdev_fill(d, g->holes.next, g->holes.end - g->holes.next) : bdev_grow(d, g->target);
 }
 
 static void done(struct loop_task *t)
@@ -59,35 +66,48 @@ static void done(struct loop_task *t)
     s->grow_error = g->error;
     if (g->error) {
         s->grow_retry_ms = clock_monotonic_ms() + RETRY_MS;
-        log_warning("store cannot grow store=%s blocks=%llu error=%d", store_name(s), (unsigned long long)g->target, g->error);
+        log_limited(&s->grow_complaints, LOG_LEVEL_WARNING, "store cannot grow store=%s blocks=%llu error=%d", store_name(s), (unsigned long long)g->target,
+                    g->error);
+    } else if (g->holes.next < g->holes.end) {
+        space_fill_holes(&s->space, g->holes.next, g->holes.end);
     }
     space_set_usable(&s->space, bdev_blocks(s->blocks));
     loop_defer_last(s->loop, &s->pump);
 }
 
-void space_grow_ahead(struct store *s)
+uint64_t space_chunk(const struct store *s)
 {
-    uint64_t ahead = s->space.usable / 8;
-    ahead = ahead < AHEAD_MIN_BLOCKS ? AHEAD_MIN_BLOCKS : ahead > AHEAD_MAX_BLOCKS ? AHEAD_MAX_BLOCKS : ahead;
-    if (s->growing || s->failed || s->closing || s->space.free_blocks >= space_reserve(s, 0) + ahead)
+    uint64_t chunk = 2 * space_spare(s);
+    return chunk < CHUNK_BLOCKS ? chunk : CHUNK_BLOCKS;
+}
+
+/* Allocates a chunk more, if that is possible now. */
+static void grow(struct store *s)
+{
+    if (s->growing || s->failed || s->closing)
         return;
     if (s->grow_error && clock_monotonic_ms() < s->grow_retry_ms)
         return;
-    uint64_t limit = limit_blocks(s), have = bdev_blocks(s->blocks);
-    if (have >= limit) {
-        if (!s->super.limit_blocks && s->blocks->max_blocks == UINT64_MAX) {
-            s->grow_error = -ENOSPC;
-            s->grow_retry_ms = clock_monotonic_ms() + RETRY_MS;
-        }
+    uint64_t room = space_room(s), chunk = space_chunk(s) < room ? space_chunk(s) : room, have = bdev_blocks(s->blocks);
+    struct grow *g = s->grow;
+    g->holes = (struct space_run){ 0 };
+    g->target = have + chunk < s->space.max_blocks ? have + chunk : s->space.max_blocks;
+    if (!chunk || (space_find_holes(&s->space, chunk, &g->holes) && g->target <= have)) {
+        s->grow_error = -ENOSPC;
+        s->grow_retry_ms = clock_monotonic_ms() + RETRY_MS;
         return;
     }
-    struct grow *g = s->grow;
     g->store = s;
-    g->target = limit - have < CHUNK_BLOCKS ? limit : have + CHUNK_BLOCKS;
     g->job.work = work;
     g->job.done.run = done;
     s->growing = true;
     worker_submit(&s->helper, &g->job);
+}
+
+void space_grow_ahead(struct store *s)
+{
+    if (s->space.free_blocks < space_reserve(s, 0) + space_spare(s))
+        grow(s);
 }
 
 /* Whether a checkpoint could make room: something is held, changed or waiting to be deleted. */
@@ -108,11 +128,10 @@ int space_ready(struct store *s, uint32_t blocks)
 {
     uint64_t in_run = s->run.end - s->run.next;
     if (s->space.free_blocks + in_run >= blocks + space_reserve(s, blocks)) {
-        if (!s->growing && s->space.free_blocks < AHEAD_MAX_BLOCKS + space_reserve(s, 0))
-            space_grow_ahead(s);
+        space_grow_ahead(s);
         return 0;
     }
-    space_grow_ahead(s);
+    grow(s);
     if (s->growing)
         return -EAGAIN;
     if (checkpoint_helps(s)) {

@@ -43,6 +43,8 @@ struct store_options {
     uint64_t map_cache_bytes;   /* 0: 64 MiB */
     uint64_t block_cache_bytes; /* 0: 32 MiB */
     uint32_t index_entries;     /* bound of changes since the last checkpoint; 0: 524288 */
+    uint64_t spare_bytes;       /* free space kept allocated for writes to come; 0: an eighth of the store, 16 … 256 MiB */
+    uint32_t trim_after_ms;     /* what was free for so long, and is not spare, goes back to the file system or device; 0: 5 s */
     bool wait_when_full;        /* a guest's write waits for space instead of failing with -ENOSPC */
     unsigned lock_timeout_ms;   /* 0: 10 s */
     const char *command;        /* named to others that wait for the lock */
@@ -62,6 +64,8 @@ struct store_status {
     uint64_t size_bytes;         /* limit; 0 if only the file system limits it */
     uint64_t capacity_bytes;     /* what could be stored in all, now */
     uint64_t used_bytes;         /* blocks not free, metadata included */
+    uint64_t present_bytes;      /* allocated on the file system or device: used and spare ones */
+    uint64_t trimmed_bytes;      /* given back since the store was opened */
     uint64_t provisioned_bytes;  /* sum of the sizes of images */
     uint64_t images, templates, snapshots, open_images;
     uint64_t checkpoints, journal_bytes, journal_used_bytes, index_entries, index_used, held_blocks, deletions_pending;

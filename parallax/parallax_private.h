@@ -2,6 +2,7 @@
  * those of docs/consistency.md. Everything is the loop's unless it says otherwise. */
 #ifndef PARALLAX_PRIVATE_H
 #define PARALLAX_PRIVATE_H
+#include "base/log.h"
 #include "cache/cache.h"
 #include "parallax/change.h"
 #include "parallax/disk.h"
@@ -138,6 +139,8 @@ struct store {
     uint64_t grow_retry_ms;
     struct loop_timer full_timer;        /* writes wait for space */
     struct grow *grow;
+    struct log_limit grow_complaints;
+    struct trim *trim;
 
     struct store_status stats;
 };
@@ -247,8 +250,25 @@ uint64_t space_reserve(const struct store *s, uint64_t more);
 /* Room for `blocks` of data now? 0, -EAGAIN (wait: growing or checkpointing), -ENOSPC. */
 int space_ready(struct store *s, uint32_t blocks);
 void space_grow_ahead(struct store *s);
+/* How many more blocks the limit, or what lies below, lets the store allocate. */
+uint64_t space_room(struct store *s);
+/* Free blocks to be kept allocated ahead of need. */
+uint64_t space_spare(const struct store *s);
+/* How many are allocated at a time. */
+uint64_t space_chunk(const struct store *s);
 int grow_init(struct store *s);
 void grow_fini(struct store *s);
+
+/* ---- trim.c ---- */
+int trim_init(struct store *s);
+void trim_fini(struct store *s);
+/* Space has become free: what of it is not needed goes back after a while. */
+void trim_note(struct store *s);
+/* Gives back now what is not needed, a bounded part of it; trim_busy until done. */
+void trim_now(struct store *s);
+bool trim_busy(const struct store *s);
+/* While opening: finds what is not allocated below. -ENOSPC: what must be there is not, and cannot be made. */
+int trim_find_holes(struct store *s);
 
 /* ---- recovery.c ---- */
 struct sealed_range {

@@ -116,19 +116,10 @@ static uint64_t deletions_pending(const struct store *s)
 
 static void space_facts(struct store *s, struct store_status *o)
 {
-    uint64_t free_bytes = 0, total_bytes = 0, now = bdev_blocks(s->blocks), most = s->super.limit_blocks;
-    if (!most && s->blocks->max_blocks != UINT64_MAX)
-        most = s->blocks->max_blocks;
-    if (!most) {
-        most = now;
-        if (!backing_free_bytes(&s->backing, &free_bytes, &total_bytes)) {
-            uint64_t keep = total_bytes / 20 > 1ull << 30 ? total_bytes / 20 : 1ull << 30;
-            most += free_bytes > keep ? (free_bytes - keep) / BDEV_BLOCK_SIZE : 0;
-        }
-    }
     o->size_bytes = s->super.limit_blocks * BDEV_BLOCK_SIZE;
-    o->capacity_bytes = most * BDEV_BLOCK_SIZE;
-    o->used_bytes = (s->space.usable - s->space.free_blocks - (s->run.end - s->run.next)) * BDEV_BLOCK_SIZE;
+    o->present_bytes = (bdev_blocks(s->blocks) - s->space.hole_blocks) * BDEV_BLOCK_SIZE;
+    o->capacity_bytes = o->present_bytes + space_room(s) * BDEV_BLOCK_SIZE;
+    o->used_bytes = (space_present(&s->space) - s->space.free_blocks - (s->run.end - s->run.next)) * BDEV_BLOCK_SIZE;
 }
 
 static void cache_facts(struct store *s, struct store_status *o)

@@ -33,14 +33,16 @@ int space_init(struct space *sp, uint64_t zone_start, uint64_t max_blocks)
     sp->taken = reserve_map(map_words(sp));
     sp->image = reserve_map(map_words(sp));
     sp->freed = reserve_map(map_words(sp));
+    sp->hole = reserve_map(map_words(sp));
     sp->free_in_page = calloc(sp->max_pages, sizeof *sp->free_in_page);
+    sp->holes_in_page = calloc(sp->max_pages, sizeof *sp->holes_in_page);
     sp->page_state = calloc(sp->max_pages, 1);
     sp->page_dirty = calloc(sp->max_pages, 1);
     sp->page_written = calloc(sp->max_pages, 1);
     sp->page_freed = calloc(sp->max_pages, 1);
     sp->page_lost = calloc(sp->max_pages, 1);
-    if (sp->taken && sp->image && sp->freed && sp->free_in_page && sp->page_state && sp->page_dirty && sp->page_written
-        && sp->page_freed && sp->page_lost)
+    if (sp->taken && sp->image && sp->freed && sp->hole && sp->free_in_page && sp->holes_in_page && sp->page_state && sp->page_dirty
+        && sp->page_written && sp->page_freed && sp->page_lost)
         return 0;
     space_fini(sp);
     return -ENOMEM;
@@ -54,7 +56,10 @@ void space_fini(struct space *sp)
         munmap(sp->image, map_words(sp) * 8);
     if (sp->freed)
         munmap(sp->freed, map_words(sp) * 8);
+    if (sp->hole)
+        munmap(sp->hole, map_words(sp) * 8);
     free(sp->free_in_page);
+    free(sp->holes_in_page);
     free(sp->page_state);
     free(sp->page_dirty);
     free(sp->page_written);
@@ -76,7 +81,9 @@ void space_set_usable(struct space *sp, uint64_t blocks)
         return;
     uint64_t from = sp->usable > sp->zone_start ? index_of(sp, sp->usable) : 0, to = index_of(sp, blocks);
     for (uint64_t i = from; i < to; i++) {
-        if (i % ZONE_BLOCKS < ZONE_HEAD_BLOCKS) {
+        if (sp->page_lost[i / PAGE_BLOCKS]) {
+            set(sp->taken, i);
+        } else if (i % ZONE_BLOCKS < ZONE_HEAD_BLOCKS) {
             set(sp->taken, i);
             set(sp->image, i);
         } else if (!test(sp->taken, i)) {
@@ -85,7 +92,7 @@ void space_set_usable(struct space *sp, uint64_t blocks)
         }
     }
     sp->usable = blocks;
-    sp->pages = (uint32_t)((to + PAGE_BLOCKS - 1) / PAGE_BLOCKS);
+    __atomic_store_n(&sp->pages, (uint32_t)((to + PAGE_BLOCKS - 1) / PAGE_BLOCKS), __ATOMIC_RELAXED);
 }
 
 void space_opened(struct space *sp)
@@ -109,6 +116,7 @@ void space_opened(struct space *sp)
 void space_mark_taken(struct space *sp, uint64_t address)
 {
     uint64_t i = index_of(sp, address);
+    space_fill_holes(sp, address, address + 1); /* what is in use is no hole, whatever was believed */
     if (test(sp->taken, i))
         return;
     set(sp->taken, i);
@@ -166,6 +174,8 @@ int space_take(struct space *sp, uint64_t want, struct space_run *out)
             set(sp->taken, i);
         sp->free_in_page[sp->cursor_page] -= (uint32_t)(to - from);
         sp->free_blocks -= to - from;
+        if (sp->free_blocks < sp->low_free_blocks)
+            sp->low_free_blocks = sp->free_blocks;
         sp->cursor = to;
         *out = (struct space_run){ sp->zone_start + from, sp->zone_start + to };
         return 0;
@@ -179,6 +189,85 @@ void space_give_back(struct space *sp, uint64_t address, uint64_t count)
         sp->free_in_page[i / PAGE_BLOCKS]++;
         sp->free_blocks++;
     }
+}
+
+/* ---- Holes ---- */
+
+#define EXCESS_PAGES 256u /* looked at in one call */
+
+void space_make_holes(struct space *sp, uint64_t start, uint64_t end)
+{
+    start = start > sp->zone_start ? index_of(sp, start) : 0;
+    end = end > sp->zone_start ? index_of(sp, end < sp->usable ? end : sp->usable) : 0;
+    for (uint64_t i = start; i < end; i++) {
+        if (test(sp->taken, i))
+            continue;
+        set(sp->taken, i);
+        set(sp->hole, i);
+        sp->free_in_page[i / PAGE_BLOCKS]--;
+        sp->holes_in_page[i / PAGE_BLOCKS]++;
+        sp->free_blocks--;
+        sp->hole_blocks++;
+    }
+}
+
+uint64_t space_fill_holes(struct space *sp, uint64_t start, uint64_t end)
+{
+    uint64_t filled = 0;
+    for (uint64_t i = index_of(sp, start), last = index_of(sp, end); i < last; i++) {
+        if (!test(sp->hole, i))
+            continue;
+        clear(sp->hole, i);
+        clear(sp->taken, i);
+        sp->free_in_page[i / PAGE_BLOCKS]++;
+        sp->holes_in_page[i / PAGE_BLOCKS]--;
+        filled++;
+    }
+    sp->free_blocks += filled;
+    sp->hole_blocks -= filled;
+    return filled;
+}
+
+static uint64_t page_end(const struct space *sp, uint32_t page)
+{
+    uint64_t end = (uint64_t)(page + 1) * PAGE_BLOCKS, usable = index_of(sp, sp->usable);
+    return end < usable ? end : usable;
+}
+
+uint32_t space_take_excess(struct space *sp, uint32_t *page, uint64_t least, uint64_t most, struct space_run *runs, uint32_t max_runs)
+{
+    uint32_t n = 0, last = sp->pages - *page < EXCESS_PAGES ? sp->pages : *page + EXCESS_PAGES;
+    for (; *page < last; ++*page) {
+        uint64_t end = page_end(sp, *page), at = (uint64_t)*page * PAGE_BLOCKS;
+        while (sp->free_in_page[*page] >= least && (at = find_bit(sp->taken, at, end, false)) < end) {
+            uint64_t to = find_bit(sp->taken, at, end, true);
+            if (to - at >= least) {
+                if (n == max_runs || most < least)
+                    return n;
+                to = to - at > most ? at + most : to;
+                runs[n] = (struct space_run){ sp->zone_start + at, sp->zone_start + to };
+                space_make_holes(sp, runs[n].next, runs[n].end);
+                n++;
+                most -= to - at;
+            }
+            at = to;
+        }
+    }
+    return n;
+}
+
+int space_find_holes(const struct space *sp, uint64_t most, struct space_run *out)
+{
+    uint32_t best = 0;
+    for (uint32_t p = 1; p < sp->pages; p++)
+        if (sp->holes_in_page[p] > sp->holes_in_page[best])
+            best = p;
+    if (sp->hole_blocks == 0)
+        return -ENOENT;
+    uint64_t end = page_end(sp, best), from = find_bit(sp->hole, (uint64_t)best * PAGE_BLOCKS, end, true);
+    uint64_t to = find_bit(sp->hole, from, from + most < end ? from + most : end, false);
+    *out = (struct space_run){ sp->zone_start + from, sp->zone_start + to };
+    return 0;
 }
 
 static void mark_freed(struct space *sp, uint64_t i)
@@ -215,9 +304,16 @@ static uint64_t copy_address(const struct space *sp, uint32_t page, unsigned cop
     return sp->zone_start + (uint64_t)(page / ZONE_PAGES) * ZONE_BLOCKS + (copy - 1) * ZONE_PAGES + page % ZONE_PAGES;
 }
 
+/* Those that can have a state. The loop may add pages meanwhile, which are clean. */
+static uint32_t page_count(const struct space *sp)
+{
+    uint32_t pages = __atomic_load_n(&sp->pages, __ATOMIC_RELAXED);
+    return pages > sp->stored_pages ? pages : sp->stored_pages;
+}
+
 int space_write_pages(struct space *sp, struct bdev *device, uint32_t seed, uint64_t checkpoint, uint8_t *buffer)
 {
-    for (uint32_t p = 0; p < sp->max_pages; p++) {
+    for (uint32_t p = 0, pages = page_count(sp); p < pages; p++) {
         if (!sp->page_dirty[p] || sp->page_lost[p])
             continue;
         uint8_t copy = sp->page_state[p] == 1 ? 2 : 1;
@@ -234,7 +330,7 @@ int space_write_pages(struct space *sp, struct bdev *device, uint32_t seed, uint
 uint32_t space_encode_states(const struct space *sp, uint8_t *states)
 {
     uint32_t length = 0;
-    for (uint32_t p = 0; p < sp->max_pages; p++) {
+    for (uint32_t p = 0, pages = page_count(sp); p < pages; p++) {
         unsigned s = sp->page_written[p] ? sp->page_written[p] : sp->page_state[p];
         if (!s)
             continue;
@@ -246,7 +342,7 @@ uint32_t space_encode_states(const struct space *sp, uint8_t *states)
 
 void space_install(struct space *sp)
 {
-    for (uint32_t p = 0; p < sp->max_pages; p++)
+    for (uint32_t p = 0; p < sp->pages; p++)
         if (sp->page_written[p]) {
             sp->page_state[p] = sp->page_written[p];
             sp->page_written[p] = 0;
@@ -285,6 +381,7 @@ int space_load(struct space *sp, struct bdev *device, uint32_t seed, const uint8
         if (!s)
             continue;
         sp->page_state[p] = (uint8_t)s;
+        sp->stored_pages = p + 1;
         int err = s > 2 ? -EBADMSG : p >= sp->pages ? -ENXIO : bdev_read(device, copy_address(sp, p, s), buffer, 1);
         if (!err)
             err = page_decode(buffer, seed, p / ZONE_PAGES, p % ZONE_PAGES, sp->image + (uint64_t)p * PAGE_WORDS);

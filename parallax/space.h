@@ -1,30 +1,35 @@
 /* space.h - which blocks of the device are free.
  *
- * Three bit maps over the addresses from the first zone on:
- *   taken  the loop's: not to be allocated now (in use, lent out, or held)
+ * Four bit maps over the addresses from the first zone on:
+ *   taken  the loop's: not to be allocated now (in use, lent out, held, or a hole)
+ *   hole   the loop's: free, but given back to what lies below: to be filled before it is allocated (S4); taken as well
  *   image  the checkpoint's: what the next committed space map says is allocated
  *   freed  the checkpoint's while it runs, the loop's otherwise: taken bits to clear once the commit is done and no reader of
  *          older roots is left (consistency.md, H1)
  * Threads: calls marked L on the loop, C on the checkpoint's thread (or on the loop while no checkpoint runs). The two never
  * touch the same map at the same time.
- * Memory: the maps are reserved for the largest device and touched only as far as it reaches: 3 bits a block. */
+ * Memory: the maps are reserved for the largest device and touched only as far as it reaches: 4 bits a block. */
 #ifndef PARALLAX_SPACE_H
 #define PARALLAX_SPACE_H
 #include "base/bdev.h"
 #include "parallax/disk.h"
 
 struct space {
-    uint64_t *taken, *image, *freed; /* word i of page p: index p * PAGE_WORDS + i */
+    uint64_t *taken, *hole, *image, *freed; /* word i of page p: index p * PAGE_WORDS + i */
     uint64_t zone_start, max_blocks; /* addresses below zone_start are not ours */
-    uint64_t usable;                 /* addresses below this exist and are physically allocated */
+    uint64_t usable;                 /* addresses below this exist and, but for holes, are physically allocated */
     uint32_t max_pages, pages;       /* pages: those that `usable` reaches */
+    uint32_t stored_pages;           /* as many had a state when the store was opened */
     uint32_t *free_in_page;          /* by taken; L */
+    uint32_t *holes_in_page;         /* L */
     uint8_t *page_state;             /* 0 never written, 1 copy A, 2 copy B; changed at install */
     uint8_t *page_dirty;             /* C: image differs from the valid copy */
     uint8_t *page_written;           /* C: copy written by the checkpoint under way (1 or 2) */
     uint8_t *page_freed;             /* some freed bit is set */
     uint8_t *page_lost;              /* could not be read: nothing is taken or freed here */
     uint64_t free_blocks;            /* L: usable and not taken */
+    uint64_t hole_blocks;            /* L */
+    uint64_t low_free_blocks;        /* L: the least that free_blocks was since its user last set this */
     uint32_t cursor_page;            /* L: where runs are being taken */
     uint64_t cursor;
 };
@@ -47,6 +52,17 @@ int space_take(struct space *sp, uint64_t want, struct space_run *out);
 void space_give_back(struct space *sp, uint64_t address, uint64_t count);
 /* L: a block that never reached the stored map is no longer needed; it becomes free with the next release. */
 void space_hold(struct space *sp, uint64_t address);
+/* L: what is free in that range becomes a hole. */
+void space_make_holes(struct space *sp, uint64_t start, uint64_t end);
+/* L: the holes of that range are there again, and free. Returns how many. */
+uint64_t space_fill_holes(struct space *sp, uint64_t start, uint64_t end);
+/* L: makes holes of free runs of at least `least` blocks, no more than `most` blocks in all, from page *page on, and tells
+ * them; *page moves on, to sp->pages when all was looked at. Looks at a bounded number of pages. */
+uint32_t space_take_excess(struct space *sp, uint32_t *page, uint64_t least, uint64_t most, struct space_run *runs, uint32_t max_runs);
+/* L: a stretch of holes, at most `most` blocks; they stay holes. -ENOENT: there are none. */
+int space_find_holes(const struct space *sp, uint64_t most, struct space_run *out);
+/* Addresses that are physically allocated. */
+static inline uint64_t space_present(const struct space *sp) { return sp->usable - sp->hole_blocks; }
 /* C */
 void space_image_set(struct space *sp, uint64_t address);
 void space_image_clear(struct space *sp, uint64_t address);

@@ -256,10 +256,11 @@ static void apply_defaults(struct store_options *o)
 static int init_parts(struct store *s)
 {
     uint64_t most = s->super.limit_blocks ? s->super.limit_blocks : s->blocks->max_blocks < STORE_MAX_BLOCKS ? s->blocks->max_blocks : STORE_MAX_BLOCKS;
+    most = bdev_blocks(s->blocks) > most ? bdev_blocks(s->blocks) : most; /* a limit below what there is bounds what is allocated of it */
     int rc;
     if ((rc = space_init(&s->space, s->super.zone_start, most)) || (rc = index_init(&s->index[0], s->opt.index_entries))
         || (rc = index_init(&s->index[1], s->opt.index_entries)) || (rc = journal_init(s)) || (rc = read_init(s)) || (rc = partial_init(s))
-        || (rc = checkpoint_init(s)) || (rc = grow_init(s)) || (rc = radix_cache_create(s->blocks, s->super.seed, s->opt.map_cache_bytes, &s->map))
+        || (rc = checkpoint_init(s)) || (rc = grow_init(s)) || (rc = trim_init(s)) || (rc = radix_cache_create(s->blocks, s->super.seed, s->opt.map_cache_bytes, &s->map))
         || (rc = cache_open(s->loop, s->blocks, s->opt.block_cache_bytes, &s->data)) || (rc = worker_start(&s->checkpointer, s->loop))
         || (rc = worker_start(&s->helper, s->loop)) || (rc = worker_start(&s->walker, s->loop)))
         return rc;
@@ -280,6 +281,7 @@ static void destroy(struct store *s)
     if (s->map)
         radix_cache_destroy(s->map);
     checkpoint_fini(s);
+    trim_fini(s);
     grow_fini(s);
     partial_fini(s);
     read_fini(s);
@@ -312,6 +314,8 @@ static int open_loaded(struct store *s, struct error *err)
         space_opened(&s->space);
     }
     if (!rc)
+        rc = trim_find_holes(s);
+    if (!rc)
         rc = store_recover(s, &l.state, err);
     free(l.page_states);
     state_fini(&l.state);
@@ -320,6 +324,7 @@ static int open_loaded(struct store *s, struct error *err)
     if (s->stats.recovered_records)
         checkpoint_request(s);
     ops_clean_up(s);
+    trim_note(s);
     return 0;
 }
 
@@ -384,8 +389,9 @@ int store_close(struct store *s)
         store_checkpoint(s, &c.op);
     while (!c.done)
         loop_turn(s->loop, 1000);
+    trim_now(s);
     s->closing = true;
-    while (s->growing || (checkpoint_busy(s) && !s->failed) || s->old_readers + s->new_readers || s->journal.flushing || !list_empty(&s->journal.in_flight))
+    while (s->growing || trim_busy(s) || (checkpoint_busy(s) && !s->failed) || s->old_readers + s->new_readers || s->journal.flushing || !list_empty(&s->journal.in_flight))
         loop_turn(s->loop, 1000);
     int rc = s->failed;
     struct backing b = s->backing;

@@ -137,9 +137,9 @@ static int write_zeroes(struct bdev_file *f, uint64_t block, uint64_t end)
     return err;
 }
 
-/* A file first gets its new length and extents in one piece: the zeroes then overwrite in place, which does not lock out
- * the writes of others for as long as each extending write would. Where that is not possible the writes extend the file. */
-static int grow_range(struct bdev_file *f, uint64_t from, uint64_t to)
+/* A file first gets its extents (and length) in one piece: the zeroes then overwrite in place, which does not lock out the
+ * writes of others for as long as each extending write would. Where that is not possible the writes do both. */
+static int allocate(struct bdev_file *f, uint64_t from, uint64_t to)
 {
     off_t start = offset_of(f, from), end = offset_of(f, to);
     int err = 0;
@@ -149,6 +149,13 @@ static int grow_range(struct bdev_file *f, uint64_t from, uint64_t to)
         err = write_zeroes(f, from, to);
     if (!err && fdatasync(f->sync_fd) < 0)
         err = -errno;
+    return err;
+}
+
+static int grow_range(struct bdev_file *f, uint64_t from, uint64_t to)
+{
+    off_t start = offset_of(f, from);
+    int err = allocate(f, from, to);
     if (!err && f->grown)
         err = f->grown(f->grown_ctx, to);
     if (err && !f->is_device && ftruncate(f->sync_fd, start) < 0)
@@ -185,7 +192,30 @@ static int punch(struct bdev *d, uint64_t block, uint64_t blocks)
         rc = host_device_discard(f->sync_fd, (uint64_t)start, (uint64_t)length);
     else if (fallocate(f->sync_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, start, length) < 0)
         rc = -errno;
-    return rc == -EOPNOTSUPP || rc == -ENOSYS ? 0 : rc;
+    return rc == -ENOSYS ? -EOPNOTSUPP : rc;
+}
+
+static int fill(struct bdev *d, uint64_t block, uint64_t blocks)
+{
+    struct bdev_file *f = file_of(d);
+    return in_range(f, block, blocks) ? allocate(f, block, block + blocks) : -EINVAL;
+}
+
+/* A block that is only partly there counts as missing. What a device has allocated is not told. */
+static int hole(struct bdev *d, uint64_t from, uint64_t *start, uint64_t *end)
+{
+    struct bdev_file *f = file_of(d);
+    uint64_t limit = usable_blocks(f);
+    if (f->is_device || from >= limit)
+        return -ENOENT;
+    off_t at = lseek(f->sync_fd, offset_of(f, from), SEEK_HOLE);
+    if (at < 0 || at >= offset_of(f, limit))
+        return -ENOENT;
+    off_t data = lseek(f->sync_fd, at, SEEK_DATA);
+    *start = ((uint64_t)at - f->offset_bytes) / BDEV_BLOCK_SIZE;
+    *end = data < 0 ? limit : ((uint64_t)data - f->offset_bytes + BDEV_BLOCK_SIZE - 1) / BDEV_BLOCK_SIZE;
+    *end = *end > limit ? limit : *end;
+    return 0;
 }
 
 static void close_file(struct bdev *d)
@@ -205,7 +235,7 @@ static void close_file(struct bdev *d)
 
 static const struct bdev_ops file_ops = {
     .submit = submit, .read = read_blocks, .write = write_blocks, .read_many = read_many,
-    .flush = flush, .grow = grow, .punch = punch, .close = close_file,
+    .flush = flush, .grow = grow, .punch = punch, .fill = fill, .hole = hole, .close = close_file,
 };
 
 /* *direct in: try O_DIRECT; out: whether it is in use. */

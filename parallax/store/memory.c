@@ -2,7 +2,7 @@
  *
  * `current` is what reads see: every write that has taken effect. `durable` is what a flush has promised. Between them lies
  * the list of unflushed blocks, in the order in which their writes completed:
- * 1. current = durable, overwritten by the unflushed blocks in order (but for punched ranges, which hold anything).
+ * 1. current = durable, overwritten by the unflushed blocks in order (but for punched ranges, which hold nothing).
  * 2. A write's number is its place in the order of completions; a flush submitted when N were complete moves those up to N.
  * 3. A power cut begins with `durable` and lets any part of the unflushed blocks, and of writes in flight, come through.
  * Everything is under `lock`; a request's done runs without it. */
@@ -252,17 +252,64 @@ static int grow(struct bdev *d, uint64_t blocks)
     return err;
 }
 
+/* What was written there before and not flushed must not come back. */
+static void forget_unflushed(struct memory *m, uint64_t block, uint64_t blocks)
+{
+    list_for_each_safe(n, &m->unflushed) {
+        struct unflushed *u = container_of(n, struct unflushed, link);
+        if (u->block - block >= blocks)
+            continue;
+        list_remove(n);
+        free(u);
+    }
+}
+
 static int punch(struct bdev *d, uint64_t block, uint64_t blocks)
 {
     struct memory *m = memory_of(d);
     pthread_mutex_lock(&m->lock);
     int err = m->dead ? -EIO : memory_in_range(m, block, blocks) ? 0 : -EINVAL;
+    if (!err)
+        forget_unflushed(m, block, blocks);
     for (uint64_t i = 0; i < blocks && !err; i++) {
-        memory_pages_spoil(&m->current, block + i);
-        memory_pages_spoil(&m->durable, block + i);
+        m->holes += !memory_pages_is_hole(&m->current, block + i);
+        memory_pages_punch(&m->current, block + i);
+        memory_pages_punch(&m->durable, block + i);
     }
     pthread_mutex_unlock(&m->lock);
     return err;
+}
+
+static int fill(struct bdev *d, uint64_t block, uint64_t blocks)
+{
+    struct memory *m = memory_of(d);
+    pthread_mutex_lock(&m->lock);
+    int err = memory_in_range(m, block, blocks) ? begin_io(m, MEMORY_GROW) : -EINVAL;
+    for (uint64_t i = 0; i < blocks && !err; i++) {
+        m->holes -= memory_pages_is_hole(&m->current, block + i);
+        memory_pages_fill(&m->current, block + i);
+        memory_pages_fill(&m->durable, block + i);
+    }
+    pthread_mutex_unlock(&m->lock);
+    return err;
+}
+
+static int hole(struct bdev *d, uint64_t from, uint64_t *start, uint64_t *end)
+{
+    struct memory *m = memory_of(d);
+    uint64_t i = from;
+    pthread_mutex_lock(&m->lock);
+    while (i < d->blocks && !memory_pages_is_hole(&m->current, i))
+        i++;
+    uint64_t first = i, last = d->blocks;
+    while (i < last && memory_pages_is_hole(&m->current, i))
+        i++;
+    pthread_mutex_unlock(&m->lock);
+    if (first == last)
+        return -ENOENT;
+    *start = first;
+    *end = i;
+    return 0;
 }
 
 static void close_memory(struct bdev *d)
@@ -287,7 +334,7 @@ static void close_memory(struct bdev *d)
 
 static const struct bdev_ops memory_ops = {
     .submit = submit, .read = read_blocks, .write = write_blocks, .read_many = read_many,
-    .flush = flush, .grow = grow, .punch = punch, .close = close_memory,
+    .flush = flush, .grow = grow, .punch = punch, .fill = fill, .hole = hole, .close = close_memory,
 };
 
 static void close_backing(struct backing *b)
@@ -299,7 +346,7 @@ static void close_backing(struct backing *b)
 static int free_bytes(struct backing *b, uint64_t *free_out, uint64_t *total_out)
 {
     struct bdev *d = b->blocks;
-    *free_out = (d->max_blocks - d->blocks) * BDEV_BLOCK_SIZE;
+    *free_out = (d->max_blocks - d->blocks + memory_of(d)->holes) * BDEV_BLOCK_SIZE;
     *total_out = d->max_blocks * BDEV_BLOCK_SIZE;
     return 0;
 }

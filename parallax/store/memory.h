@@ -2,7 +2,7 @@
  *
  * Requests complete on the loop, a few a turn, in random order; a write takes effect, and a read looks, at any moment between
  * submission and completion. A flush makes exactly those writes durable that had completed before it was submitted. A punched
- * range reads as garbage.
+ * range reads as garbage, and a write to it fails with -ENOSPC until it has been filled.
  * memory_power_cut and memory_kill end a store's life at one instant and make a new store of what was left. The old one then
  * is dead: its requests, in flight and later ones, and its catalog answer -EIO and change nothing, so that its user can be
  * taken down in any way, before or after.

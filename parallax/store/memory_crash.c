@@ -91,6 +91,7 @@ static int end_life(struct backing *b, uint64_t seed, struct loop *loop, struct 
     pthread_mutex_lock(&from->lock);
     err = crash(from, to, &random);
     to->dev.blocks = from->dev.blocks;
+    to->holes = from->holes;
     if (!err)
         err = memory_catalog_copy(from->catalog, &to->catalog);
     if (!err) {

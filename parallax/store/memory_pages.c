@@ -7,6 +7,8 @@
 
 #define GARBAGE 0xdb
 
+static unsigned char hole; /* its address stands for a page that is not there */
+
 uint64_t memory_random(uint64_t *s)
 {
     *s ^= *s >> 12;
@@ -18,7 +20,7 @@ uint64_t memory_random(uint64_t *s)
 void memory_pages_fini(struct memory_pages *p)
 {
     for (uint64_t i = 0; i < p->count; i++)
-        free(p->page[i]);
+        memory_pages_fill(p, i);
     free(p->page);
     *p = (struct memory_pages){ NULL, 0 };
 }
@@ -43,7 +45,9 @@ int memory_pages_copy(const struct memory_pages *from, struct memory_pages *to)
     *to = (struct memory_pages){ NULL, 0 };
     int err = memory_pages_resize(to, from->count);
     for (uint64_t i = 0; !err && i < from->count; i++)
-        if (from->page[i])
+        if (memory_pages_is_hole(from, i))
+            memory_pages_punch(to, i);
+        else if (from->page[i])
             err = memory_pages_write(to, i, from->page[i], ~0u);
     if (err)
         memory_pages_fini(to);
@@ -52,7 +56,9 @@ int memory_pages_copy(const struct memory_pages *from, struct memory_pages *to)
 
 void memory_pages_read(const struct memory_pages *p, uint64_t block, void *data)
 {
-    if (p->page[block])
+    if (memory_pages_is_hole(p, block))
+        memset(data, GARBAGE, BDEV_BLOCK_SIZE);
+    else if (p->page[block])
         memcpy(data, p->page[block], BDEV_BLOCK_SIZE);
     else
         memset(data, 0, BDEV_BLOCK_SIZE);
@@ -60,6 +66,8 @@ void memory_pages_read(const struct memory_pages *p, uint64_t block, void *data)
 
 int memory_pages_write(struct memory_pages *p, uint64_t block, const void *data, unsigned sector_mask)
 {
+    if (memory_pages_is_hole(p, block))
+        return -ENOSPC;
     if (!p->page[block])
         p->page[block] = calloc(1, BDEV_BLOCK_SIZE);
     if (!p->page[block])
@@ -70,8 +78,17 @@ int memory_pages_write(struct memory_pages *p, uint64_t block, const void *data,
     return 0;
 }
 
-void memory_pages_spoil(struct memory_pages *p, uint64_t block)
+bool memory_pages_is_hole(const struct memory_pages *p, uint64_t block) { return p->page[block] == &hole; }
+
+void memory_pages_fill(struct memory_pages *p, uint64_t block)
 {
-    if (p->page[block])
-        memset(p->page[block], GARBAGE, BDEV_BLOCK_SIZE);
+    if (!memory_pages_is_hole(p, block))
+        free(p->page[block]);
+    p->page[block] = NULL;
+}
+
+void memory_pages_punch(struct memory_pages *p, uint64_t block)
+{
+    memory_pages_fill(p, block);
+    p->page[block] = &hole;
 }

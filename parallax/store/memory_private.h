@@ -22,8 +22,10 @@ int memory_pages_copy(const struct memory_pages *from, struct memory_pages *to);
 void memory_pages_read(const struct memory_pages *p, uint64_t block, void *data);
 /* Writes those sectors whose bit is set in mask (bit 0: the first). */
 int memory_pages_write(struct memory_pages *p, uint64_t block, const void *data, unsigned sector_mask);
-/* Fills what is there with garbage. */
-void memory_pages_spoil(struct memory_pages *p, uint64_t block);
+/* A hole reads as garbage and takes no write (-ENOSPC) until it is filled with zeroes. */
+void memory_pages_punch(struct memory_pages *p, uint64_t block);
+void memory_pages_fill(struct memory_pages *p, uint64_t block);
+bool memory_pages_is_hole(const struct memory_pages *p, uint64_t block);
 
 /* xorshift64*, from a state that is not 0. */
 uint64_t memory_random(uint64_t *state);
@@ -54,6 +56,7 @@ struct memory {
     uint64_t random;
     struct memory_pages current, durable;
     struct list_node unflushed;
+    uint64_t holes;     /* blocks */
     uint64_t completed; /* the number of the last write that completed */
     struct list_node pending;
     unsigned pending_count;

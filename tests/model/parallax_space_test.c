@@ -1,0 +1,119 @@
+/* parallax_space_test.c - free space and the file system below: what is freed goes back to it, is taken again when needed, and
+ * nothing is lost on the way. On a real file, because its holes are what this is about. */
+#include "tests/support/engine_fail.h"
+#include "tests/support/rig.h"
+#include "tests/support/unit.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#define MIB (1ull << 20)
+#define BLOCKS(mib) ((mib) * 256)
+
+static bool has_shrunk(struct rig *r, void *ctx) { return rig_allocated_bytes(r) <= *(uint64_t *)ctx; }
+
+static void start(struct rig *r, const char *test, uint64_t size_bytes)
+{
+    engine_where = (struct engine_where){ test, 0, 0 };
+    rig_start(r, NULL, size_bytes);
+    rig_close(r);
+    r->options.trim_after_ms = 50;
+    r->options.spare_bytes = 2 * MIB;
+    rig_open(r);
+}
+
+static void discarded_space_goes_back_to_the_file_system_and_is_taken_again(void)
+{
+    struct rig r;
+    start(&r, __func__, 1024 * MIB);
+    rig_create(&r, "disk", 256 * MIB);
+    struct image *img = rig_image(&r, "disk", IMAGE_READ_WRITE);
+    uint64_t empty = rig_allocated_bytes(&r), want;
+    for (uint32_t round = 1; round <= 2; round++) {
+        CU_ASSERT_EQUAL(rig_write(&r, img, 0, BLOCKS(60), round), 0);
+        CU_ASSERT(rig_allocated_bytes(&r) >= empty + 40 * MIB);
+        CU_ASSERT_EQUAL(rig_discard(&r, img, BLOCKS(4), BLOCKS(56)), 0);
+        rig_checkpoint(&r);
+        want = empty + 16 * MIB;
+        rig_wait(&r, has_shrunk, &want, "the file's shrinking");
+        rig_expect(&r, img, 0, BLOCKS(4), round);
+        rig_expect(&r, img, BLOCKS(4), BLOCKS(56), 0);
+        CU_ASSERT(rig_status(&r).trimmed_bytes >= 30 * MIB * round);
+    }
+    CU_ASSERT(rig_status(&r).present_bytes <= want);
+    CU_ASSERT_EQUAL(rig_status(&r).capacity_bytes, 1024 * MIB);
+    image_close(img);
+    CU_ASSERT(rig_is_sound(&r));
+    rig_end(&r);
+}
+
+/* The holes are found again, and everything can still be written. */
+static void holes_are_known_after_opening_again(void)
+{
+    struct rig r;
+    start(&r, __func__, 96 * MIB);
+    rig_create(&r, "kept", 16 * MIB);
+    rig_create(&r, "gone", 64 * MIB);
+    struct image *kept = rig_image(&r, "kept", IMAGE_READ_WRITE), *gone = rig_image(&r, "gone", IMAGE_READ_WRITE);
+    CU_ASSERT_EQUAL(rig_write(&r, gone, 0, BLOCKS(20), 1), 0);
+    CU_ASSERT_EQUAL(rig_write(&r, kept, 0, BLOCKS(10), 1), 0);
+    CU_ASSERT_EQUAL(rig_write(&r, gone, BLOCKS(20), BLOCKS(24), 1), 0);
+    image_close(gone);
+    image_close(kept);
+    rig_delete(&r, "gone");
+    rig_settle(&r);
+    rig_close(&r); /* gives back at its end */
+    uint64_t there = rig_allocated_bytes(&r);
+    CU_ASSERT(there < 40 * MIB);
+    rig_open(&r);
+    struct store_status st = rig_status(&r);
+    CU_ASSERT(st.present_bytes < there + 2 * MIB);
+    CU_ASSERT(st.used_bytes >= 10 * MIB && st.used_bytes < 20 * MIB);
+    CU_ASSERT_EQUAL(st.capacity_bytes, 96 * MIB);
+    rig_create(&r, "again", 64 * MIB);
+    struct image *again = rig_image(&r, "again", IMAGE_READ_WRITE);
+    kept = rig_image(&r, "kept", IMAGE_READ_WRITE);
+    CU_ASSERT_EQUAL(rig_write(&r, again, 0, BLOCKS(60), 2), 0);
+    rig_expect(&r, again, 0, BLOCKS(60), 2);
+    rig_expect(&r, kept, 0, BLOCKS(10), 1);
+    image_close(again);
+    image_close(kept);
+    CU_ASSERT(rig_is_sound(&r));
+    rig_end(&r);
+}
+
+/* Copied by a program that leaves zeroes out, also those of the journal and of what is kept ready. */
+static void a_store_copied_without_its_zeroes_is_whole(void)
+{
+    struct rig r;
+    char command[700];
+    start(&r, __func__, 128 * MIB);
+    rig_create(&r, "disk", 64 * MIB);
+    struct image *img = rig_image(&r, "disk", IMAGE_READ_WRITE);
+    CU_ASSERT_EQUAL(rig_write(&r, img, 0, BLOCKS(8), 1), 0);
+    image_close(img);
+    rig_close(&r);
+    snprintf(command, sizeof command, "cd '%s' && cp --sparse=always blocks copy && mv copy blocks", r.directory);
+    CU_ASSERT_EQUAL(system(command), 0);
+    CU_ASSERT(rig_allocated_bytes(&r) < 24 * MIB);
+    rig_open(&r);
+    img = rig_image(&r, "disk", IMAGE_READ_WRITE);
+    rig_expect(&r, img, 0, BLOCKS(8), 1);
+    CU_ASSERT_EQUAL(rig_write(&r, img, BLOCKS(4), BLOCKS(30), 2), 0);
+    rig_expect(&r, img, 0, BLOCKS(4), 1);
+    rig_expect(&r, img, BLOCKS(4), BLOCKS(30), 2);
+    image_close(img);
+    CU_ASSERT(rig_is_sound(&r));
+    rig_end(&r);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct unit_test tests[] = {
+        UNIT(discarded_space_goes_back_to_the_file_system_and_is_taken_again),
+        UNIT(holes_are_known_after_opening_again),
+        UNIT(a_store_copied_without_its_zeroes_is_whole),
+        { 0 },
+    };
+    return unit_main(argc, argv, "parallax space", tests);
+}
