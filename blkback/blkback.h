@@ -25,7 +25,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Features that are not offered to frontends although they would work; a frontend then falls back as its kind does. */
+/* Features that can be hidden from frontends although they would work; a frontend then falls back as its kind does. */
 enum blkback_feature {
     BLKBACK_FLUSH = 1,
     BLKBACK_BARRIER = 2,
@@ -35,10 +35,18 @@ enum blkback_feature {
     BLKBACK_MULTI_PAGE = 32,
 };
 
+/* What is hidden from the frontends of some images. */
+struct blkback_hiding {
+    const char *glob;        /* of the image, IMAGE or IMAGE@SNAP (fnmatch) */
+    unsigned features;       /* enum blkback_feature, or-ed */
+};
+
 struct blkback_options {
     const char *state_dir;   /* an existing directory in memory (tmpfs) for the restart tables; copied */
-    unsigned hidden;         /* enum blkback_feature, or-ed */
-    bool persistent;         /* map guests' pages and keep them mapped (feature-persistent), instead of copying by grant */
+    const struct blkback_hiding *hidings; /* all that match an image count; borrowed until blkback_stop */
+    unsigned hiding_count;
+    bool persistent;         /* map guests' pages and keep them mapped (feature-persistent), instead of copying by grant.
+                                This and what is hidden holds for devices that connect; those taken up again keep what they had */
     uint64_t buffer_bytes;   /* pool of data in flight; rounded down to a power of two; at least 2 MiB; 0: 64 MiB */
 };
 

@@ -36,7 +36,7 @@ static int open_image(struct blkback_device *d)
         return error_set(&d->error, err, "image %s cannot be opened (%d)", d->target, err);
     }
     disk->read_only = d->read_only;
-    disk->discard = d->discard && !d->read_only && !(disk->b->options.hidden & BLKBACK_DISCARD);
+    disk->discard = d->discard && !d->read_only && !(disk->hidden & BLKBACK_DISCARD);
     d->sectors = disk->sectors = image_size(disk->image) / IMAGE_SECTOR;
     return 0;
 }

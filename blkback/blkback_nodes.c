@@ -7,6 +7,7 @@
 #include "blkback/blkback_private.h"
 
 #include <errno.h>
+#include <fnmatch.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -89,6 +90,16 @@ void blkback_nodes_look(struct blkback_device *d, struct blkback_seen *out)
         out->frontend_state = parse_number(text, XENBUS_RECONFIGURED, &n) ? XENBUS_UNKNOWN : (unsigned)n;
 }
 
+static void choose_offer(struct blkback_device *d)
+{
+    const struct blkback_options *o = &d->disk.b->options;
+    d->disk.offers_persistent = o->persistent;
+    d->disk.hidden = 0;
+    for (unsigned i = 0; i < o->hiding_count; i++)
+        if (fnmatch(o->hidings[i].glob, d->target, 0) == 0)
+            d->disk.hidden |= o->hidings[i].features;
+}
+
 int blkback_nodes_identify(struct blkback_device *d, struct error *err)
 {
     struct blkback *b = d->disk.b;
@@ -112,7 +123,27 @@ int blkback_nodes_identify(struct blkback_device *d, struct error *err)
     d->read_only = d->cdrom || read_text(b, 0, d->path, "mode", text, sizeof text) || strcmp(text, "w");
     d->discard = read_number(b, d->path, "discard-enable", 1, &n) ? true : n == 1;
     d->removable = read_number(b, d->path, "removable", 1, &n) == 0 && n == 1;
+    choose_offer(d);
     return 0;
+}
+
+void blkback_nodes_recall(struct blkback_device *d)
+{
+    static const struct {
+        const char *node;
+        enum blkback_feature feature;
+    } offers[] = {
+        { "feature-flush-cache", BLKBACK_FLUSH },                { "feature-barrier", BLKBACK_BARRIER },
+        { "feature-discard", BLKBACK_DISCARD },                  { "feature-max-indirect-segments", BLKBACK_INDIRECT },
+        { "multi-queue-max-queues", BLKBACK_MULTI_QUEUE },       { "max-ring-page-order", BLKBACK_MULTI_PAGE },
+    };
+    struct blkback *b = d->disk.b;
+    uint64_t n;
+    d->disk.hidden = 0;
+    for (unsigned i = 0; i < sizeof offers / sizeof *offers; i++)
+        if (read_number(b, d->path, offers[i].node, UINT32_MAX, &n) || !n)
+            d->disk.hidden |= offers[i].feature;
+    d->disk.offers_persistent = read_number(b, d->path, "feature-persistent", 1, &n) == 0 && n == 1;
 }
 
 static int read_abi(struct blkback_device *d, enum blkif_abi *out, struct error *err)
@@ -136,7 +167,7 @@ static int read_abi(struct blkback_device *d, enum blkif_abi *out, struct error 
 static int read_order(struct blkback_device *d, unsigned *out, struct error *err)
 {
     struct blkback *b = d->disk.b;
-    uint64_t n, max = b->options.hidden & BLKBACK_MULTI_PAGE ? 0 : BLKIF_MAX_RING_ORDER;
+    uint64_t n, max = d->disk.hidden & BLKBACK_MULTI_PAGE ? 0 : BLKIF_MAX_RING_ORDER;
     int rc = read_number(b, d->frontend, "ring-page-order", max, &n);
     if (rc == -ENOENT) {
         rc = read_optional(b, d->frontend, "num-ring-pages", 1u << max, 1, &n, err);
@@ -176,7 +207,7 @@ int blkback_nodes_read_connection(struct blkback_device *d, struct blkback_conne
 {
     struct blkback *b = d->disk.b;
     uint64_t queues, persistent;
-    uint64_t max = b->options.hidden & BLKBACK_MULTI_QUEUE ? 1 : BLKBACK_MAX_QUEUES;
+    uint64_t max = d->disk.hidden & BLKBACK_MULTI_QUEUE ? 1 : BLKBACK_MAX_QUEUES;
     memset(out, 0, sizeof *out);
     int rc = read_abi(d, &out->abi, err);
     if (!rc)
@@ -190,7 +221,7 @@ int blkback_nodes_read_connection(struct blkback_device *d, struct blkback_conne
     if (rc)
         return rc;
     out->queues = (unsigned)queues;
-    out->persistent = persistent && b->options.persistent;
+    out->persistent = persistent && d->disk.offers_persistent;
     for (unsigned q = 0; q < queues && !rc; q++) {
         char dir[BLKBACK_PATH_SIZE + 64];
         snprintf(dir, sizeof dir, queues == 1 ? "%s" : "%s/queue-%u", d->frontend, q);
@@ -261,7 +292,7 @@ static void put_verdict(struct batch *t, const char *verdict, const char *reason
 
 static void put_features(struct batch *t, const void *arg)
 {
-    unsigned hidden = t->d->disk.b->options.hidden;
+    unsigned hidden = t->d->disk.hidden;
     put_verdict(t, arg ? "held" : "connected", arg);
     if (!(hidden & BLKBACK_MULTI_PAGE)) {
         put_number(t, "max-ring-page-order", BLKIF_MAX_RING_ORDER);
@@ -277,7 +308,7 @@ static void put_features(struct batch *t, const void *arg)
 static void put_connected(struct batch *t, const void *arg)
 {
     struct blkback_device *d = t->d;
-    unsigned hidden = d->disk.b->options.hidden;
+    unsigned hidden = d->disk.hidden;
     bool discard = d->discard && !d->read_only && !(hidden & BLKBACK_DISCARD);
     (void)arg;
     put_number(t, "feature-barrier", !(hidden & BLKBACK_BARRIER));
@@ -288,7 +319,7 @@ static void put_connected(struct batch *t, const void *arg)
         put_number(t, "discard-alignment", 0);
         put_number(t, "discard-secure", 0);
     }
-    put_number(t, "feature-persistent", d->disk.b->options.persistent);
+    put_number(t, "feature-persistent", d->disk.offers_persistent);
     put_number(t, "sectors", d->sectors);
     put_number(t, "sector-size", IMAGE_SECTOR);
     put_number(t, "physical-sector-size", 4096);

@@ -102,6 +102,8 @@ struct blkback_disk {
     unsigned vdev;
     struct image *image;       /* NULL unless open */
     bool read_only, discard;
+    unsigned hidden;           /* enum blkback_feature; like the next one, the control thread's until the image is open */
+    bool offers_persistent;    /* feature-persistent */
     bool closing;              /* a close command waits for the rings to run empty */
     uint64_t sectors;          /* of the open image */
     unsigned queues, ring_pages;
@@ -218,6 +220,8 @@ struct blkback_seen {
 void blkback_nodes_look(struct blkback_device *d, struct blkback_seen *out);
 /* Reads what the toolstack wrote; -EINVAL and a line if it makes no sense. */
 int blkback_nodes_identify(struct blkback_device *d, struct error *err);
+/* Sets what is offered as our own nodes tell that an earlier process offered it. */
+void blkback_nodes_recall(struct blkback_device *d);
 int blkback_nodes_read_connection(struct blkback_device *d, struct blkback_connection *out, struct error *err);
 /* Each of these changes nothing if the directory is gone. */
 /* held: who holds the image, so that the frontend has to wait; or NULL. */

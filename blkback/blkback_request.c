@@ -53,7 +53,7 @@ static int parse_indirect(struct blkback_request *r, const struct fields *f)
 {
     r->op = r->response_op = f->indirect_op;
     r->indirect = true;
-    if (r->ring->disk->b->options.hidden & BLKBACK_INDIRECT)
+    if (r->ring->disk->hidden & BLKBACK_INDIRECT)
         return -EOPNOTSUPP;
     if (f->indirect_op != BLKIF_OP_READ && f->indirect_op != BLKIF_OP_WRITE)
         return -EINVAL;
@@ -103,7 +103,7 @@ static int make_plan(struct blkback_request *r)
 int blkback_request_parse(struct blkback_request *r)
 {
     struct fields f;
-    unsigned hidden = r->ring->disk->b->options.hidden;
+    unsigned hidden = r->ring->disk->hidden;
     if (r->ring->abi == BLKIF_ABI_X86_32)
         read_32(r->saved->raw, &f);
     else

@@ -180,7 +180,8 @@ static void report(struct blkback *b)
 
 int main(int argc, char **argv)
 {
-    struct blkback_options opt = { 0 };
+    struct blkback_hiding hiding = { .glob = "*" };
+    struct blkback_options opt = { .hidings = &hiding, .hiding_count = 1 };
     struct hv_identity who = { .kind = HV_NAMED, .name = "storage" };
     struct error err = ERROR_NONE;
     struct hv *hv;
@@ -189,7 +190,7 @@ int main(int argc, char **argv)
     while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
         switch (c) {
         case 'p': opt.persistent = true; break;
-        case 'h': opt.hidden = (unsigned)strtoul(optarg, NULL, 0); break;
+        case 'h': hiding.features = (unsigned)strtoul(optarg, NULL, 0); break;
         case 'b': opt.buffer_bytes = strtoull(optarg, NULL, 0); break;
         case 'd': host.delay_us = strtoull(optarg, NULL, 0); break;
         case 'n': who.name = optarg; break;

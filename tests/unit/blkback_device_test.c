@@ -281,7 +281,9 @@ static void a_resize_reaches_the_frontend(void)
 
 static void features_that_are_hidden_are_not_offered(void)
 {
-    world_begin(&(struct blkback_options){ .hidden = BLKBACK_FLUSH | BLKBACK_DISCARD | BLKBACK_INDIRECT | BLKBACK_MULTI_PAGE | BLKBACK_MULTI_QUEUE }, DISK_BYTES);
+    static const struct blkback_hiding hidings[] = { { "d*", BLKBACK_FLUSH | BLKBACK_DISCARD | BLKBACK_INDIRECT },
+                                                     { "disk", BLKBACK_MULTI_PAGE | BLKBACK_MULTI_QUEUE }, { "disk?", BLKBACK_BARRIER } };
+    world_begin(&(struct blkback_options){ .hidings = hidings, .hiding_count = 3 }, DISK_BYTES);
     world_attach();
     struct blkfront *f = world_open(&(struct blkfront_options){ .ring_order = 2, .queues = 2 });
     struct blkfront_info info;

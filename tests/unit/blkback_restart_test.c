@@ -269,6 +269,25 @@ static void an_image_that_does_not_open_keeps_the_guest_waiting(void)
     end();
 }
 
+static void what_was_offered_before_holds_whatever_is_offered_now(void)
+{
+    static const struct blkback_hiding hiding = { "*", BLKBACK_FLUSH };
+    begin();
+    raw_put(&ring, "feature-persistent", "1"); /* as Linux does, whatever it is offered */
+    world.options.persistent = true;
+    world.options.hidings = &hiding;
+    world.options.hiding_count = 1;
+    restart();
+    struct blkif64_request q = { .operation = BLKIF_OP_FLUSH_DISKCACHE, .id = 9 };
+    struct raw_response rsp;
+    raw_slot(&ring, &q, sizeof q);
+    raw_push(&ring);
+    CU_ASSERT_EQUAL_FATAL(raw_response(&ring, 5000, &rsp), 0);
+    CU_ASSERT_EQUAL(rsp.status, 0);
+    CU_ASSERT_FALSE(world_info().persistent);
+    end();
+}
+
 static void a_frontend_that_closed_meanwhile_is_closed(void)
 {
     begin();
@@ -299,6 +318,7 @@ int main(int argc, char **argv)
         UNIT(a_line_written_before_req_cons_is_taken_once), UNIT(an_answer_written_but_not_shown_is_shown_once),
         UNIT(an_answer_shown_but_not_noted_is_not_repeated), UNIT(an_answer_noted_but_not_freed_is_not_repeated),
         UNIT(a_ring_that_contradicts_its_table_is_disconnected), UNIT(a_damaged_table_is_refused),
-        UNIT(an_image_that_does_not_open_keeps_the_guest_waiting), UNIT(a_frontend_that_closed_meanwhile_is_closed),
+        UNIT(an_image_that_does_not_open_keeps_the_guest_waiting), UNIT(what_was_offered_before_holds_whatever_is_offered_now),
+        UNIT(a_frontend_that_closed_meanwhile_is_closed),
         UNIT(tables_of_devices_that_went_are_swept), { 0 } });
 }

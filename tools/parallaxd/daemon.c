@@ -140,7 +140,9 @@ static int open_socket(struct daemon *d, struct error *err)
 static int begin(struct daemon *d, struct error *err)
 {
     struct hv_identity who = { .kind = HV_NAMED, .name = d->opt->name };
-    struct blkback_options o = { .state_dir = d->state_directory };
+    struct blkback_options o = {
+        .state_dir = d->state_directory, .persistent = d->opt->map_grants, .hidings = d->opt->hidings, .hiding_count = d->opt->hiding_count
+    };
     int bad = loop_create(&d->loop);
     if (bad)
         return error_set(err, bad, "cannot make an event loop: %s", strerror(-bad));

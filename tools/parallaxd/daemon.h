@@ -6,6 +6,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct blkback_hiding;
+
 struct daemon_options {
     const char *url;        /* of the store */
     const char *hypervisor; /* "auto", "xen" or "local" */
@@ -13,6 +15,9 @@ struct daemon_options {
     const char *socket;     /* NULL: derived from the store */
     uint64_t map_cache_bytes;
     bool wait_when_full;
+    bool map_grants;        /* keep guests' pages mapped instead of copying by grant */
+    const struct blkback_hiding *hidings;
+    unsigned hiding_count;
 };
 /* Serves until SIGTERM or SIGINT. 0, or an error with a line for a person. */
 int daemon_run(const struct daemon_options *opt, struct error *err);

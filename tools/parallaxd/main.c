@@ -3,6 +3,7 @@
 #include "control/place.h"
 #include "tools/common/size.h"
 #include "tools/parallaxd/daemon.h"
+#include "tools/parallaxd/hiding.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -19,6 +20,9 @@ static const char usage[] =
     "  --socket PATH          the control socket (default: derived from the store)\n"
     "  --map-cache SIZE       memory for the map (default: 64M)\n"
     "  --on-full error|wait   what a guest's write does when the store is full (default: error)\n"
+    "  --grants copy|map      guests' data: copied by the hypervisor (default), or through mappings that are kept, 1056 pages a ring\n"
+    "  --hide [GLOB:]LIST     features not to offer, for images that match GLOB (default: all), as far as LIST names them: flush,\n"
+    "                         barrier, discard, indirect, multi-queue, multi-page; may be repeated\n"
     "  --help, --version\n\n"
     "It logs on stderr; a line \"ready store=… socket=…\" says that it serves, as READY=1 to NOTIFY_SOCKET does.\n"
     "Exit: 0 ended on request, 1 failed, 2 wrong usage.\n\n"
@@ -26,12 +30,13 @@ static const char usage[] =
     "  parallaxd\n"
     "  parallaxd --store /srv/images --hypervisor local --on-full wait\n";
 
-enum { OPT_STORE = 256, OPT_HYPERVISOR, OPT_NAME, OPT_SOCKET, OPT_MAP_CACHE, OPT_ON_FULL, OPT_HELP, OPT_VERSION };
+enum { OPT_STORE = 256, OPT_HYPERVISOR, OPT_NAME, OPT_SOCKET, OPT_MAP_CACHE, OPT_ON_FULL, OPT_GRANTS, OPT_HIDE, OPT_HELP, OPT_VERSION };
 
 static const struct option long_options[] = {
     { "store", required_argument, NULL, OPT_STORE },         { "hypervisor", required_argument, NULL, OPT_HYPERVISOR },
     { "name", required_argument, NULL, OPT_NAME },           { "socket", required_argument, NULL, OPT_SOCKET },
     { "map-cache", required_argument, NULL, OPT_MAP_CACHE }, { "on-full", required_argument, NULL, OPT_ON_FULL },
+    { "grants", required_argument, NULL, OPT_GRANTS },       { "hide", required_argument, NULL, OPT_HIDE },
     { "help", no_argument, NULL, OPT_HELP },                 { "version", no_argument, NULL, OPT_VERSION },
     { NULL, 0, NULL, 0 },
 };
@@ -48,7 +53,7 @@ static bool one_of(const char *text, const char *a, const char *b, const char *c
 }
 
 /* Takes one option; an error names what is wrong. */
-static int take_option(struct daemon_options *o, int option, const char *value, struct error *err)
+static int take_option(struct daemon_options *o, int option, char *value, struct error *err)
 {
     switch (option) {
     case OPT_STORE:
@@ -63,6 +68,11 @@ static int take_option(struct daemon_options *o, int option, const char *value, 
     case OPT_SOCKET:
         o->socket = value;
         return *value ? 0 : error_set(err, -EINVAL, "--socket names no path");
+    case OPT_GRANTS:
+        o->map_grants = !strcmp(value, "map");
+        return one_of(value, "copy", "map", NULL) ? 0 : error_set(err, -EINVAL, "--grants is copy or map, not '%.64s'", value);
+    case OPT_HIDE:
+        return hiding_add(value, &o->hidings, &o->hiding_count, err);
     case OPT_MAP_CACHE:
         return size_parse("--map-cache", value, &o->map_cache_bytes, err);
     default:
