@@ -21,6 +21,7 @@ SHELL := /bin/bash
 D ?=
 O ?= build$(if $(D),-$(D))
 PREFIX ?= /usr
+PLUGIN_DIR ?= $(shell pkg-config --variable=plugindir nbdkit 2>/dev/null || echo $(PREFIX)/lib/nbdkit/plugins)
 V ?=
 Q := $(if $(V),,@)
 say = $(if $(V),@:,@printf '  %-5s %s\n' $(1) $(2))
@@ -47,7 +48,7 @@ LDLIBS += -lxengnttab -lxenevtchn
 endif
 
 PACKAGES := gcc make libc6-dev libaio-dev libdb5.3-dev libssl-dev libcunit1-dev libjansson-dev libxen-dev libfuse3-dev \
-            xenstore-utils e2fsprogs xfsprogs jq fio fuse3 util-linux mount procps patch
+            xenstore-utils e2fsprogs xfsprogs jq fio fuse3 nbdkit nbdkit-plugin-dev libnbd-dev libnbd-bin python3-libnbd qemu-utils openssl util-linux mount procps patch
 
 # Each folder is a static library; what it may stand on (tests/check-layers holds the includes to the same table).
 FOLDERS := base radix cache hypervisor vbd parallax blkfront blkback control doors/common doors/fuse tools/common
@@ -72,8 +73,11 @@ PROGRAMS := $(patsubst tools/%/main.c,%,$(wildcard tools/*/main.c))
 UNIT_TESTS := $(patsubst tests/%.c,$(O)/tests/%,$(wildcard tests/unit/*_test.c tests/model/*_test.c tests/crash/*_test.c))
 HELPERS := $(patsubst tests/%.c,$(O)/tests/%,$(wildcard tests/programs/*.c))
 
+# nbdkit's plugin, where its header is. A sanitizer would have to be in nbdkit itself.
+PLUGIN := $(if $(D),,$(if $(wildcard /usr/include/nbdkit-plugin.h),$(O)/nbdkit-parallax-plugin.so))
+
 .PHONY: all
-all: $(addprefix $(O)/,$(PROGRAMS))
+all: $(addprefix $(O)/,$(PROGRAMS)) $(PLUGIN)
 
 define library_rules
 $(call library,$(1)): $(patsubst %.c,$(O)/obj/%.o,$(call sources,$(1)))
@@ -99,6 +103,11 @@ $(O)/$(1): $(patsubst %.c,$(O)/obj/%.o,$(call sources,tools/$(1))) $(call librar
 	$$(call link)
 endef
 $(foreach p,$(PROGRAMS),$(eval $(call program_rules,$(p))))
+
+# It stays loaded to the end: a variable of the environment may lie in it (hypervisor/local).
+, := ,
+$(O)/nbdkit-parallax-plugin.so: $(patsubst %.c,$(O)/obj/%.o,$(call sources,doors/nbd)) $(call libraries,$(DEPS_doors))
+	$(call link,-shared -Wl$(,)-z$(,)nodelete)
 
 # A unit test NAME_…_test.c links the libraries of the folder NAME; other tests link everything.
 define test_rules
@@ -152,6 +161,7 @@ install: all
 	install -m 755 $(O)/parallax $(DESTDIR)$(PREFIX)/bin/parallax
 	install -m 755 $(O)/parallaxd $(DESTDIR)$(PREFIX)/sbin/parallaxd
 	install -m 755 $(O)/parallax-hypervisor $(DESTDIR)$(PREFIX)/libexec/parallax/parallax-hypervisor
+	$(if $(PLUGIN),install -D -m 644 $(PLUGIN) $(DESTDIR)$(PLUGIN_DIR)/nbdkit-parallax-plugin.so)
 	install -m 755 $(O)/parallax-mount $(DESTDIR)$(PREFIX)/libexec/parallax/parallax-mount
 
 .PHONY: clean

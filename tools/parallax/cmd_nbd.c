@@ -1,0 +1,211 @@
+/* cmd_nbd.c - nbd: images over NBD, served by nbdkit with the plugin that stands beside this program (as built) or where
+ * nbdkit looks for plugins (as installed).
+ *
+ * The command looks whether all is well, then becomes nbdkit. A daemon that it started is ended by the kernel with it. */
+#include "tools/parallax/commands.h"
+
+#include "tools/parallax/child.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define THREADS "64"
+#define DEFAULT_PORT "10809"
+#define NAMES_MAX 64u
+#define ARGUMENTS_MAX (NAMES_MAX + 20u)
+
+struct nbd {
+    struct cli *cli;
+    const struct args *args;
+    char socket[PATH_MAX]; /* absolute, or "" */
+    const char *port, *bind;
+    bool read_only;
+    char *argv[ARGUMENTS_MAX];
+    unsigned argc;
+    char text[4 * PATH_MAX + NAMES_MAX * 640]; /* what argv points into */
+    size_t used;
+};
+
+/* ---- Checks ---- */
+
+static int check_image(struct nbd *n, const char *target, struct error *err)
+{
+    json_t *info = NULL;
+    if (cli_request(n->cli, json_pack("{s:s,s:s}", "command", "find", "target", target), NULL, NULL, &info, err))
+        return err->code;
+    const char *holder = json_text(info, "holder");
+    if (!n->read_only && *holder)
+        error_set(err, -EBUSY, "'%s' is written by %s; detach it there first, or use --read-only", target, holder);
+    json_decref(info);
+    return err->code;
+}
+
+static int connect_daemon(struct nbd *n, pid_t *child, struct error *err)
+{
+    int bad = cli_connect_daemon(n->cli, err);
+    if (bad == -ENOENT && child_start(n->cli, "local", child, err) == 0)
+        cli_note(n->cli, "parallax: no daemon serves this store: started one, pid %d; it ends with this command", (int)*child);
+    return err->code;
+}
+
+/* A socket that nobody listens on is what an earlier server left behind. */
+static int clear_socket(const char *path, struct error *err)
+{
+    struct sockaddr_un a = { .sun_family = AF_UNIX };
+    struct stat st;
+    if (strlen(path) >= sizeof a.sun_path)
+        return error_set(err, -ENAMETOOLONG, "'%.200s' is too long for a socket: at most %zu bytes", path, sizeof a.sun_path - 1);
+    strcpy(a.sun_path, path);
+    if (lstat(path, &st) < 0)
+        return errno == ENOENT ? 0 : error_set(err, -errno, "cannot use '%.200s': %s", path, strerror(errno));
+    if (!S_ISSOCK(st.st_mode))
+        return error_set(err, -EEXIST, "'%.200s' exists and is no socket", path);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    bool served = fd >= 0 && connect(fd, (struct sockaddr *)&a, sizeof a) == 0;
+    if (fd >= 0)
+        close(fd);
+    if (served)
+        return error_set(err, -EADDRINUSE, "somebody serves '%.200s' already", path);
+    return unlink(path) < 0 ? error_set(err, -errno, "cannot remove the old '%.200s': %s", path, strerror(errno)) : 0;
+}
+
+static int parse_place(struct nbd *n)
+{
+    const struct args *a = n->args;
+    const char *path = option_value(a, "socket"), *port = option_value(a, "port");
+    char *end, directory[PATH_MAX] = "";
+    if (path && (port || option_set(a, "bind")))
+        return cli_usage(a, "--socket and --port exclude each other");
+    n->port = port ? port : DEFAULT_PORT;
+    n->bind = option_value(a, "bind") ? option_value(a, "bind") : "127.0.0.1";
+    unsigned long number = strtoul(n->port, &end, 10);
+    if (*n->port < '0' || *n->port > '9' || *end || !number || number > 65535)
+        return cli_usage(a, "--port is a number from 1 to 65535, not '%.64s'", n->port);
+    if (path && !*path)
+        return cli_usage(a, "--socket names no path");
+    if (path && *path != '/' && !getcwd(directory, sizeof directory - 1))
+        return cli_fail_text("cannot tell the working directory: %s", strerror(errno));
+    if (path && snprintf(n->socket, sizeof n->socket, "%s%s%s", directory, *directory ? "/" : "", path) >= (int)sizeof n->socket)
+        return cli_usage(a, "--socket is too long");
+    return EXIT_DONE;
+}
+
+/* ---- nbdkit's command line ---- */
+
+static void add(struct nbd *n, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+static void add(struct nbd *n, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    n->argv[n->argc++] = n->text + n->used;
+    n->used += (size_t)vsnprintf(n->text + n->used, sizeof n->text - n->used, fmt, ap) + 1;
+    va_end(ap);
+}
+
+/* The plugin as built stands beside this program; nbdkit knows the installed one by its name. */
+static void add_plugin(struct nbd *n)
+{
+    char self[PATH_MAX - 32], plugin[PATH_MAX];
+    ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
+    self[length > 0 ? length : 0] = '\0';
+    char *slash = strrchr(self, '/');
+    if (slash)
+        *slash = '\0';
+    snprintf(plugin, sizeof plugin, "%s/nbdkit-parallax-plugin.so", self);
+    add(n, "%s", slash && access(plugin, R_OK) == 0 ? plugin : "parallax");
+}
+
+/* One URI a line, printed by the plugin when clients can connect. */
+static void add_announcement(struct nbd *n)
+{
+    char uris[NAMES_MAX * 640];
+    bool colon = strchr(n->bind, ':') != NULL;
+    size_t at = 0;
+    *uris = '\0';
+    for (unsigned i = 0; i < n->args->count; i++) {
+        const char *name = n->args->words[i], *line = i ? "\n" : "";
+        if (*n->socket)
+            at += (size_t)snprintf(uris + at, sizeof uris - at, "%snbd+unix:///%s?socket=%s", line, name, n->socket);
+        else
+            at += (size_t)snprintf(uris + at, sizeof uris - at, "%snbd://%s%s%s:%s/%s", line, colon ? "[" : "", n->bind, colon ? "]" : "", n->port, name);
+        if (at >= sizeof uris)
+            break;
+    }
+    add(n, "announce=%s", uris);
+}
+
+static void make_command(struct nbd *n)
+{
+    add(n, "nbdkit");
+    add(n, "--foreground");
+    add(n, "--threads");
+    add(n, THREADS);
+    if (n->read_only)
+        add(n, "--readonly");
+    if (*n->socket) {
+        add(n, "--unix");
+        add(n, "%s", n->socket);
+    } else {
+        add(n, "--ipaddr");
+        add(n, "%s", n->bind);
+        add(n, "--port");
+        add(n, "%s", n->port);
+    }
+    add_plugin(n);
+    add(n, "store=%s", n->cli->store_url);
+    if (*n->socket)
+        add(n, "socket=%s", n->socket);
+    if (n->read_only)
+        add(n, "readonly=true");
+    for (unsigned i = 0; i < n->args->count; i++)
+        add(n, "image=%s", n->args->words[i]);
+    add_announcement(n);
+    n->argv[n->argc] = NULL;
+}
+
+static int run_nbd(struct cli *cli, const struct args *a)
+{
+    static struct nbd n;
+    struct error err = ERROR_NONE;
+    pid_t child = 0;
+    n = (struct nbd){ .cli = cli, .args = a, .read_only = option_set(a, "read-only") };
+    int status = parse_place(&n);
+    if (status != EXIT_DONE)
+        return status;
+    if (connect_daemon(&n, &child, &err) == 0 && *n.socket)
+        clear_socket(n.socket, &err);
+    for (unsigned i = 0; i < a->count && !err.code; i++)
+        check_image(&n, a->words[i], &err);
+    cli_disconnect(cli);
+    if (!err.code) {
+        make_command(&n);
+        signal(SIGPIPE, SIG_DFL);
+        execvp("nbdkit", n.argv);
+        error_set(&err, -errno, "cannot run nbdkit: %s%s", strerror(errno), errno == ENOENT ? "; install the package nbdkit" : "");
+    }
+    if (child)
+        child_stop(child);
+    return cli_fail(&err);
+}
+
+const struct command nbd_commands[] = {
+    { .name = "nbd", .arguments = "NAME[@SNAP] …", .summary = "Serve images over NBD (to QEMU, libvirt, nbdcopy …) until it is ended", .run = run_nbd,
+      .least = 1, .most = NAMES_MAX,
+      .options = { { "socket", 0, "PATH", "serve a Unix socket" },
+                   { "port", 0, "N", "serve a TCP port (default: " DEFAULT_PORT ")" },
+                   { "bind", 0, "ADDR", "of this address (default: 127.0.0.1)" },
+                   { "read-only", 0, NULL, "let nobody write; others may have the image open for writing" } },
+      .examples = "  parallax nbd vm1 --socket /run/vm1.sock\n  parallax nbd vm1@nightly --port 10810\n"
+                  "  qemu-img convert nbd+unix:///vm1?socket=/run/vm1.sock -O qcow2 vm1.qcow2\n" },
+    { 0 },
+};
