@@ -35,7 +35,8 @@ struct hv_identity {
 };
 
 /* kind: "auto", "xen" or "local". The embedded hypervisor is started if none runs (its directory: PARALLAX_HYPERVISOR_DIR, else
- * /run/parallax/hypervisor as root, else $XDG_RUNTIME_DIR/parallax/hypervisor). On failure err holds a line for a person. */
+ * /run/parallax/hypervisor as root, else $XDG_RUNTIME_DIR/parallax/hypervisor, else /dev/shm/parallax-UID/hypervisor). On failure
+ * err holds a line for a person. */
 int hv_open(const char *kind, const struct hv_identity *who, struct hv **out, struct error *err);
 void hv_close(struct hv *hv);
 hv_domid hv_own_domid(const struct hv *hv);

@@ -25,6 +25,19 @@
 
 extern char **environ;
 
+/* A plain user's who has no runtime directory. Everybody may make names in /dev/shm, so it must be looked at who made this one. */
+static int directory_in_memory(char dir[LOCAL_DIR_BYTES], struct error *err)
+{
+    struct stat st;
+    snprintf(dir, LOCAL_DIR_BYTES, "/dev/shm/parallax-%u", (unsigned)geteuid());
+    if ((mkdir(dir, 0700) < 0 && errno != EEXIST) || lstat(dir, &st) < 0)
+        return error_set(err, -errno, "cannot make %s: %s; set PARALLAX_HYPERVISOR_DIR", dir, strerror(errno));
+    if (!S_ISDIR(st.st_mode) || st.st_uid != geteuid())
+        return error_set(err, -EPERM, "%s is not a directory of this user; remove it, or set PARALLAX_HYPERVISOR_DIR", dir);
+    strcat(dir, "/hypervisor");
+    return 0;
+}
+
 int local_directory(char dir[LOCAL_DIR_BYTES], struct error *err)
 {
     const char *set = getenv("PARALLAX_HYPERVISOR_DIR"), *runtime = getenv("XDG_RUNTIME_DIR");
@@ -36,7 +49,7 @@ int local_directory(char dir[LOCAL_DIR_BYTES], struct error *err)
     else if (runtime && *runtime)
         n = snprintf(dir, LOCAL_DIR_BYTES, "%s/parallax/hypervisor", runtime);
     else
-        return error_set(err, -ENOENT, "no directory for the embedded hypervisor: set PARALLAX_HYPERVISOR_DIR or XDG_RUNTIME_DIR");
+        return directory_in_memory(dir, err);
     if (n >= LOCAL_DIR_BYTES)
         return error_set(err, -ENAMETOOLONG, "the embedded hypervisor's directory has too long a name (more than %d bytes): set a shorter PARALLAX_HYPERVISOR_DIR", LOCAL_DIR_BYTES - 1);
     if (dir[0] != '/')

@@ -9,7 +9,7 @@
 static const char usage[] =
     "usage: parallax-hypervisor [--daemon] [--stay] [DIR]\n"
     "Serves domains, grants, event channels and the xenstore in DIR (default: PARALLAX_HYPERVISOR_DIR, else\n"
-    "/run/parallax/hypervisor as root, else $XDG_RUNTIME_DIR/parallax/hypervisor).\n"
+    "/run/parallax/hypervisor as root, else $XDG_RUNTIME_DIR/parallax/hypervisor, else /dev/shm/parallax-UID/hypervisor).\n"
     "  --daemon  go to the background once connections are accepted\n"
     "  --stay    stay when the last domain is gone\n";
 
