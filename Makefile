@@ -6,6 +6,7 @@
 #   make check        all tests that fit a quarter of an hour; ends with "N passed, N failed, N skipped"
 #   make check-asan   unit and model tests under AddressSanitizer and UBSan
 #   make check-tsan   the threaded tests under ThreadSanitizer
+#   make check-crash  power cuts, faults and rot under the real store, in full length (docs/testing.md)
 #   make check-layers includes run one way only
 #   make check-mutants deliberate bugs: each must make the test that it names fail (MUTANT="NAMES": only these)
 #   make bench        ratios against the raw device
@@ -64,6 +65,7 @@ DEPS_control := control base
 DEPS_doors := doors/common control vbd blkfront hypervisor base
 DEPS_tools := tools/common doors/fuse doors/common vbd control blkback blkfront hypervisor parallax radix cache base
 DEPS_support := tests/support
+DEPS_disk := tests/disk parallax-disk radix-disk cache-disk base-disk
 
 sources = $(filter-out $(if $(XEN),,hypervisor/xen/%),$(sort $(shell find $(1) -name '*.c' 2>/dev/null)))
 library = $(O)/lib/$(subst /,-,$(1)).a
@@ -85,7 +87,12 @@ $(call library,$(1)): $(patsubst %.c,$(O)/obj/%.o,$(call sources,$(1)))
 	@mkdir -p $$(@D) && rm -f $$@
 	$(Q)ar rcs $$@ $$^
 endef
-$(foreach f,$(FOLDERS) tests/support,$(eval $(call library_rules,$(f))))
+$(foreach f,$(FOLDERS) tests/support tests/disk,$(eval $(call library_rules,$(f))))
+
+# As above, with allocations that the test disk can make fail.
+$(O)/lib/%-disk.a: $(O)/lib/%.a
+	$(call say,COPY,$@)
+	$(Q)objcopy $(foreach f,malloc calloc realloc strdup posix_memalign aligned_alloc,--redefine-sym $(f)=disk_$(f)) $< $@
 
 $(O)/obj/%.o: %.c
 	$(call say,CC,$<)
@@ -130,6 +137,12 @@ deps:
 check: deps
 	$(Q)$(MAKE) --no-print-directory -j2 tests
 	$(Q)O=$(O) TEST='$(TEST)' tests/run
+
+.PHONY: check-crash
+check-crash: deps
+	$(Q)$(MAKE) --no-print-directory -j2 tests
+	$(Q)O=$(O) CUTS=10000 PER_PATH=200 STRIDE=1 FLIPS=1112 TEST_TIMEOUT=86400 TEST='disk_*_test' tests/run; \
+	  rc=$$?; cat $(O)/tests/logs/disk_*_test.log; exit $$rc
 
 .PHONY: check-layers
 check-layers:

@@ -238,6 +238,14 @@ void engine_random_io(struct engine *e)
     }
 }
 
+void engine_each_io(struct engine *e, void (*each)(void *ctx, const struct image_req *req, const struct object *o), void *ctx)
+{
+    list_for_each(n, &e->ios) {
+        const struct io *io = container_of(n, struct io, link);
+        each(ctx, &io->req, io->handle->object);
+    }
+}
+
 void engine_forget_ios(struct engine *e)
 {
     struct list_node *n;

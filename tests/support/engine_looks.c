@@ -255,7 +255,7 @@ static void look_frozen(struct engine *e)
     free(cut);
 }
 
-static void begin_import(struct engine *e)
+void engine_begin_import(struct engine *e)
 {
     struct engine_run run;
     uint64_t size = 512 * (1 + world_random(&e->world, 4096));
@@ -274,7 +274,7 @@ static void look_import(struct engine *e)
     list_for_each(n, &e->world.unnamed)
         imports += container_of(n, struct object, link)->kind == OBJECT_IMPORT;
     if (imports < 2)
-        begin_import(e);
+        engine_begin_import(e);
 }
 
 void engine_random_look(struct engine *e)

@@ -63,7 +63,7 @@ void engine_step(struct engine *e)
         engine_drain(e);
     else if (what < 192)
         engine_random_look(e);
-    else if (what < 195 && e->armed_writes == ENGINE_NEVER && !e->faulty) /* its helpers are unknown to the oracle should it end midway */
+    else if (what < 195 && e->armed_writes == ENGINE_NEVER && !e->faulty && !e->may_be_cut) /* its helpers are unknown to the oracle should it end midway */
         engine_random_refusal(e);
     else if (what < 197)
         verify_one(e);

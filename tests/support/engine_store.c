@@ -22,13 +22,45 @@ static void must(int err, const char *what, const struct error *why)
         engine_fail("%s: %s (%d)", what, why && why->text[0] ? why->text : strerror(-err), err);
 }
 
+static void blocking(struct engine *e, bool begins)
+{
+    if (e->blocking)
+        e->blocking(e, begins);
+}
+
+static int try_open(struct engine *e, struct error *err)
+{
+    struct backing_open_options opt = { .command = "the test" };
+    blocking(e, true);
+    int rc = *e->url ? backing_open(e->url, e->loop, &opt, &e->backing, err) : 0;
+    if (!rc) {
+        rc = store_open_backing(&e->backing, e->loop, &e->options, &e->store, err);
+        if (rc && *e->url)
+            e->backing.close(&e->backing);
+    }
+    blocking(e, false);
+    return rc;
+}
+
 static void open_store(struct engine *e)
 {
     struct error err = ERROR_NONE;
-    must(store_open_backing(&e->backing, e->loop, &e->options, &e->store, &err), "opening the store", &err);
+    must(try_open(e, &err), "opening the store", &err);
 }
 
-void engine_start(struct engine *e, uint64_t seed, uint64_t store_bytes, uint32_t index_entries)
+/* The error of store_close; a backing on disk is closed with it. */
+static int close_store(struct engine *e)
+{
+    blocking(e, true);
+    int err = store_close(e->store);
+    e->store = NULL;
+    if (*e->url)
+        e->backing.close(&e->backing);
+    blocking(e, false);
+    return err;
+}
+
+static void begin(struct engine *e, uint64_t seed, uint64_t store_bytes, uint32_t index_entries)
 {
     memset(e, 0, sizeof *e);
     list_init(&e->ios);
@@ -40,15 +72,35 @@ void engine_start(struct engine *e, uint64_t seed, uint64_t store_bytes, uint32_
     e->options.index_entries = index_entries;
     e->options.map_cache_bytes = 256u << 10;
     e->options.block_cache_bytes = 1u << 20;
+}
+
+static void open_fresh(struct engine *e)
+{
+    struct store_status status;
+    open_store(e);
+    engine_checkpoint(e);
+    store_get_status(e->store, &status);
+    e->fresh_used_bytes = status.used_bytes;
+}
+
+void engine_start(struct engine *e, uint64_t seed, uint64_t store_bytes, uint32_t index_entries)
+{
+    begin(e, seed, store_bytes, index_entries);
     struct memory_options opt = { .loop = e->loop, .seed = seed, .initial_blocks = store_initial_blocks(store_bytes) };
     struct error err = ERROR_NONE;
     must(memory_create(&opt, &e->backing), "making a store in memory", NULL);
     must(store_create_backing(&e->backing, store_bytes, &err), "laying the store out", &err);
-    open_store(e);
-    engine_checkpoint(e);
-    struct store_status status;
-    store_get_status(e->store, &status);
-    e->fresh_used_bytes = status.used_bytes;
+    open_fresh(e);
+}
+
+void engine_start_at(struct engine *e, uint64_t seed, uint64_t store_bytes, uint32_t index_entries, const char *url)
+{
+    struct error err = ERROR_NONE;
+    struct store_create_options opt = { .size_bytes = store_bytes };
+    begin(e, seed, store_bytes, index_entries);
+    must(store_create(url, &opt, &err), "creating the store", &err);
+    snprintf(e->url, sizeof e->url, "%s", url);
+    open_fresh(e);
 }
 
 void engine_end(struct engine *e)
@@ -56,8 +108,9 @@ void engine_end(struct engine *e)
     engine_drain(e);
     while (!list_empty(&e->world.handles))
         engine_close_handle(e, container_of(e->world.handles.next, struct handle, link));
-    must(store_close(e->store), "closing the store", NULL);
-    e->backing.close(&e->backing);
+    must(close_store(e), "closing the store", NULL);
+    if (!*e->url)
+        e->backing.close(&e->backing);
     world_free(&e->world);
     loop_destroy(e->loop);
 }
@@ -100,14 +153,16 @@ void engine_turn(struct engine *e, int timeout_ms)
     /* Here and not later: what the store has borrowed of its callers is still there. */
     if (e->store && fault_has_come(e))
         replace_backing(e, e->armed_kind);
+    if (e->turned)
+        e->turned(e);
 }
 
 void engine_wait(struct engine *e, bool (*condition)(struct engine *, void *), void *ctx, const char *what)
 {
-    uint64_t begun_ms = clock_monotonic_ms();
+    uint64_t begun_ms = clock_monotonic_ms() - e->paused_ms;
     while (!condition(e, ctx) && !engine_is_dead(e)) {
         engine_turn(e, 20);
-        if (clock_monotonic_ms() - begun_ms > PATIENCE_MS)
+        if (clock_monotonic_ms() - e->paused_ms - begun_ms > PATIENCE_MS)
             engine_fail("%s does not end; %u requests and %u operations are under way", what, e->io_count, e->task_count);
     }
 }
@@ -141,11 +196,10 @@ void engine_reopen(struct engine *e)
     if (engine_is_dead(e))
         return;
     drop_unnamed(e);
-    int err = store_close(e->store);
+    int err = close_store(e);
     bool died = fault_has_come(e);
     if (err && !e->faulty && !died)
         engine_fail("closing the store: %d", err);
-    e->store = NULL;
     if (died || err) { /* what did not end in order */
         replace_backing(e, e->armed_kind);
         engine_crash(e, e->armed_kind, 0);
@@ -195,16 +249,9 @@ static void crash_object(struct object *o, enum content_crash kind)
         crash_object(container_of(n, struct object, link), kind);
 }
 
-void engine_crash(struct engine *e, enum content_crash kind, unsigned cuts_in_recovery)
+/* The store is open again: what is there is compared with what the crash allows. */
+static void judge(struct engine *e, enum content_crash kind)
 {
-    if (!e->store)
-        kind = e->armed_kind;
-    else
-        replace_backing(e, kind);
-    engine_trace("%llu: %s", (unsigned long long)engine_where.step, kind == CONTENT_KILL ? "KILL" : "POWER CUT");
-    while (!list_empty(&e->world.handles))
-        world_remove_handle(&e->world, container_of(e->world.handles.next, struct handle, link));
-    kind = recover(e, kind, cuts_in_recovery);
     engine_judge_tasks(e, kind);
     drop_unnamed(e);
     list_for_each(n, &e->world.images)
@@ -213,4 +260,54 @@ void engine_crash(struct engine *e, enum content_crash kind, unsigned cuts_in_re
     engine_verify_all(e, true);
     engine_check(e);
     e->crashes++;
+}
+
+static void drop_handles(struct engine *e)
+{
+    while (!list_empty(&e->world.handles))
+        world_remove_handle(&e->world, container_of(e->world.handles.next, struct handle, link));
+}
+
+void engine_crash(struct engine *e, enum content_crash kind, unsigned cuts_in_recovery)
+{
+    if (!e->store)
+        kind = e->armed_kind;
+    else
+        replace_backing(e, kind);
+    engine_trace("%llu: %s", (unsigned long long)engine_where.step, kind == CONTENT_KILL ? "KILL" : "POWER CUT");
+    drop_handles(e);
+    judge(e, recover(e, kind, cuts_in_recovery));
+}
+
+int engine_reach(struct engine *e, const char *url, struct error *err)
+{
+    engine_forget_ios(e);
+    drop_handles(e);
+    e->store = NULL;
+    must(loop_create(&e->loop), "making a loop", NULL);
+    snprintf(e->url, sizeof e->url, "%s", url);
+    return try_open(e, err);
+}
+
+void engine_land(struct engine *e, const char *url, enum content_crash kind)
+{
+    struct error err = ERROR_NONE;
+    must(engine_reach(e, url, &err), "opening the store after a crash", &err);
+    judge(e, kind);
+}
+
+unsigned engine_land_damaged(struct engine *e)
+{
+    drop_unnamed(e);
+    list_for_each(n, &e->world.images)
+        crash_object(container_of(n, struct object, link), CONTENT_POWER_CUT);
+    world_compare_names(&e->world, e->store);
+    unsigned errors = 0;
+    list_for_each(n, &e->world.images) {
+        struct object *o = container_of(n, struct object, link);
+        list_for_each(m, &o->snapshots)
+            errors += engine_verify_damaged(e, container_of(m, struct object, link));
+        errors += engine_verify_damaged(e, o);
+    }
+    return errors;
 }

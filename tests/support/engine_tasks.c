@@ -132,8 +132,11 @@ static void task_done(struct store_op *op)
 
 static unsigned kinds_weight;
 
-static const struct task_kind *random_kind(struct world *w)
+static const struct task_kind *random_kind(struct world *w, const char *preferred)
 {
+    for (unsigned i = 0; preferred && task_kinds[i].name; i++)
+        if (strcmp(task_kinds[i].name, preferred) == 0 && world_chance(w, 2))
+            return &task_kinds[i];
     if (!kinds_weight)
         for (unsigned i = 0; task_kinds[i].name; i++)
             kinds_weight += task_kinds[i].weight;
@@ -145,11 +148,11 @@ static const struct task_kind *random_kind(struct world *w)
     }
 }
 
-void engine_random_task(struct engine *e)
+static bool begin(struct engine *e, const struct task_kind *kind)
 {
     struct task *t = engine_alloc(sizeof *t);
     t->engine = e;
-    t->kind = random_kind(&e->world);
+    t->kind = kind;
     t->step = engine_where.step;
     t->op.done = task_done;
     for (unsigned i = 0; i < TASK_SUBJECTS; i++)
@@ -157,13 +160,32 @@ void engine_random_task(struct engine *e)
     if (!t->kind->prepare(t)) {
         unlock(t);
         task_free(t);
-        return;
+        return false;
     }
     list_add_tail(&e->tasks, &t->link);
     e->task_count++;
     engine_trace("%llu: %s %s %s (%u, %llu) begins", (unsigned long long)engine_where.step, t->kind->name, t->text[0], t->text[1], t->subjects,
                  (unsigned long long)t->number);
     t->kind->submit(t);
+    return true;
+}
+
+void engine_random_task(struct engine *e) { begin(e, random_kind(&e->world, e->preferred_task)); }
+
+bool engine_begin_task(struct engine *e, const char *kind)
+{
+    for (unsigned i = 0; task_kinds[i].name; i++)
+        if (strcmp(task_kinds[i].name, kind) == 0)
+            return begin(e, &task_kinds[i]);
+    engine_fail("there is no operation '%s'", kind);
+}
+
+void engine_each_task(struct engine *e, void (*each)(void *ctx, const char *kind, unsigned count), void *ctx)
+{
+    list_for_each(n, &e->tasks) {
+        const struct task *t = container_of(n, struct task, link);
+        each(ctx, t->kind->name, t->count);
+    }
 }
 
 bool task_exists(struct task *t, const char *target, struct image_info *info)

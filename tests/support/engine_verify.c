@@ -148,6 +148,32 @@ void engine_verify(struct engine *e, struct object *o, bool settle)
     free(ids);
 }
 
+unsigned engine_verify_damaged(struct engine *e, struct object *o)
+{
+    char target[IMAGE_TARGET_SIZE];
+    bool opened;
+    unsigned errors = 0;
+    struct content *c = o->content;
+    static uint8_t buf[4096] __attribute__((aligned(4096)));
+    world_target(o, target);
+    struct image *img = open_for_reading(e, o, target, &opened);
+    for (uint32_t i = 0; i < c->count; i++) {
+        uint64_t first = content_block_of(i) * CONTENT_SECTORS, sectors = c->size_bytes / 512 - first;
+        uint32_t ids[CONTENT_SECTORS] = { 0 };
+        sectors = sectors < CONTENT_SECTORS ? sectors : CONTENT_SECTORS;
+        if (engine_read(e, img, first, sectors, buf)) {
+            errors++;
+            continue;
+        }
+        for (uint64_t s = 0; s < sectors; s++)
+            ids[s] = pattern_id(buf + s * 512, first + s);
+        if (!content_allows(c, i, 0, ids))
+            wrong_block(target, c, i, ids);
+    }
+    image_close(img);
+    return errors;
+}
+
 bool engine_is(struct engine *e, const char *target, const struct content *c, const uint32_t *since)
 {
     struct image_open_options opt = { .mode = IMAGE_READ_ONLY, .holder = "a look" };
