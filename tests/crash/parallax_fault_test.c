@@ -89,25 +89,67 @@ static void a_failed_catalog_change_leaves_a_sound_store(void)
     }
 }
 
-/* ---- Who waits for a checkpoint when it fails ---- */
+/* ---- Many writes at once, to one image ---- */
 
-#define WAITING_WRITES 16u /* of 1 MiB each: several times what the index holds */
+#define WRITES 96u /* of 1 MiB each: several times what the index holds, and more than the space that is there from the start */
 
-struct waiting {
+struct outcome {
     unsigned ended, failed;
+    int error; /* of one that failed */
 };
 
 static void count_end(struct image_req *req, int error)
 {
-    struct waiting *w = req->context;
-    w->ended++;
-    w->failed += error == -EIO;
+    struct outcome *o = req->context;
+    o->ended++;
+    if (error) {
+        o->failed++;
+        o->error = error;
+    }
 }
 
 static bool all_have_ended(struct engine *e, void *ctx)
 {
     (void)e;
-    return ((struct waiting *)ctx)->ended == WAITING_WRITES;
+    return ((struct outcome *)ctx)->ended == WRITES;
+}
+
+static struct image *new_image(struct engine *e)
+{
+    struct engine_run run;
+    struct error err = ERROR_NONE;
+    struct image *img = NULL;
+    engine_run_arm(&run);
+    image_create(e->store, &run.op, "disk", (uint64_t)WRITES * IMAGE_REQUEST_MAX);
+    if (engine_run(e, &run, "creating an image"))
+        engine_fail("creating an image: %s", run.op.error.text);
+    if (image_open(e->store, "disk", &(struct image_open_options){ .mode = IMAGE_READ_WRITE }, &img, &err))
+        engine_fail("opening it: %s", err.text);
+    return img;
+}
+
+/* Each must be answered; what is left must be sound. */
+static struct outcome write_all(struct engine *e, struct image *img)
+{
+    struct outcome o = { 0 };
+    struct image_req *reqs = engine_alloc(WRITES * sizeof *reqs);
+    uint8_t *data = bdev_buffer_alloc(IMAGE_REQUEST_MAX / BDEV_BLOCK_SIZE);
+    struct iovec iov = { data, IMAGE_REQUEST_MAX };
+    memset(data, 0x5a, IMAGE_REQUEST_MAX);
+    for (unsigned i = 0; i < WRITES; i++) {
+        reqs[i] = (struct image_req){ .op = IMAGE_WRITE, .offset = (uint64_t)i * IMAGE_REQUEST_MAX, .length = IMAGE_REQUEST_MAX, .iov = &iov, .iov_count = 1,
+                                      .done = count_end, .context = &o };
+        image_submit(img, &reqs[i]);
+    }
+    engine_wait(e, all_have_ended, &o, "waiting for the writes");
+    image_close(img);
+    free(data);
+    free(reqs);
+    memory_fail_apply(&e->backing, 0, 0, false);
+    memory_fail_io(&e->backing, NULL);
+    engine_kill(e);
+    engine_check(e);
+    return o;
 }
 
 static void writes_that_wait_for_a_failing_checkpoint_are_answered(void)
@@ -115,34 +157,24 @@ static void writes_that_wait_for_a_failing_checkpoint_are_answered(void)
     struct engine e;
     engine_where = (struct engine_where){ __func__, unit_seed(), 0 };
     engine_start(&e, engine_where.seed, STORE_BYTES, 1);
-    struct engine_run run;
-    engine_run_arm(&run);
-    image_create(e.store, &run.op, "disk", WAITING_WRITES * IMAGE_REQUEST_MAX);
-    if (engine_run(&e, &run, "creating an image"))
-        engine_fail("creating an image: %s", run.op.error.text);
-    struct error err = ERROR_NONE;
-    struct image *img = NULL;
-    if (image_open(e.store, "disk", &(struct image_open_options){ .mode = IMAGE_READ_WRITE }, &img, &err))
-        engine_fail("opening it: %s", err.text);
-    uint8_t *data = bdev_buffer_alloc(IMAGE_REQUEST_MAX / BDEV_BLOCK_SIZE);
-    memset(data, 0x5a, IMAGE_REQUEST_MAX);
-    struct iovec iov = { data, IMAGE_REQUEST_MAX };
-    struct image_req reqs[WAITING_WRITES];
-    struct waiting w = { 0 };
+    struct image *img = new_image(&e);
     memory_fail_apply(&e.backing, 1, -EIO, false);
-    for (unsigned i = 0; i < WAITING_WRITES; i++) {
-        reqs[i] = (struct image_req){ .op = IMAGE_WRITE, .offset = (uint64_t)i * IMAGE_REQUEST_MAX, .length = IMAGE_REQUEST_MAX, .iov = &iov, .iov_count = 1,
-                                      .done = count_end, .context = &w };
-        image_submit(img, &reqs[i]);
-    }
-    engine_wait(&e, all_have_ended, &w, "waiting for the writes");
-    if (!w.failed)
-        engine_fail("no write met the failed checkpoint");
-    memory_fail_apply(&e.backing, 0, 0, false);
-    image_close(img);
-    free(data);
-    engine_kill(&e);
-    engine_check(&e);
+    struct outcome o = write_all(&e, img);
+    if (!o.failed || o.error != -EIO)
+        engine_fail("%u writes met the failed checkpoint, with error %d", o.failed, o.error);
+    engine_end(&e);
+}
+
+static void writes_that_find_no_space_on_the_host_are_answered(void)
+{
+    struct engine e;
+    engine_where = (struct engine_where){ __func__, unit_seed(), 0 };
+    engine_start(&e, engine_where.seed, STORE_BYTES, 1);
+    struct image *img = new_image(&e);
+    memory_fail_io(&e.backing, &(struct memory_fault){ .kinds = MEMORY_GROW, .nth = 1, .error = -ENOSPC, .lasting = true });
+    struct outcome o = write_all(&e, img);
+    if (!o.failed || o.failed == WRITES || o.error != -ENOSPC)
+        engine_fail("%u writes of %u found no space, with error %d", o.failed, WRITES, o.error);
     engine_end(&e);
 }
 
@@ -155,6 +187,7 @@ int main(int argc, char **argv)
         UNIT(a_host_without_space_leaves_a_sound_store),
         UNIT(a_failed_catalog_change_leaves_a_sound_store),
         UNIT(writes_that_wait_for_a_failing_checkpoint_are_answered),
+        UNIT(writes_that_find_no_space_on_the_host_are_answered),
         { 0 },
     };
     return unit_main(argc, argv, "parallax fault", tests);
