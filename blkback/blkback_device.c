@@ -91,7 +91,8 @@ static void close_up(struct blkback_device *d)
         send(d, BLKBACK_CLOSE);
         return;
     }
-    write_state(d, XENBUS_CLOSED);
+    if (atomic_load(&d->state) != XENBUS_CLOSED) /* a write is an event, and might find a directory again that cannot be removed */
+        write_state(d, XENBUS_CLOSED);
     d->stage = BLKBACK_CLOSED;
     blkback_device_step(d);
 }

@@ -369,7 +369,8 @@ static int remove_once(struct blkback_device *d, hv_xs_tx tx)
     if (err)
         return err;
     free(names);
-    return count ? 0 : hv_xs_remove(xs, tx, parent);
+    err = count ? 0 : hv_xs_remove(xs, tx, parent);
+    return err == -EACCES ? 0 : err; /* libxl keeps the parent to itself, and removes it */
 }
 
 int blkback_nodes_remove(struct blkback_device *d)

@@ -232,7 +232,7 @@ int blkback_nodes_write_connected(struct blkback_device *d);
 int blkback_nodes_write_size(struct blkback_device *d);
 int blkback_nodes_write_state(struct blkback_device *d, unsigned state);
 int blkback_nodes_write_problem(struct blkback_device *d, const char *text);
-/* Removes the backend directory, and its parent when it was the last in it. */
+/* Removes the backend directory, and its parent when it was the last in it and is ours. */
 int blkback_nodes_remove(struct blkback_device *d);
 
 /* ---- blkback_disk.c: commands, on the loop ---- */

@@ -40,10 +40,21 @@ static void make_directory(struct writer *w, void (*where)(char *, const struct 
         w->err = hv_xs_set_owner(w->xs, w->tx, path, owner, (int)reader);
 }
 
+/* What lies above a device is the toolstack's own, as with libxl: the backend may read it and no more. */
+static void make_parent(struct writer *w)
+{
+    char path[160];
+    snprintf(path, sizeof path, "/local/domain/%u/backend/vbd/%u", w->d->backend, w->d->frontend);
+    w->err = hv_xs_mkdir(w->xs, w->tx, path);
+    if (!w->err)
+        w->err = hv_xs_set_owner(w->xs, w->tx, path, HV_DOMID_TOOLSTACK, (int)w->d->backend);
+}
+
 static int attach_once(struct writer *w)
 {
     const struct toolstack_device *d = w->d;
     char path[160], text[16];
+    make_parent(w);
     make_directory(w, backend_path, d->backend, d->frontend);
     make_directory(w, frontend_path, d->frontend, d->backend);
     frontend_path(path, d, "");
