@@ -9,6 +9,7 @@
 #   make check-crash  power cuts, faults and rot under the real store, in full length (docs/testing.md)
 #   make check-layers includes run one way only
 #   make check-mutants deliberate bugs: each must make the test that it names fail (MUTANT="NAMES": only these)
+#   make check-xen    the real Xen in QEMU: a storage domain, stock guests
 #   make bench        ratios against the raw device
 #   make install      under DESTDIR, PREFIX=/usr
 #   make clean
@@ -50,6 +51,8 @@ endif
 
 PACKAGES := gcc make libc6-dev libaio-dev libdb5.3-dev libssl-dev libcunit1-dev libjansson-dev libxen-dev libfuse3-dev \
             xenstore-utils e2fsprogs xfsprogs jq fio fuse3 nbdkit nbdkit-plugin-dev libnbd-dev libnbd-bin python3-libnbd qemu-utils openssl util-linux mount procps patch
+# What the rig for the real Xen needs besides; what runs inside it is downloaded, not installed.
+XEN_PACKAGES := qemu-system-x86 cpio xz-utils binutils
 
 # Each folder is a static library; what it may stand on (tests/check-layers holds the includes to the same table).
 FOLDERS := base radix cache hypervisor vbd parallax blkfront blkback control doors/common doors/fuse tools/common
@@ -158,6 +161,12 @@ check-asan check-tsan: check-%: deps
 	$(Q)$(MAKE) --no-print-directory -j2 D=$* tests
 	$(Q)O=build-$* TEST='$(TEST)' tests/run $*
 
+.PHONY: check-xen
+check-xen: deps
+	$(Q)tests/install-deps $(XEN_PACKAGES)
+	$(Q)$(MAKE) --no-print-directory -j2 all $(O)/tests/programs/disk_load
+	$(Q)O=$(O) tests/xen/check
+
 .PHONY: demo
 demo: deps
 	$(Q)$(MAKE) --no-print-directory -j2 tests
@@ -174,6 +183,7 @@ install: all
 	install -m 755 $(O)/parallax $(DESTDIR)$(PREFIX)/bin/parallax
 	install -m 755 $(O)/parallaxd $(DESTDIR)$(PREFIX)/sbin/parallaxd
 	install -m 755 $(O)/parallax-hypervisor $(DESTDIR)$(PREFIX)/libexec/parallax/parallax-hypervisor
+	install -D -m 755 tools/xen/block-parallax $(DESTDIR)/etc/xen/scripts/block-parallax
 	$(if $(PLUGIN),install -D -m 644 $(PLUGIN) $(DESTDIR)$(PLUGIN_DIR)/nbdkit-parallax-plugin.so)
 	install -m 755 $(O)/parallax-mount $(DESTDIR)$(PREFIX)/libexec/parallax/parallax-mount
 
