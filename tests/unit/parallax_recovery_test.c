@@ -1,0 +1,250 @@
+/* parallax_recovery_test.c - what recovery believes of a journal, state by state (docs/consistency.md, 4 to 8). */
+#include "tests/support/bare.h"
+#include "tests/support/engine_pattern.h"
+#include "tests/support/unit.h"
+
+#include "parallax/disk.h"
+#include "parallax/store/memory.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#define STORE_BYTES (64ull << 20)
+
+static uint8_t nothing[BDEV_BLOCK_SIZE];
+static struct bare b;
+
+static void a_missing_block_below_the_durable_mark_refuses_the_store(void)
+{
+    bare_begin(&b, STORE_BYTES);
+    CU_ASSERT_EQUAL(bare_write(&b, 1, 1, 11), 0);
+    CU_ASSERT_EQUAL(bare_flush(&b), 0);
+    CU_ASSERT_EQUAL(bare_write(&b, 2, 1, 12), 0); /* its journal block says that the one before is durable */
+    bare_put(&b, bare_journal(&b, 1), nothing);
+    bare_kill(&b);
+    CU_ASSERT_EQUAL(bare_open(&b), -EBADMSG);
+    bare_end(&b);
+}
+
+static void a_missing_block_above_it_is_a_write_that_did_not_happen(void)
+{
+    bare_begin(&b, STORE_BYTES);
+    CU_ASSERT_EQUAL(bare_write(&b, 1, 1, 11), 0);
+    CU_ASSERT_EQUAL(bare_write(&b, 2, 1, 12), 0);
+    bare_put(&b, bare_journal(&b, 1), nothing);
+    bare_kill(&b);
+    CU_ASSERT_EQUAL_FATAL(bare_open(&b), 0);
+    CU_ASSERT_EQUAL(bare_read(&b, 1), 0);
+    CU_ASSERT_EQUAL(bare_read(&b, 2), 12);
+    CU_ASSERT_EQUAL(bare_write(&b, 3, 1, 13), 0);
+    bare_kill(&b);
+    CU_ASSERT_EQUAL_FATAL(bare_open(&b), 0);
+    CU_ASSERT(bare_read(&b, 1) == 0 && bare_read(&b, 2) == 12 && bare_read(&b, 3) == 13);
+    CU_ASSERT(bare_is_sound(&b));
+    bare_end(&b);
+}
+
+/* Judged dead today, a record stays dead, even if its data turn up tomorrow. */
+static void what_was_rejected_stays_rejected(void)
+{
+    uint8_t data[BDEV_BLOCK_SIZE];
+    bare_begin(&b, STORE_BYTES);
+    CU_ASSERT_EQUAL(bare_write(&b, 1, 1, 11), 0);
+    uint64_t at = bare_address(&b, 1, 11);
+    CU_ASSERT_NOT_EQUAL_FATAL(at, 0);
+    bare_get(&b, at, data);
+    bare_put(&b, at, nothing);
+    bare_kill(&b);
+    CU_ASSERT_EQUAL_FATAL(bare_open(&b), 0);
+    bare_put(&b, at, data);
+    bare_kill(&b);
+    CU_ASSERT_EQUAL_FATAL(bare_open(&b), 0);
+    CU_ASSERT_EQUAL(bare_read(&b, 1), 0);
+    bare_end(&b);
+}
+
+/* A later write of the same place, torn too, could complete a torn block: it must not count then. */
+static void a_torn_block_is_not_believed_when_it_is_whole_again(void)
+{
+    uint8_t whole[BDEV_BLOCK_SIZE], torn[BDEV_BLOCK_SIZE];
+    bare_begin(&b, STORE_BYTES);
+    bare_reopen(&b); /* nothing else is in the journal */
+    CU_ASSERT_EQUAL(bare_write(&b, 1, 1, 11), 0);
+    uint64_t at = bare_journal(&b, 0);
+    bare_get(&b, at, whole);
+    memcpy(torn, whole, sizeof torn);
+    memset(torn + 64, 0xa5, 512);
+    bare_put(&b, at, torn);
+    bare_kill(&b);
+    CU_ASSERT_EQUAL_FATAL(bare_open(&b), 0);
+    CU_ASSERT_EQUAL(bare_read(&b, 1), 0);
+    bare_put(&b, at, whole);
+    bare_kill(&b);
+    CU_ASSERT_EQUAL_FATAL(bare_open(&b), 0);
+    CU_ASSERT_EQUAL(bare_read(&b, 1), 0);
+    bare_end(&b);
+}
+
+/* After each recovery that found something a new epoch begins: a block of the old one, come back, is nobody's. */
+static void a_block_of_an_earlier_epoch_is_not_believed(void)
+{
+    uint8_t old[BDEV_BLOCK_SIZE];
+    bare_begin(&b, STORE_BYTES);
+    CU_ASSERT_EQUAL(bare_write(&b, 1, 1, 11), 0);
+    CU_ASSERT_EQUAL(bare_write(&b, 2, 1, 12), 0);
+    uint64_t at = bare_journal(&b, 0);
+    bare_get(&b, at, old);
+    bare_put(&b, at, nothing); /* the second never arrived */
+    bare_kill(&b);
+    CU_ASSERT_EQUAL_FATAL(bare_open(&b), 0);
+    bare_put(&b, at, old); /* now it does: the disk had kept it back */
+    bare_kill(&b);
+    CU_ASSERT_EQUAL_FATAL(bare_open(&b), 0);
+    CU_ASSERT_EQUAL(bare_read(&b, 1), 11);
+    CU_ASSERT_EQUAL(bare_read(&b, 2), 0);
+    bare_end(&b);
+}
+
+/* The store flushes by itself, and what is known durable is believed unread: so recovery reads little. A flushed block that
+ * rotted is an error to its reader, not a write that did not happen. */
+static void recovery_does_not_judge_what_the_store_flushed_by_itself(void)
+{
+    struct store_status status;
+    bare_begin(&b, 512ull << 20);
+    CU_ASSERT_EQUAL(bare_write(&b, 0, 1, 11), 0);
+    uint64_t at = bare_address(&b, 0, 11);
+    store_get_status(b.store, &status);
+    uint64_t flushes = status.device_flushes, checkpoints = status.checkpoints;
+    for (unsigned i = 1; i <= 72; i++) /* MiB; no checkpoint comes in between */
+        CU_ASSERT_EQUAL_FATAL(bare_write(&b, i * 256, 255, 100 + i), 0);
+    bare_turn(&b, 50);
+    store_get_status(b.store, &status);
+    CU_ASSERT(status.device_flushes > flushes);
+    if (status.checkpoints == checkpoints) { /* else the time that it takes here has brought one */
+        CU_ASSERT_EQUAL(bare_write(&b, 1, 1, 12), 0);
+        bare_put(&b, at, nothing);
+        bare_kill(&b);
+        CU_ASSERT_EQUAL_FATAL(bare_open(&b), 0);
+        CU_ASSERT_EQUAL(bare_read(&b, 0), -EIO);
+        CU_ASSERT_EQUAL(bare_read(&b, 1), 12);
+    }
+    bare_end(&b);
+}
+
+/* Makes the next write's data, or its record, fail: which of the two, the device's seed decides. True: the data. */
+static bool fail_one_write(uint64_t block, uint32_t id)
+{
+    struct store_status status;
+    memory_fail_io(&b.backing, &(struct memory_fault){ .kinds = MEMORY_WRITE, .nth = 1, .error = -EIO });
+    CU_ASSERT_EQUAL(bare_write(&b, block, 1, id), -EIO);
+    memory_fail_io(&b.backing, NULL);
+    store_get_status(b.store, &status);
+    return !status.failed;
+}
+
+/* 1 in 2 tries fails the other part; 40 tries leave no doubt. */
+static void a_write_whose_data_failed_is_taken_back(void)
+{
+    bool met = false;
+    for (unsigned tries = 0; tries < 40 && !met; tries++) {
+        bare_begin(&b, STORE_BYTES);
+        CU_ASSERT_EQUAL(bare_write(&b, 1, 1, 11), 0);
+        met = fail_one_write(1, 12);
+        if (met) {
+            CU_ASSERT_EQUAL(bare_read(&b, 1), 11);
+            CU_ASSERT_EQUAL(bare_flush(&b), 0); /* after which its record would be believed unread */
+            CU_ASSERT_EQUAL(bare_write(&b, 2, 1, 13), 0);
+            bare_kill(&b);
+            CU_ASSERT_EQUAL_FATAL(bare_open(&b), 0);
+            CU_ASSERT_EQUAL(bare_read(&b, 1), 11);
+            CU_ASSERT_EQUAL(bare_read(&b, 2), 13);
+            bare_kill(&b); /* by the verdict, this time */
+            CU_ASSERT_EQUAL_FATAL(bare_open(&b), 0);
+            CU_ASSERT_EQUAL(bare_read(&b, 1), 11);
+        }
+        bare_end(&b);
+    }
+    CU_ASSERT(met);
+}
+
+static void a_failed_journal_write_fails_the_store(void)
+{
+    bool met = false;
+    for (unsigned tries = 0; tries < 40 && !met; tries++) {
+        struct store_status status;
+        bare_begin(&b, STORE_BYTES);
+        CU_ASSERT_EQUAL(bare_write(&b, 1, 1, 11), 0);
+        memory_fail_io(&b.backing, &(struct memory_fault){ .kinds = MEMORY_WRITE, .nth = 1, .error = -EIO });
+        CU_ASSERT_EQUAL(bare_write(&b, 2, 1, 12), -EIO);
+        memory_fail_io(&b.backing, NULL);
+        /* The data are on the device: it was the record that failed. */
+        met = bare_address(&b, 2, 12) != 0;
+        if (met) {
+            store_get_status(b.store, &status);
+            CU_ASSERT(status.failed);
+            CU_ASSERT_EQUAL(bare_write(&b, 3, 1, 13), -EIO);
+            CU_ASSERT_EQUAL(bare_flush(&b), -EIO);
+            CU_ASSERT_EQUAL(bare_read(&b, 1), 11);
+            bare_kill(&b);
+            CU_ASSERT_EQUAL_FATAL(bare_open(&b), 0);
+            CU_ASSERT_EQUAL(bare_read(&b, 1), 11);
+            CU_ASSERT_EQUAL(bare_write(&b, 3, 1, 13), 0);
+        }
+        bare_end(&b);
+    }
+    CU_ASSERT(met);
+}
+
+#define GROUP 100u
+
+/* A group of that many long names: its record takes several journal blocks. */
+static void take_large_group(void)
+{
+    static char text[GROUP][IMAGE_TARGET_SIZE];
+    const char *all[GROUP];
+    struct bare_run run;
+    bare_arm(&run);
+    image_clone_many(b.store, &run.op, "a", "clone-", 0, GROUP);
+    CU_ASSERT_EQUAL_FATAL(bare_wait(&b, &run), 0);
+    for (unsigned i = 0; i < GROUP; i++) {
+        snprintf(text[i], sizeof text[i], "clone-%u@%0100u", i, i);
+        all[i] = text[i];
+    }
+    bare_arm(&run);
+    snapshot_create(b.store, &run.op, all, GROUP);
+    CU_ASSERT_EQUAL_FATAL(bare_wait(&b, &run), 0);
+}
+
+static unsigned snapshots(void)
+{
+    struct store_status status;
+    store_get_status(b.store, &status);
+    return (unsigned)status.snapshots;
+}
+
+static void a_change_of_several_blocks_is_there_whole_or_not_at_all(void)
+{
+    for (unsigned back = 0; back < 4; back++) {
+        bare_begin(&b, STORE_BYTES);
+        take_large_group();
+        CU_ASSERT_EQUAL(snapshots(), GROUP);
+        if (back < 3)
+            bare_put(&b, bare_journal(&b, back), nothing);
+        bare_kill(&b);
+        CU_ASSERT_EQUAL_FATAL(bare_open(&b), 0);
+        CU_ASSERT_EQUAL(snapshots(), back < 3 ? 0 : GROUP);
+        CU_ASSERT(bare_is_sound(&b));
+        bare_end(&b);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    return unit_main(argc, argv, "recovery", (struct unit_test[]){
+        UNIT(a_missing_block_below_the_durable_mark_refuses_the_store), UNIT(a_missing_block_above_it_is_a_write_that_did_not_happen),
+        UNIT(what_was_rejected_stays_rejected), UNIT(a_torn_block_is_not_believed_when_it_is_whole_again),
+        UNIT(a_block_of_an_earlier_epoch_is_not_believed), UNIT(recovery_does_not_judge_what_the_store_flushed_by_itself),
+        UNIT(a_write_whose_data_failed_is_taken_back), UNIT(a_failed_journal_write_fails_the_store),
+        UNIT(a_change_of_several_blocks_is_there_whole_or_not_at_all), { 0 } });
+}

@@ -1,0 +1,207 @@
+/* parallax_space_test.c - when a block may be used again, and what must stay free (docs/consistency.md, 9 to 11, 17).
+ *
+ * The store is small and filled up, so that whatever may be used again is. */
+#include "tests/support/bare.h"
+#include "tests/support/engine_pattern.h"
+#include "tests/support/unit.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define STORE_BYTES (48ull << 20)
+#define LARGER_BYTES (128ull << 20)
+#define RUN 64u            /* blocks of one write */
+#define FAR 100000u        /* where the filling begins, in the image */
+
+static struct bare b;
+
+static bool until_flush_held(void)
+{
+    for (unsigned i = 0; i < 2000 && !bare_flush_held(&b); i++)
+        bare_turn(&b, 5);
+    return bare_flush_held(&b);
+}
+
+/* Writes runs of `blocks` from FAR on, of ids from 1000 on, until one fails or is not answered; how many were acknowledged.
+ * *stuck, if any is, has to outlive the store. */
+static unsigned fill(uint32_t blocks, struct bare_io *stuck)
+{
+    unsigned n = 0;
+    for (;; n++) {
+        bare_submit(&b, stuck, IMAGE_WRITE, FAR + (uint64_t)n * blocks, blocks, 1000 + n);
+        for (unsigned turns = 0; turns < 300 && stuck->error == BARE_PENDING; turns++)
+            bare_turn(&b, 1);
+        if (stuck->error)
+            return n;
+        bare_io_fini(stuck);
+    }
+}
+
+static void expect_filling(unsigned n, uint32_t blocks)
+{
+    unsigned wrong = 0;
+    for (unsigned i = 0; i < n; i++)
+        wrong += bare_read(&b, FAR + (uint64_t)i * blocks) != 1000 + i || bare_read(&b, FAR + (uint64_t)i * blocks + blocks - 1) != 1000 + i;
+    CU_ASSERT_EQUAL(wrong, 0);
+}
+
+static void expect_run(uint64_t first, uint32_t blocks, uint32_t id)
+{
+    unsigned wrong = 0;
+    for (uint32_t i = 0; i < blocks; i++)
+        wrong += bare_read(&b, first + i) != id;
+    CU_ASSERT_EQUAL(wrong, 0);
+}
+
+static uint64_t used_bytes(void)
+{
+    struct store_status status;
+    store_get_status(b.store, &status);
+    return status.used_bytes;
+}
+
+/* A checkpoint that drops blocks both of the tree and of changes is held before its commit: until then nothing is free that
+ * was not free before. The store is filled by writes of that many blocks, and then it
+ * ends. journal_blocks: about as many are written before. */
+static void crash_before_the_commit(uint32_t blocks, unsigned journal_blocks, void (*crash)(struct bare *))
+{
+    struct bare_run checkpoint;
+    struct bare_io stuck;
+    bare_begin(&b, LARGER_BYTES);
+    for (uint32_t i = 0; i < 16; i++)
+        CU_ASSERT_EQUAL_FATAL(bare_write(&b, i * RUN, RUN, 11), 0);
+    CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
+    for (unsigned i = 0; i < journal_blocks; i++)
+        CU_ASSERT_EQUAL_FATAL(bare_write(&b, FAR - 1 - i, 1, 14), 0);
+    for (uint32_t i = 0; i < 48; i++)
+        CU_ASSERT_EQUAL_FATAL(bare_write(&b, i % 16 * RUN, RUN, 12), 0);
+    for (uint32_t i = 0; i < 8; i++)
+        CU_ASSERT_EQUAL_FATAL(bare_write(&b, i * RUN, RUN, 13), 0);
+    CU_ASSERT_EQUAL(bare_flush(&b), 0);
+    uint64_t used = used_bytes();
+    bare_hold_flushes(&b);
+    bare_arm(&checkpoint);
+    store_checkpoint(b.store, &checkpoint.op);
+    CU_ASSERT_FATAL(until_flush_held());
+    CU_ASSERT(used_bytes() >= used);
+    unsigned n = fill(blocks, &stuck);
+    CU_ASSERT(n > 0);
+    CU_ASSERT_EQUAL(bare_flush(&b), 0);
+    crash(&b);
+    bare_io_fini(&stuck);
+    CU_ASSERT_EQUAL_FATAL(bare_open(&b), 0);
+    expect_run(0, 8 * RUN, 13);
+    expect_run(8 * RUN, 8 * RUN, 12);
+    expect_run(FAR - journal_blocks, journal_blocks, 14);
+    expect_filling(n, blocks);
+    CU_ASSERT(bare_is_sound(&b));
+    CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
+    CU_ASSERT(bare_is_sound(&b));
+    bare_reopen(&b);
+    expect_run(0, 8 * RUN, 13);
+    expect_filling(n, blocks);
+    bare_end(&b);
+}
+
+static void what_a_checkpoint_drops_is_not_used_before_it_commits(void)
+{
+    crash_before_the_commit(RUN, 0, bare_kill);
+    crash_before_the_commit(RUN, 0, bare_power_cut);
+}
+
+/* Writes of one block use up the journal, of 1,024 blocks, before they use up the space. */
+static void the_journal_is_not_used_again_before_the_commit(void)
+{
+    crash_before_the_commit(1, 400, bare_kill);
+    crash_before_the_commit(1, 400, bare_power_cut);
+}
+
+static void a_block_that_is_being_read_is_not_used_again(void)
+{
+    struct bare_io read, stuck;
+    bare_begin(&b, STORE_BYTES);
+    CU_ASSERT_EQUAL(bare_write(&b, 0, RUN, 11), 0);
+    bare_reopen(&b);
+    CU_ASSERT_EQUAL(bare_read(&b, RUN), 0); /* the map is in memory now; the data are not */
+    bare_hold_reads(&b);
+    bare_submit(&b, &read, IMAGE_READ, 0, RUN, 0);
+    bare_turn(&b, 20);
+    CU_ASSERT_EQUAL(bare_write(&b, 0, RUN, 12), 0);
+    CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
+    CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
+    fill(RUN, &stuck);
+    CU_ASSERT_EQUAL(read.error, BARE_PENDING);
+    bare_release(&b);
+    for (unsigned i = 0; i < 2000 && (read.error == BARE_PENDING || stuck.error == BARE_PENDING); i++)
+        bare_turn(&b, 5);
+    CU_ASSERT_EQUAL(read.error, 0);
+    for (uint32_t i = 0; i < RUN * 8; i++)
+        CU_ASSERT_EQUAL(pattern_id((uint8_t *)read.memory + i * 512, i), 11);
+    bare_io_fini(&read);
+    bare_io_fini(&stuck);
+    bare_end(&b);
+}
+
+/* Each change of a far-apart block costs its checkpoint a leaf and more. */
+static void a_full_store_can_still_checkpoint_discard_and_delete(void)
+{
+    struct store_status full, after;
+    struct bare_run run;
+    const char *name = "a";
+    unsigned n = 0;
+    int err;
+    bare_begin(&b, STORE_BYTES);
+    do {
+        err = bare_write(&b, (uint64_t)(n * 7919u % 1024) * 256 + n / 1024, 1, 1000 + n);
+        n++;
+    } while (!err);
+    CU_ASSERT_EQUAL(err, -ENOSPC);
+    store_get_status(b.store, &full);
+    CU_ASSERT_FALSE(full.failed);
+    CU_ASSERT_EQUAL(bare_flush(&b), 0);
+    CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
+    CU_ASSERT_EQUAL(bare_discard(&b, 0, 256), 0);
+    CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
+    CU_ASSERT(bare_is_sound(&b));
+    image_close(b.img);
+    bare_arm(&run);
+    image_delete(b.store, &run.op, &name, 1, true, false);
+    CU_ASSERT_EQUAL(bare_wait(&b, &run), 0);
+    for (unsigned i = 0; i < 4; i++)
+        CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
+    store_get_status(b.store, &after);
+    CU_ASSERT_FALSE(after.failed);
+    CU_ASSERT(after.used_bytes < full.used_bytes / 2);
+    bare_kill(&b);
+    bare_end(&b);
+}
+
+/* Whatever rots, nobody is given wrong bytes, and what did not rot is there. */
+static void a_block_that_rotted_is_an_error_and_costs_no_other(void)
+{
+    uint8_t block[BDEV_BLOCK_SIZE];
+    bare_begin(&b, STORE_BYTES);
+    CU_ASSERT_EQUAL(bare_write(&b, 0, 4, 11), 0);
+    bare_reopen(&b);
+    uint64_t at = bare_address(&b, 1, 11);
+    CU_ASSERT_NOT_EQUAL_FATAL(at, 0);
+    bare_get(&b, at, block);
+    block[4095] ^= 0x40;
+    bare_put(&b, at, block);
+    CU_ASSERT_EQUAL(bare_read(&b, 0), 11);
+    CU_ASSERT_EQUAL(bare_read(&b, 1), -EIO);
+    CU_ASSERT_EQUAL(bare_read(&b, 2), 11);
+    CU_ASSERT_FALSE(bare_is_sound(&b));
+    CU_ASSERT_EQUAL(bare_write(&b, 1, 1, 12), 0); /* written anew it is well again */
+    CU_ASSERT_EQUAL(bare_read(&b, 1), 12);
+    bare_end(&b);
+}
+
+int main(int argc, char **argv)
+{
+    return unit_main(argc, argv, "space", (struct unit_test[]){
+        UNIT(what_a_checkpoint_drops_is_not_used_before_it_commits), UNIT(the_journal_is_not_used_again_before_the_commit),
+        UNIT(a_block_that_is_being_read_is_not_used_again), UNIT(a_full_store_can_still_checkpoint_discard_and_delete),
+        UNIT(a_block_that_rotted_is_an_error_and_costs_no_other), { 0 } });
+}
