@@ -9,6 +9,7 @@
 #   make check-crash  power cuts, faults and rot under the real store, in full length (docs/testing.md)
 #   make check-layers includes run one way only
 #   make check-mutants deliberate bugs: each must make the test that it names fail (MUTANT="NAMES": only these)
+#   make check-kill  1,000 kills of parallaxd under verifying guests, inside each phase of its work
 #   make check-xen    the real Xen in QEMU: a storage domain, stock guests
 #   make bench        ratios against the raw device
 #   make install      under DESTDIR, PREFIX=/usr
@@ -77,6 +78,7 @@ libraries = $(foreach f,$(1),$(call library,$(f)))
 PROGRAMS := $(patsubst tools/%/main.c,%,$(wildcard tools/*/main.c))
 UNIT_TESTS := $(patsubst tests/%.c,$(O)/tests/%,$(wildcard tests/unit/*_test.c tests/model/*_test.c tests/crash/*_test.c))
 HELPERS := $(patsubst tests/%.c,$(O)/tests/%,$(wildcard tests/programs/*.c))
+PRELOADS := $(patsubst tests/%.c,$(O)/tests/%.so,$(wildcard tests/preload/*.c))
 
 # nbdkit's plugin, where its header is. A sanitizer would have to be in nbdkit itself.
 PLUGIN := $(if $(D),,$(if $(wildcard /usr/include/nbdkit-plugin.h),$(O)/nbdkit-parallax-plugin.so))
@@ -126,11 +128,17 @@ $(1): $(patsubst $(O)/tests/%,$(O)/obj/tests/%.o,$(1)) $(call libraries,$(or $(D
 endef
 $(foreach t,$(UNIT_TESTS) $(HELPERS),$(eval $(call test_rules,$(t))))
 
+# A library to be loaded into a program under test: with what it needs of the engine in it, and nothing of that visible.
+$(PRELOADS): $(O)/tests/preload/%.so: $(O)/obj/tests/preload/%.o $(call libraries,parallax base)
+	$(call say,LINK,$@)
+	@mkdir -p $(@D)
+	$(Q)$(CC) -shared $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^)
+
 -include $(shell find $(O)/obj -name '*.d' 2>/dev/null)
 
 .PHONY: tests programs
 tests: programs $(UNIT_TESTS)
-programs: all $(HELPERS)
+programs: all $(HELPERS) $(PRELOADS)
 
 .PHONY: deps
 deps:
@@ -155,6 +163,11 @@ check-layers:
 check-mutants: deps
 	$(Q)$(MAKE) --no-print-directory -j2 tests
 	$(Q)O=$(O) tests/mutants/run $(MUTANT)
+
+.PHONY: check-kill
+check-kill: deps
+	$(Q)$(MAKE) --no-print-directory -j2 programs
+	$(Q)O=$(O) KILLS=$(or $(KILLS),1000) TEST_TIMEOUT=14400 TEST=kill_inside tests/run
 
 .PHONY: check-asan check-tsan
 check-asan check-tsan: check-%: deps
