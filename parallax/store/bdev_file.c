@@ -55,15 +55,11 @@ static void submit(struct bdev *d, struct bdev_req *req)
     aio_queue_submit(f->queue, req, valid ? 0 : -EINVAL);
 }
 
-static int read_blocks(struct bdev *d, uint64_t block, void *buf, uint32_t blocks)
+/* All of it, or an error. */
+static int transfer(int fd, bool writing, void *buf, size_t left, off_t at)
 {
-    struct bdev_file *f = file_of(d);
-    if (!in_range(f, block, blocks))
-        return -EINVAL;
-    size_t left = (size_t)blocks * BDEV_BLOCK_SIZE;
-    off_t at = offset_of(f, block);
     for (char *p = buf; left;) {
-        ssize_t n = pread(f->sync_fd, p, left, at);
+        ssize_t n = writing ? pwrite(fd, p, left, at) : pread(fd, p, left, at);
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)
@@ -75,19 +71,12 @@ static int read_blocks(struct bdev *d, uint64_t block, void *buf, uint32_t block
     return 0;
 }
 
-static int write_at(int fd, const void *buf, size_t left, off_t at)
+static int read_blocks(struct bdev *d, uint64_t block, void *buf, uint32_t blocks)
 {
-    for (const char *p = buf; left;) {
-        ssize_t n = pwrite(fd, p, left, at);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return n ? -errno : -EIO;
-        p += n;
-        at += n;
-        left -= (size_t)n;
-    }
-    return 0;
+    struct bdev_file *f = file_of(d);
+    if (!in_range(f, block, blocks))
+        return -EINVAL;
+    return transfer(f->sync_fd, false, buf, (size_t)blocks * BDEV_BLOCK_SIZE, offset_of(f, block));
 }
 
 static int write_blocks(struct bdev *d, uint64_t block, const void *buf, uint32_t blocks)
@@ -95,7 +84,7 @@ static int write_blocks(struct bdev *d, uint64_t block, const void *buf, uint32_
     struct bdev_file *f = file_of(d);
     if (!in_range(f, block, blocks))
         return -EINVAL;
-    return write_at(f->sync_fd, buf, (size_t)blocks * BDEV_BLOCK_SIZE, offset_of(f, block));
+    return transfer(f->sync_fd, true, (void *)(uintptr_t)buf, (size_t)blocks * BDEV_BLOCK_SIZE, offset_of(f, block));
 }
 
 static int read_many(struct bdev *d, const uint64_t *blocks, void *const *bufs, unsigned count)
@@ -131,7 +120,7 @@ static int write_zeroes(struct bdev_file *f, uint64_t block, uint64_t end)
     int err = 0;
     for (; !err && block < end; block += GROW_CHUNK_BLOCKS) {
         uint64_t n = end - block < GROW_CHUNK_BLOCKS ? end - block : GROW_CHUNK_BLOCKS;
-        err = write_at(f->sync_fd, zeroes, (size_t)n * BDEV_BLOCK_SIZE, offset_of(f, block));
+        err = transfer(f->sync_fd, true, zeroes, (size_t)n * BDEV_BLOCK_SIZE, offset_of(f, block));
     }
     free(zeroes);
     return err;
