@@ -7,14 +7,6 @@
 #include "tests/support/engine.h"
 #include "tests/support/unit.h"
 
-#include <stdlib.h>
-
-static uint64_t steps_wanted(uint64_t usual)
-{
-    const char *s = getenv("STEPS");
-    return s ? strtoull(s, NULL, 0) : usual;
-}
-
 static void begin(struct engine *e, const char *test, uint64_t store_bytes, uint32_t index_entries)
 {
     engine_where = (struct engine_where){ test, unit_seed(), 0 };
@@ -37,7 +29,7 @@ static void crash_between_turns(const char *test, uint32_t index_entries, bool k
     struct engine e;
     begin(&e, test, 1ull << 30, index_entries);
     e.overlap = overlap;
-    for (uint64_t steps = steps_wanted(2500); steps; steps--) {
+    for (uint64_t steps = unit_number("STEPS", 2500); steps; steps--) {
         engine_step(&e);
         if (world_chance(&e.world, 60))
             engine_crash(&e, kills && power_cuts ? random_kind(&e) : kills ? CONTENT_KILL : CONTENT_POWER_CUT, 0);
@@ -55,7 +47,7 @@ static void crash_at_writes(const char *test, uint64_t store_bytes, uint32_t ind
     struct engine e;
     begin(&e, test, store_bytes, index_entries);
     e.may_fill = store_bytes < 1ull << 30;
-    for (uint64_t steps = steps_wanted(2000); steps; steps--) {
+    for (uint64_t steps = unit_number("STEPS", 2000); steps; steps--) {
         if (e.armed_writes == ENGINE_NEVER && world_chance(&e.world, 4))
             engine_arm_crash(&e, random_kind(&e), world_random(&e.world, 1ull << world_random(&e.world, 9)));
         engine_step(&e);

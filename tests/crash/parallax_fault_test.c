@@ -31,12 +31,6 @@ static void look_after(struct engine *e, enum content_crash kind)
     engine_end(e);
 }
 
-static uint64_t stride(uint64_t usual)
-{
-    const char *s = getenv("STRIDE");
-    return s ? strtoull(s, NULL, 0) : usual;
-}
-
 /* Whether the fault was met. */
 static bool fail_nth_io(uint64_t seed, uint64_t n, int error, bool lasting, unsigned kinds)
 {
@@ -56,7 +50,7 @@ static bool fail_nth_io(uint64_t seed, uint64_t n, int error, bool lasting, unsi
 
 static void fail_each(const char *test, int error, bool lasting, unsigned kinds, uint64_t usual_stride)
 {
-    uint64_t step = stride(usual_stride), n = 1;
+    uint64_t step = unit_number("STRIDE", usual_stride), n = 1;
     engine_where = (struct engine_where){ test, unit_seed(), 0 };
     uint64_t seed = engine_where.seed;
     n += seed % step;
@@ -73,7 +67,7 @@ static void a_host_without_space_leaves_a_sound_store(void) { fail_each(__func__
 static void a_failed_catalog_change_leaves_a_sound_store(void)
 {
     engine_where = (struct engine_where){ __func__, unit_seed(), 0 };
-    uint64_t seed = engine_where.seed, step = stride(2), before = 0;
+    uint64_t seed = engine_where.seed, step = unit_number("STRIDE", 2), before = 0;
     for (uint64_t n = 1 + seed % step, met = n; met >= n; n += step) {
         struct engine e;
         engine_start(&e, seed, STORE_BYTES, 300);

@@ -6,14 +6,6 @@
 #include "tests/support/engine.h"
 #include "tests/support/unit.h"
 
-#include <stdlib.h>
-
-static uint64_t steps_wanted(uint64_t usual)
-{
-    const char *s = getenv("STEPS");
-    return s ? strtoull(s, NULL, 0) : usual;
-}
-
 static void begin(struct engine *e, const char *test, uint64_t store_bytes, uint32_t index_entries)
 {
     engine_where = (struct engine_where){ test, unit_seed(), 0 };
@@ -25,7 +17,7 @@ static void session(const char *test, uint32_t index_entries, bool overlap)
     struct engine e;
     begin(&e, test, 1ull << 30, index_entries);
     e.overlap = overlap;
-    for (uint64_t steps = steps_wanted(8000); steps; steps--) {
+    for (uint64_t steps = unit_number("STEPS", 8000); steps; steps--) {
         engine_step(&e);
         if (world_chance(&e.world, 600))
             engine_reopen(&e);

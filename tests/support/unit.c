@@ -35,10 +35,15 @@ int unit_main(int argc, char **argv, const char *suite_name, const struct unit_t
     return failures ? 1 : 0;
 }
 
+uint64_t unit_number(const char *name, uint64_t usual)
+{
+    const char *s = getenv(name);
+    return s ? strtoull(s, NULL, 0) : usual;
+}
+
 uint64_t unit_seed(void)
 {
-    const char *s = getenv("SEED");
-    uint64_t seed = s ? strtoull(s, NULL, 0) : clock_real_ns();
+    uint64_t seed = unit_number("SEED", clock_real_ns());
     printf("# SEED=%llu\n", (unsigned long long)seed);
     fflush(stdout);
     return seed ? seed : 1;

@@ -17,6 +17,8 @@ struct unit_test {
 
 int unit_main(int argc, char **argv, const char *suite, const struct unit_test *tests);
 
+/* The number in the environment variable of that name, or the usual one. */
+uint64_t unit_number(const char *name, uint64_t usual);
 /* A seed from the environment variable SEED, else from the clock; printed, so that a failure can be repeated. */
 uint64_t unit_seed(void);
 /* xorshift64*: small, fast and the same everywhere. */
