@@ -223,8 +223,8 @@ static int apply_snapshot(struct store *s, uint64_t ticket, struct reader *r)
             return err;
         frozen->created_ns = created;
         frozen->flags |= flags;
-        if (!(flags & VERSION_FLAG_TEMPORARY))
-            tree_attach_snapshot(&s->tree, frozen, d, name);
+        if (!(flags & VERSION_FLAG_TEMPORARY) && (err = tree_attach_snapshot(&s->tree, frozen, d, name)))
+            return err;
     }
     return 0;
 }
@@ -324,7 +324,8 @@ static int apply_rollback(struct store *s, uint64_t ticket, struct reader *r)
     orphan_head(t, d, ticket);
     if (keep[0]) {
         old->created_ns = created;
-        tree_attach_snapshot(t, old, d, keep);
+        if (tree_attach_snapshot(t, old, d, keep))
+            return -ENOMEM;
     }
     become_head(t, d, v, target->size_bytes, created);
     return 0;

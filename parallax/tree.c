@@ -277,16 +277,20 @@ void tree_remove_version(struct tree *t, struct version *v)
     }
 }
 
-void tree_attach_snapshot(struct tree *t, struct version *v, struct vdisk *d, const char *name)
+int tree_attach_snapshot(struct tree *t, struct version *v, struct vdisk *d, const char *name)
 {
+    char *copy = strdup(name);
+    if (!copy)
+        return -ENOMEM;
     free(v->name);
-    v->name = strdup(name);
+    v->name = copy;
     v->flags |= VERSION_FLAG_SNAPSHOT;
     tree_set_owner(t, v, d);
     list_add_tail(&d->snapshots, &v->snapshot_link);
     d->snapshot_count++;
     t->snapshot_count++;
     tree_dirty_version(t, v);
+    return 0;
 }
 
 void tree_detach_snapshot(struct tree *t, struct version *v)

@@ -121,7 +121,7 @@ void tree_dirty_version(struct tree *t, struct version *v);
 /* Forget; the catalog key goes with the next checkpoint. */
 int tree_remove_image(struct tree *t, struct vdisk *d);
 void tree_remove_version(struct tree *t, struct version *v);
-void tree_attach_snapshot(struct tree *t, struct version *v, struct vdisk *d, const char *name);
+int tree_attach_snapshot(struct tree *t, struct version *v, struct vdisk *d, const char *name);
 void tree_detach_snapshot(struct tree *t, struct version *v);
 /* Its root is in a tree and will not change: lookups need no index. */
 static inline bool version_final(const struct version *v) { return v->cut != TICKET_MAX && list_empty(&v->line_link); }
