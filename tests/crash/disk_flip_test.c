@@ -25,6 +25,8 @@
 #define STRETCHES 200000u
 #define SESSION_STEPS 600u
 #define FLIPS_A_SESSION 100u /* of each kind */
+#define IMAGES_MOST 6u    /* all of them are read after each crash */
+#define SNAPSHOTS_MOST 3u
 #define JUDGE_SECONDS 120u
 
 enum kind { DATA, NODES, JOURNAL, SUPERBLOCK, PAGES, LOG, SPACE_MAP, OTHER_BLOCKS, OTHER_FILES, KINDS };
@@ -323,6 +325,7 @@ int main(int argc, char **argv)
         perror(place);
         return 1;
     }
+    engine_limit(IMAGES_MOST, SNAPSHOTS_MOST);
     log_set_level(0); /* all damage here is ordered */
     int rc = unit_main(argc, argv, "disk", tests);
     disk_remove_tree(place);

@@ -31,6 +31,8 @@
 
 #define SEEN_MAX (1u << 18)
 #define SESSION_STEPS 700u
+#define IMAGES_MOST 6u    /* all of them are read after each crash */
+#define SNAPSHOTS_MOST 3u
 #define JUDGE_SECONDS 120u
 #define ASK_MS 3000u
 #define RECOVERY_CUTS 2u
@@ -308,7 +310,7 @@ static void run_session(void)
     if (mkdir(url, 0700) < 0)
         engine_fail("making '%s' failed", url);
     disk_watch(url, unit_random(&random_state));
-    engine_start_at(&engine, unit_random(&random_state), small ? 48ull << 20 : 256ull << 20, small ? 0 : 300, url);
+    engine_start_at(&engine, unit_random(&random_state), small ? 48ull << 20 : 256ull << 20, small ? 8192 : 300, url);
     engine.may_fill = small;
     engine.overlap = chance(2);
     engine.may_be_cut = true;
@@ -363,6 +365,7 @@ int main(int argc, char **argv)
         perror(place);
         return 1;
     }
+    engine_limit(IMAGES_MOST, SNAPSHOTS_MOST);
     log_set_level(0); /* every crash here is ordered */
     loop_thread = pthread_self();
     int rc = unit_main(argc, argv, "disk", tests);

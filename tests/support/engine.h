@@ -108,6 +108,8 @@ void engine_random_task(struct engine *e);
 void engine_each_task(struct engine *e, void (*each)(void *ctx, const char *kind, unsigned count), void *ctx);
 /* Begins one of that kind, with random subjects; false: it is not possible now. */
 bool engine_begin_task(struct engine *e, const char *kind);
+/* How many images, and how many snapshots of each, the operations make at most (usual: 20 and 10). */
+void engine_limit(unsigned images, unsigned snapshots);
 /* After a crash: each interrupted operation happened wholly or not at all; the oracle follows. */
 void engine_judge_tasks(struct engine *e, enum content_crash kind);
 /* Closes random handles or opens one. */

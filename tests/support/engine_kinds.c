@@ -6,8 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define IMAGES_MOST 20u
-#define SNAPSHOTS_MOST 10u
+static unsigned images_most = 20, snapshots_most = 10;
+
+void engine_limit(unsigned images, unsigned snapshots)
+{
+    images_most = images;
+    snapshots_most = snapshots;
+}
 
 static struct world *world_of(struct task *t) { return &t->engine->world; }
 
@@ -17,12 +22,12 @@ static bool any_idle(const struct object *o) { return !o->operations; }
 static bool is_running(const struct object *o) { return !o->operations && !o->is_template; }
 static bool is_closed(const struct object *o) { return !o->operations && !o->writer && !o->reader; }
 static bool is_plain_closed(const struct object *o) { return is_closed(o) && !o->is_template; }
-static bool is_snapshottable(const struct object *o) { return is_running(o) && o->snapshot_count < SNAPSHOTS_MOST; }
+static bool is_snapshottable(const struct object *o) { return is_running(o) && o->snapshot_count < snapshots_most; }
 static bool snapshot_idle(const struct object *o) { return !o->operations && !o->image->operations; }
 static bool snapshot_deletable(const struct object *o) { return snapshot_idle(o) && !o->is_protected && !o->reader; }
 static bool snapshot_restorable(const struct object *o)
 {
-    return snapshot_idle(o) && is_plain_closed(o->image) && !o->image->is_protected && o->image->snapshot_count < SNAPSHOTS_MOST;
+    return snapshot_idle(o) && is_plain_closed(o->image) && !o->image->is_protected && o->image->snapshot_count < snapshots_most;
 }
 
 static bool snapshots_deletable(const struct object *image)
@@ -66,7 +71,7 @@ static uint64_t random_size(struct world *w)
 
 static bool create_prepare(struct task *t)
 {
-    if (world_of(t)->image_count >= IMAGES_MOST)
+    if (world_of(t)->image_count >= images_most)
         return false;
     world_new_name(world_of(t), t->text[0], "image");
     t->number = random_size(world_of(t));
@@ -82,7 +87,7 @@ static bool pick_source(struct task *t)
 {
     struct world *w = world_of(t);
     struct object *o = world_chance(w, 2) ? world_pick_snapshot(w, snapshot_idle) : world_pick_image(w, any_idle);
-    if (!o || w->image_count >= IMAGES_MOST)
+    if (!o || w->image_count >= images_most)
         return false;
     task_subject(t, o);
     if (o->kind == OBJECT_SNAPSHOT)
