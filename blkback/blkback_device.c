@@ -223,7 +223,8 @@ static bool step_gone(struct blkback_device *d, const struct blkback_seen *s)
 void blkback_device_step(struct blkback_device *d)
 {
     struct blkback_seen s;
-    if (d->command != BLKBACK_NOTHING || d->stage == BLKBACK_GONE)
+    d->missed = d->command != BLKBACK_NOTHING;
+    if (d->missed || d->stage == BLKBACK_GONE)
         return;
     struct error err = ERROR_NONE;
     if (!*d->frontend)
@@ -365,8 +366,8 @@ static void replied(struct loop_task *t)
         break;
     }
     blkback_manager_retry(d->disk.b);
-    /* What waits for another's image is looked at again by the timer, not at once. */
-    if (!blkback_device_waits(d) && d->stage != BLKBACK_FAILED)
+    /* What waits for another's image is looked at again by the timer, not at once; what failed, when something changes. */
+    if (d->missed || (!blkback_device_waits(d) && d->stage != BLKBACK_FAILED))
         blkback_device_step(d);
     blkback_manager_reap(d->disk.b);
 }

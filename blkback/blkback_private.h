@@ -133,6 +133,7 @@ struct blkback_device {
     struct list_node link; /* in blkback.devices, under blkback.lock */
     enum blkback_stage stage;
     bool dirty, watched, frontend_seen;
+    bool missed;                      /* an event came while a command was under way */
     char path[BLKBACK_PATH_SIZE];     /* backend/vbd/DOMID/VDEV */
     char frontend[BLKBACK_PATH_SIZE]; /* /local/domain/… */
     bool read_only, discard, removable, cdrom; /* as the toolstack wrote */
