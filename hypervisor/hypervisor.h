@@ -75,7 +75,8 @@ void *hv_arena_alloc(struct hv *hv, unsigned pages);
 void hv_arena_free(struct hv *hv, void *addr, unsigned pages);
 /* Grants the arena page at addr to dom. -ENOSPC: grant table full. */
 int hv_grant_share(struct hv *hv, hv_domid dom, void *page, bool readonly, hv_gref *out);
-/* Revokes it. -EBUSY: the peer still has it mapped; the grant then stays. */
+/* Revokes it. -EBUSY: the peer still has it mapped; the grant then stays. (Xen's kernel does not tell a process: there it succeeds,
+ * and the grant ends when the peer has unmapped.) */
 int hv_grant_unshare(struct hv *hv, hv_gref ref);
 /* A new unbound port that only dom may bind. */
 int hv_event_alloc(struct hv_ports *p, hv_domid dom, hv_evtchn *out);

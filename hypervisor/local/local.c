@@ -148,11 +148,11 @@ static const struct hv_ops local_ops = {
 /* Says who we are; fds are the memory's. */
 static int hello(struct local *l, const struct hv_identity *who, const int *fds, struct error *err)
 {
-    struct wire_request request = { .op = WIRE_HELLO, .kind = (uint32_t)who->kind, .arena_pages = l->memory.pages, .table_entries = l->memory.entries };
+    struct wire_request request = { .op = WIRE_HELLO, .kind = (uint32_t)who->kind, .arena_pages = l->memory.arena.pages, .table_entries = l->memory.entries };
     snprintf(request.name, sizeof request.name, "%s", who->name ? who->name : who->kind == HV_NAMED ? "storage" : "");
     struct wire_reply reply;
     int status_fd = -1;
-    int r = local_call(l, &request, fds, l->memory.pages ? 2 : 0, &reply, &status_fd, 1);
+    int r = local_call(l, &request, fds, l->memory.arena.pages ? 2 : 0, &reply, &status_fd, 1);
     if (r == -EPIPE)
         return error_set(err, r, "the embedded hypervisor in %s closed the connection", l->dir);
     if (r)

@@ -35,28 +35,28 @@ int local_memory_init(struct memory *m, uint32_t pages, int fds[2])
 {
     memset(m, 0, sizeof *m);
     pthread_mutex_init(&m->lock, NULL);
-    if (!pages)
-        return 0;
     int err = -EINVAL;
     if (pages > WIRE_MAX_ARENA_PAGES)
         goto fail;
+    if (!pages)
+        return arena_init(&m->arena, NULL, 0);
     /* A page may be granted to several domains, hence some entries more than pages; whole pages of entries. */
     uint32_t entries = (pages + pages / 8 + GRANT_RESERVED_ENTRIES + 511u) / 512u * 512u;
     void *map;
     err = make_sealed("parallax-arena", (size_t)pages * HV_PAGE_SIZE, &fds[0], &map);
     if (err)
         goto fail;
-    m->arena = map;
-    m->pages = pages;
+    err = arena_init(&m->arena, map, pages);
+    if (err)
+        goto fail;
     err = make_sealed("parallax-grants", (size_t)entries * sizeof(struct grant_entry), &fds[1], &map);
     if (err)
         goto fail;
     m->table = map;
     m->entries = entries;
-    m->used = calloc(pages, 1);
     m->free_refs = malloc(entries * sizeof *m->free_refs);
     err = -ENOMEM;
-    if (!m->used || !m->free_refs)
+    if (!m->free_refs)
         goto fail;
     for (uint32_t ref = entries - 1; ref >= GRANT_RESERVED_ENTRIES; ref--)
         m->free_refs[m->free_count++] = ref;
@@ -68,68 +68,18 @@ fail:
 
 void local_memory_fini(struct memory *m)
 {
-    if (m->arena)
-        munmap(m->arena, (size_t)m->pages * HV_PAGE_SIZE);
+    if (m->arena.base)
+        munmap(m->arena.base, (size_t)m->arena.pages * HV_PAGE_SIZE);
     if (m->table)
         munmap(m->table, (size_t)m->entries * sizeof *m->table);
-    free(m->used);
+    arena_fini(&m->arena);
     free(m->free_refs);
     pthread_mutex_destroy(&m->lock);
     memset(m, 0, sizeof *m);
 }
 
-/* The first page of a free run at or after `from` and before `to`, or UINT32_MAX. */
-static uint32_t find_run(const struct memory *m, uint32_t from, uint32_t to, uint32_t pages)
-{
-    uint32_t length = 0;
-    for (uint32_t i = from; i < to; i++) {
-        length = m->used[i] ? 0 : length + 1;
-        if (length == pages)
-            return i + 1 - pages;
-    }
-    return UINT32_MAX;
-}
-
-void *local_arena_alloc(struct hv *hv, unsigned pages)
-{
-    struct memory *m = &local_of(hv)->memory;
-    if (!pages || pages > m->pages)
-        return NULL;
-    pthread_mutex_lock(&m->lock);
-    uint32_t at = find_run(m, m->next, m->pages, pages);
-    if (at == UINT32_MAX)
-        at = find_run(m, 0, m->pages, pages);
-    if (at != UINT32_MAX) {
-        memset(m->used + at, 1, pages);
-        m->next = at + pages < m->pages ? at + pages : 0;
-    }
-    pthread_mutex_unlock(&m->lock);
-    if (at == UINT32_MAX)
-        return NULL;
-    uint8_t *addr = m->arena + (size_t)at * HV_PAGE_SIZE;
-    memset(addr, 0, (size_t)pages * HV_PAGE_SIZE);
-    return addr;
-}
-
-/* The page number of addr, or UINT32_MAX if [addr, addr + pages) is not in the arena at a page's start. */
-static uint32_t page_of(const struct memory *m, const void *addr, unsigned pages)
-{
-    uintptr_t offset = (uintptr_t)addr - (uintptr_t)m->arena;
-    if (!m->arena || offset % HV_PAGE_SIZE || offset / HV_PAGE_SIZE >= m->pages || pages > m->pages - offset / HV_PAGE_SIZE)
-        return UINT32_MAX;
-    return (uint32_t)(offset / HV_PAGE_SIZE);
-}
-
-void local_arena_free(struct hv *hv, void *addr, unsigned pages)
-{
-    struct memory *m = &local_of(hv)->memory;
-    uint32_t at = page_of(m, addr, pages);
-    if (at == UINT32_MAX)
-        return;
-    pthread_mutex_lock(&m->lock);
-    memset(m->used + at, 0, pages);
-    pthread_mutex_unlock(&m->lock);
-}
+void *local_arena_alloc(struct hv *hv, unsigned pages) { return arena_alloc(&local_of(hv)->memory.arena, pages); }
+void local_arena_free(struct hv *hv, void *addr, unsigned pages) { arena_free(&local_of(hv)->memory.arena, addr, pages); }
 
 /* Names dom to the hypervisor once. Under m->lock. */
 static int authorise(struct local *l, hv_domid dom)
@@ -148,8 +98,8 @@ int local_grant_share(struct hv *hv, hv_domid dom, void *page, bool readonly, hv
 {
     struct local *l = local_of(hv);
     struct memory *m = &l->memory;
-    uint32_t frame = page_of(m, page, 1);
-    if (frame == UINT32_MAX || dom > WIRE_MAX_GRANTEE)
+    uint32_t frame = arena_page_of(&m->arena, page, 1);
+    if (frame == ARENA_NO_PAGE || dom > WIRE_MAX_GRANTEE)
         return -EINVAL;
     pthread_mutex_lock(&m->lock);
     int err = authorise(l, dom);

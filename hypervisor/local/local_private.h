@@ -5,6 +5,7 @@
 #ifndef HYPERVISOR_LOCAL_LOCAL_PRIVATE_H
 #define HYPERVISOR_LOCAL_LOCAL_PRIVATE_H
 #include "base/list.h"
+#include "hypervisor/arena.h"
 #include "hypervisor/hypervisor_private.h"
 #include "hypervisor/local/wire.h"
 
@@ -16,10 +17,7 @@
 /* A frontend's own memory: the arena and its grant table. */
 struct memory {
     pthread_mutex_t lock;
-    uint8_t *arena;      /* NULL if this domain brought none */
-    uint32_t pages;
-    uint32_t next;       /* where the search for free pages goes on */
-    uint8_t *used;       /* one byte a page */
+    struct arena arena;
     struct grant_entry *table;
     uint32_t entries;
     uint32_t *free_refs; /* a stack */

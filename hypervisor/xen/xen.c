@@ -26,6 +26,7 @@ static void xen_close(struct hv *hv)
     struct xen *x = xen_of(hv);
     if (x->lock_fd >= 0)
         close(x->lock_fd);
+    xen_memory_fini(&x->memory);
     free(x);
 }
 
@@ -69,27 +70,6 @@ static int xen_xenstore_connect(struct hv *hv, struct xs_handle **out)
         return failure();
     *out = handle;
     return 0;
-}
-
-/* Memory to grant from is a frontend's need; the frontends of a real Xen are its guests' kernels. */
-static void *xen_arena_alloc(struct hv *hv, unsigned pages)
-{
-    (void)hv, (void)pages;
-    return NULL;
-}
-
-static void xen_arena_free(struct hv *hv, void *addr, unsigned pages) { (void)hv, (void)addr, (void)pages; }
-
-static int xen_grant_share(struct hv *hv, hv_domid dom, void *page, bool readonly, hv_gref *out)
-{
-    (void)hv, (void)dom, (void)page, (void)readonly, (void)out;
-    return -EOPNOTSUPP;
-}
-
-static int xen_grant_unshare(struct hv *hv, hv_gref ref)
-{
-    (void)hv, (void)ref;
-    return -EOPNOTSUPP;
 }
 
 static const struct hv_ops xen_ops = {
@@ -172,7 +152,11 @@ int xen_open(const struct hv_identity *who, struct hv **out, struct error *err)
         return error_set(err, -ENOMEM, "out of memory");
     x->hv.ops = &xen_ops;
     x->lock_fd = -1;
-    int r = read_domid(x, err);
+    int r = xen_memory_init(&x->memory, who->arena_pages);
+    if (r)
+        error_set(err, r, "cannot make memory to grant from: %s; load the module xen-gntalloc, and run as root", strerror(-r));
+    if (!r)
+        r = read_domid(x, err);
     if (!r)
         r = try_devices(x, err);
     if (!r && who->kind == HV_NAMED)

@@ -6,6 +6,7 @@
 #ifndef HYPERVISOR_XEN_XEN_PRIVATE_H
 #define HYPERVISOR_XEN_XEN_PRIVATE_H
 #include "base/list.h"
+#include "hypervisor/arena.h"
 #include "hypervisor/hypervisor_private.h"
 
 #include <xenevtchn.h>
@@ -13,8 +14,17 @@
 
 #define XEN_COPY_BATCH 256u
 
+/* A frontend's own memory. */
+struct memory {
+    pthread_mutex_t lock;
+    struct arena arena;
+    xengntshr_handle *share; /* NULL if there is no memory */
+    hv_gref *refs;           /* by page; 0: not granted */
+};
+
 struct xen {
     struct hv hv;
+    struct memory memory;
     hv_domid domid;
     int lock_fd; /* the storage domain's lock, or -1 */
 };
@@ -33,6 +43,14 @@ static inline struct ports *ports_of(struct hv_ports *p) { return container_of(p
 int xen_grant_map(struct hv_ports *p, hv_domid dom, const hv_gref *refs, unsigned count, bool writable, void **out);
 int xen_grant_unmap(struct hv_ports *p, void *addr, unsigned count);
 int xen_grant_copy(struct hv_ports *p, struct hv_copy *segments, unsigned count);
+
+/* ---- xen_memory.c ---- */
+int xen_memory_init(struct memory *m, uint32_t pages);
+void xen_memory_fini(struct memory *m);
+void *xen_arena_alloc(struct hv *hv, unsigned pages);
+void xen_arena_free(struct hv *hv, void *addr, unsigned pages);
+int xen_grant_share(struct hv *hv, hv_domid dom, void *page, bool readonly, hv_gref *out);
+int xen_grant_unshare(struct hv *hv, hv_gref ref);
 
 /* ---- xen_event.c ---- */
 int xen_event_bind(struct hv_ports *p, hv_domid dom, uint32_t remote_port, hv_evtchn *out);

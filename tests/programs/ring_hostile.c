@@ -320,7 +320,7 @@ int main(int argc, char **argv)
     setvbuf(stdout, NULL, _IOLBF, 0);
     struct hv_identity who = { .kind = HV_GUEST, .name = "hostile", .arena_pages = ARENA_PAGES };
     ring = (struct raw){ .vdev = VDEV, .turn = turn };
-    if (hv_open("local", &who, &ring.hv, &err) || hv_xs_open(ring.hv, &ring.xs) || hv_ports_open(ring.hv, &ring.ports)) {
+    if (hv_open("auto", &who, &ring.hv, &err) || hv_xs_open(ring.hv, &ring.xs) || hv_ports_open(ring.hv, &ring.ports)) {
         fprintf(stderr, "ring_hostile: %s\n", err.text);
         return 1;
     }
