@@ -205,6 +205,25 @@ static int apply_clone(struct store *s, uint64_t ticket, struct reader *r)
     return err;
 }
 
+static int apply_copy(struct store *s, struct reader *r)
+{
+    struct tree *t = &s->tree;
+    struct version *source = tree_version(t, get_u64(r));
+    uint64_t id = get_u64(r), version = get_u64(r);
+    uint32_t line = get_u32(r);
+    uint64_t created = get_u64(r);
+    if (r->bad || !source || source->cut == TICKET_MAX || tree_image(t, id))
+        return -EBADMSG;
+    struct version *v = branch(t, source, version, line);
+    struct vdisk *d = v ? tree_add_image(t, id) : NULL;
+    if (!d)
+        return -ENOMEM;
+    d->flags = IMAGE_FLAG_IMPORT;
+    d->created_ns = created;
+    become_head(t, d, v, source->size_bytes, created);
+    return 0;
+}
+
 static int apply_snapshot(struct store *s, uint64_t ticket, struct reader *r)
 {
     uint64_t created = get_u64(r);
@@ -276,6 +295,23 @@ static int apply_delete(struct store *s, uint64_t ticket, struct reader *r)
             return -ENOMEM;
     }
     return 0;
+}
+
+static int apply_replace(struct store *s, uint64_t ticket, struct reader *r)
+{
+    struct tree *t = &s->tree;
+    struct vdisk *d = tree_image(t, get_u64(r)), *from = tree_image(t, get_u64(r));
+    if (r->bad || !d || !from || d == from || !(d->flags & IMAGE_FLAG_TEMPLATE) || !(from->flags & IMAGE_FLAG_IMPORT))
+        return -EBADMSG;
+    struct version *v = from->head;
+    orphan_head(t, d, ticket);
+    from->head = NULL;
+    tree_set_owner(t, v, d);
+    d->head = v;
+    v->cut = ticket;
+    tree_dirty_image(t, d);
+    tree_dirty_version(t, v);
+    return tree_remove_image(t, from);
 }
 
 static int apply_unsnapshot(struct store *s, struct reader *r)
@@ -380,6 +416,8 @@ int change_apply(struct store *s, uint64_t ticket, const uint8_t *payload, uint3
     case CHANGE_RENAME_SNAPSHOT: return apply_rename_snapshot(s, &r);
     case CHANGE_ROLLBACK: return apply_rollback(s, ticket, &r);
     case CHANGE_FINISH_IMPORT: return apply_finish_import(s, ticket, &r);
+    case CHANGE_COPY: return apply_copy(s, &r);
+    case CHANGE_REPLACE: return apply_replace(s, ticket, &r);
     case CHANGE_SEAL:
         if (!(d = tree_image(&s->tree, get_u64(&r))) || d->flags & IMAGE_FLAG_TEMPLATE)
             return -EBADMSG;

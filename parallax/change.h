@@ -23,6 +23,8 @@ enum change_kind {
     CHANGE_ROLLBACK,     /* image, target version, new version, new line, created, name to keep the old state under or "" */
     CHANGE_FINISH_IMPORT, /* image, seal, name */
     CHANGE_RELEASE,      /* version: a temporary one is no longer needed */
+    CHANGE_COPY,         /* source version (frozen), image, version, line, created: an image without a name */
+    CHANGE_REPLACE,      /* image (sealed), image without a name: the former gets the latter's state, and the latter ends */
 };
 
 struct change_writer {

@@ -31,6 +31,11 @@ static int write_versions(struct checkpoint *c)
     return err;
 }
 
+static int put_pool(void *ctx, const void *key, size_t key_length, const void *value, size_t length)
+{
+    return checkpoint_add_change(ctx, key, key_length, value, length);
+}
+
 static int write_space(struct checkpoint *c)
 {
     struct store *s = c->store;
@@ -72,6 +77,7 @@ void checkpoint_work(struct job *j)
     (void)((err = step(c, "merging changes into trees", checkpoint_merge_lines(c)))
            || (err = step(c, "reclaiming space", checkpoint_reclaim(c)))
            || (err = step(c, "writing version records", write_versions(c)))
+           || (err = step(c, "counting shared blocks", pool_write(&s->pool, put_pool, c)))
            || (err = step(c, "writing the space map", write_space(c)))
            || (err = step(c, "writing the state record", write_state(c)))
            || (err = step(c, "flushing the device", bdev_flush(s->blocks)))

@@ -123,6 +123,13 @@ uint32_t jrecord_put_write(uint8_t *p, uint32_t line, uint32_t first, uint32_t c
     return size;
 }
 
+uint32_t jrecord_put_share(uint8_t *p, uint32_t line, uint32_t first, uint32_t count, uint64_t address, const uint32_t *crcs)
+{
+    uint32_t size = jrecord_put_write(p, line, first, count, address, crcs);
+    p[0] = JRECORD_SHARE;
+    return size;
+}
+
 uint32_t jrecord_put_zero(uint8_t *p, uint32_t line, uint64_t first, uint64_t count)
 {
     memset(p, 0, JRECORD_ZERO_SIZE);
@@ -175,6 +182,7 @@ int jrecord_get(const uint8_t *payload, uint32_t used, uint32_t *at, struct jrec
     *r = (struct jrecord){ .type = p[0] };
     switch (r->type) {
     case JRECORD_WRITE:
+    case JRECORD_SHARE:
         err = get_write(p, left, r, &size);
         break;
     case JRECORD_ZERO:

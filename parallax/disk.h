@@ -52,14 +52,14 @@ int jblock_open(const uint8_t *block, uint32_t seed, struct jheader *out);
 /* Whether it is not whole, but begins like that journal block. */
 bool jblock_is_torn(const uint8_t *block, uint32_t seed, uint64_t epoch, uint64_t seq);
 
-enum jrecord_type { JRECORD_WRITE = 1, JRECORD_ZERO = 2, JRECORD_CHANGE = 3, JRECORD_CANCEL = 4 };
+enum jrecord_type { JRECORD_WRITE = 1, JRECORD_ZERO = 2, JRECORD_CHANGE = 3, JRECORD_CANCEL = 4, JRECORD_SHARE = 5 };
 
 struct jrecord {
     enum jrecord_type type;
     uint32_t line;
-    uint64_t first, count;     /* write, zero: image blocks; cancel: journal blocks */
-    uint64_t address;          /* write */
-    const uint8_t *crcs;       /* write: count little-endian u32 */
+    uint64_t first, count;     /* write, share, zero: image blocks; cancel: journal blocks */
+    uint64_t address;          /* write, share */
+    const uint8_t *crcs;       /* write, share: count little-endian u32 */
     const uint8_t *payload;    /* change */
     uint16_t length;
     bool first_piece, last_piece;
@@ -71,6 +71,7 @@ static inline uint32_t jrecord_write_size(uint32_t count) { return (JRECORD_WRIT
 #define JRECORD_CANCEL_SIZE 16u
 /* Write r at p, which has room; return the bytes used. */
 uint32_t jrecord_put_write(uint8_t *p, uint32_t line, uint32_t first, uint32_t count, uint64_t address, const uint32_t *crcs);
+uint32_t jrecord_put_share(uint8_t *p, uint32_t line, uint32_t first, uint32_t count, uint64_t address, const uint32_t *crcs);
 uint32_t jrecord_put_zero(uint8_t *p, uint32_t line, uint64_t first, uint64_t count);
 uint32_t jrecord_put_change(uint8_t *p, const void *payload, uint16_t length, bool first_piece, bool last_piece);
 uint32_t jrecord_put_cancel(uint8_t *p, uint64_t first_seq, uint16_t count);

@@ -1,6 +1,6 @@
-/* import.c - images without a name: they get it when all is written, or vanish. */
+/* import.c - images without a name: they get it when all is written and what the store holds already is shared, or vanish. */
 #include "base/clock.h"
-#include "parallax/parallax_private.h"
+#include "parallax/share.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -53,10 +53,32 @@ static void run_import_finish(struct store_op *op)
     op_commit(s, op, &w);
 }
 
+/* That nothing could be shared, for whatever reason, is no reason to give up what was imported. */
+static void deduped(struct store_op *op)
+{
+    op->error = (struct error)ERROR_NONE;
+    op_begin(op->store, op, run_import_finish);
+}
+
+static void written(struct store_op *op)
+{
+    if (op->error.code)
+        op->done(op);
+    else
+        dedup_import(op->store, op, op->args.image->disk->id, deduped);
+}
+
+/* What was written is durable before the record that gives it a name: a power cut could keep that one alone. */
+static void run_import_flush(struct store_op *op)
+{
+    op->finish = written;
+    journal_wait_durable(op->store, op);
+}
+
 void image_import_finish(struct image *img, struct store_op *op, const char *name, bool seal)
 {
     op->args.image = img;
     op->args.name = name;
     op->args.flag = seal;
-    op_begin(img->store, op, run_import_finish);
+    op_begin(img->store, op, run_import_flush);
 }

@@ -65,10 +65,11 @@ const struct index_entry *index_find(const struct index *ix, uint32_t line, uint
     return NULL;
 }
 
-static void hold(struct index *ix, uint64_t address)
+/* A share that no tree has seen was not counted: its block is not held. */
+static void hold(struct index *ix, const struct index_entry *e)
 {
-    if (address)
-        ix->held[ix->held_used++] = address;
+    if (e->address && !e->shared)
+        ix->held[ix->held_used++] = e->address;
 }
 
 void index_insert(struct index *ix, const struct index_entry *e, uint64_t low, uint64_t high)
@@ -80,10 +81,11 @@ void index_insert(struct index *ix, const struct index_entry *e, uint64_t low, u
             continue;
         if (old->ticket >= low && old->ticket < high) {
             bool newer = e->ticket > old->ticket;
-            hold(ix, newer ? old->address : e->address);
+            hold(ix, newer ? old : e);
             if (newer) {
                 old->ticket = e->ticket;
                 old->address = e->address;
+                old->shared = e->shared;
                 old->crc = e->crc;
             }
             return;

@@ -11,7 +11,7 @@
 struct index_entry {
     uint32_t line, block;
     uint64_t ticket;
-    uint64_t address; /* 0: zero */
+    uint64_t address : 63, shared : 1; /* 0: zero; shared: a reference more to a block that is stored (consistency.md, 25) */
     uint32_t crc;
     uint32_t next;    /* in the bucket; entry number + 1, 0 at the end */
 };

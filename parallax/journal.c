@@ -125,6 +125,14 @@ uint64_t batch_add_write(struct batch *b, uint32_t line, uint32_t first, uint32_
     return ticket;
 }
 
+uint64_t batch_add_share(struct batch *b, uint32_t line, uint32_t first, uint32_t count, uint64_t address, const uint32_t *crcs)
+{
+    uint64_t ticket;
+    uint8_t *p = record_space(b, jrecord_write_size(count), &ticket);
+    jrecord_put_share(p, line, first, count, address, crcs);
+    return ticket;
+}
+
 uint64_t batch_add_zero(struct batch *b, uint32_t line, uint64_t first, uint64_t count)
 {
     uint64_t ticket;

@@ -74,6 +74,8 @@ static int put_in_order(struct checkpoint *c)
         if (!l)
             return -EPROTO; /* a change of a line that nobody marked as changed: our own bug */
         c->order[i] = (struct change_order){ version_at(c, l, e->ticket), i, e->block };
+        if (e->shared) /* before anything is freed (P3); an entry that a range hides is freed like any other */
+            pool_add(&c->store->pool, e->address);
     }
     c->order_count = ix->used;
     qsort(c->order, c->order_count, sizeof *c->order, by_version_and_block);
@@ -135,7 +137,8 @@ static int next_change(void *ctx, struct radix_change *out)
     *out = (struct radix_change){ .first = e->block, .count = 1 };
     if (e->address) {
         out->entry = (struct radix_entry){ .address = e->address, .birth = st->v->generation, .crc = e->crc, .kind = RADIX_DATA };
-        space_image_set(&st->c->store->space, e->address);
+        if (!e->shared)
+            space_image_set(&st->c->store->space, e->address);
     }
     return 1;
 }

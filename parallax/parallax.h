@@ -138,6 +138,7 @@ void image_submit(struct image *img, struct image_req *req);
 
 struct image_usage;
 struct image_digest;
+struct image_dedup;
 
 /* ---- Operations: atomic, durable when done without error ---- */
 
@@ -163,6 +164,7 @@ struct store_op {
         int (*diff_run)(void *ctx, uint64_t offset_bytes, uint64_t length_bytes, bool is_data);
         void *diff_ctx;
         struct image_digest *digest;
+        struct image_dedup *dedup;
     } args;
     void *work;
     const char *rename_from;
@@ -228,6 +230,13 @@ struct image_digest {
 };
 /* The digest of the content (docs/digest.md): the same wherever and however it was written. An image: as of this instant. */
 void image_get_digest(struct store *s, struct store_op *op, const char *target, struct image_digest *out);
+
+struct image_dedup {
+    uint64_t examined_bytes, shared_bytes;
+};
+/* Refers to blocks that a sealed image or a snapshot holds already instead of storing them again (consistency.md, "Shared by
+ * content"). The image may be in use; what was found until a stop stays shared. An import does this before it gets its name. */
+void image_dedup(struct store *s, struct store_op *op, const char *name, struct image_dedup *out);
 
 /* Makes a slow look or a search end soon, with -ECANCELED unless it was done already; op->done runs as ever. */
 static inline void store_op_cancel(struct store_op *op) { __atomic_store_n(&op->cancelled, true, __ATOMIC_RELAXED); }

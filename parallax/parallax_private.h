@@ -8,6 +8,7 @@
 #include "parallax/disk.h"
 #include "parallax/index.h"
 #include "parallax/parallax.h"
+#include "parallax/pool.h"
 #include "parallax/space.h"
 #include "parallax/store/store.h"
 #include "parallax/tree.h"
@@ -104,6 +105,7 @@ struct store {
     struct store_options opt;
     struct super super;
     struct space space;
+    struct pool pool;
     struct tree tree;
     struct index index[2];
     unsigned active;       /* which index takes new changes; the other is empty or being merged */
@@ -132,6 +134,7 @@ struct store {
     struct loop_timer idle_timer;
     struct list_node checkpoint_waiters; /* store_op.link */
     struct list_node owned;              /* struct owned */
+    struct list_node dedups;             /* dedup.c: under way, and waiting */
     uint64_t old_readers, new_readers;   /* reads that began before, since the last install */
     uint32_t walkers;                    /* walks of live roots under way */
     bool growing;
@@ -192,6 +195,7 @@ struct batch *batch_begin(struct store *s);
 bool batch_has_room(const struct batch *b, uint32_t blocks);
 /* Journal records of a batch; each returns the ticket. */
 uint64_t batch_add_write(struct batch *b, uint32_t line, uint32_t first, uint32_t count, uint64_t address, const uint32_t *crcs);
+uint64_t batch_add_share(struct batch *b, uint32_t line, uint32_t first, uint32_t count, uint64_t address, const uint32_t *crcs);
 uint64_t batch_add_zero(struct batch *b, uint32_t line, uint64_t first, uint64_t count);
 void batch_add_extent(struct batch *b, uint64_t address, void *block);
 void batch_submit(struct batch *b);

@@ -54,7 +54,11 @@ struct radix_io checkpoint_io(struct checkpoint *c)
     return (struct radix_io){ .device = c->store->blocks, .seed = c->store->super.seed, .ctx = c, .allocate = allocate_node };
 }
 
-void checkpoint_free_block(struct checkpoint *c, uint64_t address) { space_image_clear(&c->store->space, address); }
+void checkpoint_free_block(struct checkpoint *c, uint64_t address)
+{
+    if (!pool_drop(&c->store->pool, address)) /* P1 */
+        space_image_clear(&c->store->space, address);
+}
 
 /* ---- Dead lists ---- */
 

@@ -187,14 +187,14 @@ static struct line *replay_line(struct recovery *r, uint32_t id)
     return l;
 }
 
-static int insert(struct recovery *r, const struct line *l, uint64_t block, uint64_t ticket, uint64_t address, uint32_t crc)
+static int insert(struct recovery *r, const struct line *l, uint64_t block, uint64_t ticket, uint64_t address, uint32_t crc, bool shared)
 {
     struct index *ix = &r->s->index[r->s->active];
     uint64_t low, high;
     if (ix->used + ix->held_used >= ix->capacity && index_grow(ix))
         return -ENOMEM;
     line_interval(l, ticket, &low, &high);
-    index_insert(ix, &(struct index_entry){ .line = l->id, .block = (uint32_t)block, .ticket = ticket, .address = address, .crc = crc }, low, high);
+    index_insert(ix, &(struct index_entry){ .line = l->id, .block = (uint32_t)block, .ticket = ticket, .address = address, .shared = shared, .crc = crc }, low, high);
     return 0;
 }
 
@@ -207,10 +207,12 @@ static int replay_write(struct recovery *r, const struct sealed_range *v, const 
         if (v->rejected_count && is_rejected(v, ticket, i))
             continue;
         uint64_t address = rec->address + i;
-        if (!space_covers(&r->s->space, address) || space_image_test(&r->s->space, address))
+        bool shared = rec->type == JRECORD_SHARE; /* of what the committed space map holds, as nothing else is (P4) */
+        if (!space_covers(&r->s->space, address) || space_image_test(&r->s->space, address) != shared)
             return damaged(r, ticket_seq(ticket), "names blocks that belong to something else");
-        space_mark_taken(&r->s->space, address);
-        int err = insert(r, l, rec->first + i, ticket, address, get_le32(rec->crcs + 4 * i));
+        if (!shared)
+            space_mark_taken(&r->s->space, address);
+        int err = insert(r, l, rec->first + i, ticket, address, get_le32(rec->crcs + 4 * i), shared);
         if (err)
             return err;
     }
@@ -226,7 +228,7 @@ static int replay_zero(struct recovery *r, const struct jrecord *rec, uint64_t t
         return line_add_range(l, &(struct zero_range){ rec->first, rec->count, ticket });
     int err = 0;
     for (uint64_t i = 0; i < rec->count && !err; i++)
-        err = insert(r, l, rec->first + i, ticket, 0, 0);
+        err = insert(r, l, rec->first + i, ticket, 0, 0, false);
     return err;
 }
 
@@ -266,7 +268,7 @@ static int replay_block(struct recovery *r, const struct sealed_range *v, bool v
             if (rec.type == JRECORD_WRITE && verify)
                 err = judge(r, &rec, ticket);
             if (!err)
-                err = rec.type == JRECORD_WRITE ? replay_write(r, v, &rec, ticket) : replay_zero(r, &rec, ticket);
+                err = rec.type == JRECORD_ZERO ? replay_zero(r, &rec, ticket) : replay_write(r, v, &rec, ticket);
         }
         r->s->stats.recovered_records++;
     }

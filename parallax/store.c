@@ -175,6 +175,8 @@ static int load_item(void *ctx, const void *key, size_t key_length, const void *
         return -EBADMSG;
     if (*k == KEY_IMAGE)
         return image_record_load(&l->s->tree, key_id(k), value, length);
+    if (*k == KEY_POOL)
+        return pool_load(&l->s->pool, key_id(k), value, length);
     return *k == KEY_VERSION ? version_record_load(&l->s->tree, key_id(k), value, length) : -EBADMSG;
 }
 
@@ -239,6 +241,7 @@ static void init_lists(struct store *s)
     list_init(&s->op_queue);
     list_init(&s->checkpoint_waiters);
     list_init(&s->owned);
+    list_init(&s->dedups);
     s->pump.run = pump_run;
     tree_init(&s->tree);
 }
@@ -258,7 +261,7 @@ static int init_parts(struct store *s)
     uint64_t most = s->super.limit_blocks ? s->super.limit_blocks : s->blocks->max_blocks < STORE_MAX_BLOCKS ? s->blocks->max_blocks : STORE_MAX_BLOCKS;
     most = bdev_blocks(s->blocks) > most ? bdev_blocks(s->blocks) : most; /* a limit below what there is bounds what is allocated of it */
     int rc;
-    if ((rc = space_init(&s->space, s->super.zone_start, most)) || (rc = index_init(&s->index[0], s->opt.index_entries))
+    if ((rc = space_init(&s->space, s->super.zone_start, most)) || (rc = pool_init(&s->pool, s->backing.catalog, most)) || (rc = index_init(&s->index[0], s->opt.index_entries))
         || (rc = index_init(&s->index[1], s->opt.index_entries)) || (rc = journal_init(s)) || (rc = read_init(s)) || (rc = partial_init(s))
         || (rc = checkpoint_init(s)) || (rc = grow_init(s)) || (rc = trim_init(s)) || (rc = radix_cache_create(s->blocks, s->super.seed, s->opt.map_cache_bytes, &s->map))
         || (rc = cache_open(s->loop, s->blocks, s->opt.block_cache_bytes, &s->data)) || (rc = worker_start(&s->checkpointer, s->loop))
@@ -289,6 +292,7 @@ static void destroy(struct store *s)
     index_fini(&s->index[0]);
     index_fini(&s->index[1]);
     space_fini(&s->space);
+    pool_fini(&s->pool);
     tree_fini(&s->tree);
     free(s->known_digests);
     struct list_node *n;

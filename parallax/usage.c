@@ -200,16 +200,26 @@ static int count_data(void *ctx, uint64_t block, const struct radix_entry *e)
     return 0;
 }
 
-static int count_node(void *ctx, unsigned level, uint64_t first_block, const struct radix_entry *e)
+/* What other references lead to does not come back. */
+static void count_freed(struct look *l, const struct radix_entry *e) { l->freed_blocks += !pool_shared(&l->store->pool, e->address); }
+
+static int freed_data(void *ctx, uint64_t block, const struct radix_entry *e)
+{
+    (void)block;
+    count_freed(ctx, e);
+    return 0;
+}
+
+static int freed_node(void *ctx, unsigned level, uint64_t first_block, const struct radix_entry *e)
 {
     (void)level;
-    return count_data(ctx, first_block, e);
+    return freed_data(ctx, first_block, e);
 }
 
 static int count_run(struct look *l, struct radix_io *io, const struct run_copy *c, uint8_t *buffer)
 {
     struct dead_entry entries[DEAD_PER_BLOCK];
-    struct radix_visit visit = { .ctx = &l->freed_blocks, .min_birth = c->limit + 1, .data = count_data, .node = count_node };
+    struct radix_visit visit = { .ctx = l, .min_birth = c->limit + 1, .data = freed_data, .node = freed_node };
     for (uint32_t b = dead_run_blocks(&c->run); b-- > 0;) {
         uint32_t n;
         int err = dead_run_read(&c->run, io->device, io->seed, b, entries, &n, buffer);
@@ -219,7 +229,7 @@ static int count_run(struct look *l, struct radix_io *io, const struct run_copy 
             return 0;
         while (n-- && entries[n].block.birth > c->limit) {
             if (entries[n].what != RADIX_DROP_SUBTREE)
-                l->freed_blocks++;
+                count_freed(l, &entries[n].block);
             else if ((err = radix_walk_subtree(io, &entries[n].block, entries[n].level, 0, &visit)))
                 return err;
         }
@@ -234,7 +244,7 @@ static void look_usage(struct job *j)
     uint8_t *buffer = bdev_buffer_alloc(1);
     int err = buffer ? 0 : -ENOMEM;
     for (uint32_t i = 0; i < l->walk_count && !err; i++) {
-        struct radix_visit visit = { .ctx = &l->freed_blocks, .min_birth = l->walks[i].min_birth, .data = count_data, .node = count_node };
+        struct radix_visit visit = { .ctx = l, .min_birth = l->walks[i].min_birth, .data = freed_data, .node = freed_node };
         err = l->walks[i].root.height ? radix_walk(&io, &l->walks[i].root, &visit) : 0;
     }
     for (uint32_t i = 0; i < l->run_count && !err; i++)

@@ -27,6 +27,7 @@ struct catalog_change {
 struct catalog_ops {
     int (*scan)(struct catalog *c, const char *object, uint64_t *revision,
                 int (*item)(void *ctx, const void *key, size_t key_length, const void *value, size_t value_length), void *ctx);
+    int (*get)(struct catalog *c, const char *object, const void *key, size_t key_length, void *value, size_t size, size_t *value_length);
     int (*apply)(struct catalog *c, const char *object, uint64_t expected_revision, const struct catalog_change *changes, unsigned count);
     int (*lease_take)(struct catalog *c, const char *name, const char *holder, uint32_t ttl_ms, char *other, size_t other_size);
     int (*lease_drop)(struct catalog *c, const char *name, const char *holder);
@@ -43,6 +44,12 @@ static inline int catalog_scan(struct catalog *c, const char *object, uint64_t *
                                int (*item)(void *ctx, const void *key, size_t key_length, const void *value, size_t value_length), void *ctx)
 {
     return c->ops->scan(c, object, revision, item, ctx);
+}
+
+/* The value of one key, of which there is room for size bytes. -ENOENT: no such key; -EMSGSIZE: it is longer. */
+static inline int catalog_get(struct catalog *c, const char *object, const void *key, size_t key_length, void *value, size_t size, size_t *value_length)
+{
+    return c->ops->get(c, object, key, key_length, value, size, value_length);
 }
 
 /* Makes all changes to one object, in order, durable on return, and sets its revision to expected_revision + 1; or none of them.

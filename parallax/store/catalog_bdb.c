@@ -174,6 +174,25 @@ static int scan(struct catalog *c, const char *object, uint64_t *revision,
     return err;
 }
 
+static int get(struct catalog *c, const char *object, const void *key, size_t key_length, void *value, size_t size, size_t *value_length)
+{
+    struct catalog_bdb *b = bdb_of(c);
+    char record[RECORD_KEY_MAX];
+    if (!object_valid(object) || !key_length || key_length > CATALOG_KEY_MAX)
+        return -EINVAL;
+    pthread_mutex_lock(&b->lock);
+    int err = revive(b);
+    if (!err) {
+        DBT k = dbt(record, object_key(record, object, key, key_length)), v = dbt(value, size);
+        int rc = b->db->get(b->db, NULL, &k, &v, 0);
+        err = rc == DB_NOTFOUND ? -ENOENT : rc == DB_BUFFER_SMALL ? -EMSGSIZE : fail(b, rc);
+        if (!err)
+            *value_length = v.size;
+    }
+    pthread_mutex_unlock(&b->lock);
+    return err;
+}
+
 /* A Berkeley DB code. */
 static int put_changes(struct catalog_bdb *b, DB_TXN *txn, const char *object, const struct catalog_change *changes, unsigned count)
 {
@@ -339,7 +358,7 @@ static void close_catalog(struct catalog *c)
 }
 
 static const struct catalog_ops bdb_ops = {
-    .scan = scan, .apply = apply, .lease_take = lease_take, .lease_drop = lease_drop, .close = close_catalog,
+    .scan = scan, .get = get, .apply = apply, .lease_take = lease_take, .lease_drop = lease_drop, .close = close_catalog,
 };
 
 /* The first testimony, to a new witness. A negative errno. */

@@ -183,6 +183,25 @@ static int apply(struct catalog *c, const char *object, uint64_t expected_revisi
     return err;
 }
 
+static int get(struct catalog *c, const char *object, const void *key, size_t key_length, void *value, size_t size, size_t *value_length)
+{
+    struct memory_catalog *m = memory_of(c);
+    bool found = false;
+    if (!valid(object, NULL, 0) || !key_length || key_length > CATALOG_KEY_MAX)
+        return -EINVAL;
+    pthread_mutex_lock(&m->lock);
+    const struct object *o = find(m, object);
+    size_t at = o ? place_of(o, key, key_length, &found) : 0;
+    const struct entry *e = found ? o->entries[at] : NULL;
+    int err = m->dead ? -EIO : !e ? -ENOENT : e->value_length > size ? -EMSGSIZE : 0;
+    if (!err) {
+        memcpy(value, e->data + e->key_length, e->value_length);
+        *value_length = e->value_length;
+    }
+    pthread_mutex_unlock(&m->lock);
+    return err;
+}
+
 static int scan(struct catalog *c, const char *object, uint64_t *revision,
                 int (*item)(void *ctx, const void *key, size_t key_length, const void *value, size_t value_length), void *ctx)
 {
@@ -237,7 +256,7 @@ static void close_catalog(struct catalog *c)
 }
 
 static const struct catalog_ops memory_ops = {
-    .scan = scan, .apply = apply, .lease_take = lease_take, .lease_drop = lease_drop, .close = close_catalog,
+    .scan = scan, .get = get, .apply = apply, .lease_take = lease_take, .lease_drop = lease_drop, .close = close_catalog,
 };
 
 int memory_catalog_create(struct catalog **out)

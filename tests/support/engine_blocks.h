@@ -24,11 +24,17 @@
             engine_fail("%s: %d", #function, must_error);               \
     } while (0)
 
+/* The twin of a content has other bytes and the same checksum, whatever the store's seed. */
+#define CONTENT_TWIN (1ull << 63)
 void block_fill(uint8_t *block, uint64_t content);
-/* Writes count blocks with the contents content, content + step, … */
+/* Whether a block of the image holds that content. */
+bool blocks_hold(struct engine *e, struct image *img, uint64_t block, uint64_t content);
+/* Writes count blocks with the contents content, content + step, …, and flushes. */
 void blocks_write(struct engine *e, const char *image, uint64_t first, uint64_t count, uint64_t content, uint64_t step);
 void blocks_write_open(struct engine *e, struct image *img, uint64_t first, uint64_t count, uint64_t content, uint64_t step);
 void engine_write_sector(struct engine *e, struct image *img, uint64_t sector, void *bytes);
+void blocks_flush(struct engine *e, struct image *img);
+/* Flushed, too. */
 void blocks_discard(struct engine *e, const char *image, uint64_t first, uint64_t count);
 /* Fails unless each of these blocks holds content, content + step, …; content 0: zeroes. */
 void blocks_expect(struct engine *e, const char *target, uint64_t first, uint64_t count, uint64_t content, uint64_t step);

@@ -47,16 +47,17 @@ static int decode_jblock(void) { return jblock_open(block, SEED, &header); }
 static void a_journal_block_comes_back_and_no_flipped_bit_passes(void)
 {
     uint32_t crcs[3] = { 1, 2, 3 }, at = 0;
-    struct jheader h = { .epoch = 5, .seq = 99, .durable = 88, .records = 4 };
+    struct jheader h = { .epoch = 5, .seq = 99, .durable = 88, .records = 5 };
     uint8_t *p = block + JBLOCK_HEADER;
     p += jrecord_put_write(p, 7, 1000, 3, 555555, crcs);
     p += jrecord_put_zero(p, 7, 1ull << 31, 1ull << 30);
     p += jrecord_put_change(p, "hello", 5, true, false);
     p += jrecord_put_cancel(p, 42, 4);
+    p += jrecord_put_share(p, 8, 1001, 2, 666666, crcs);
     h.used = (uint16_t)(p - block - JBLOCK_HEADER);
     jblock_seal(block, SEED, &h);
     CU_ASSERT_EQUAL_FATAL(decode_jblock(), 0);
-    CU_ASSERT(header.epoch == 5 && header.seq == 99 && header.durable == 88 && header.records == 4);
+    CU_ASSERT(header.epoch == 5 && header.seq == 99 && header.durable == 88 && header.records == 5);
     struct jrecord r;
     CU_ASSERT_EQUAL(jrecord_get(block + JBLOCK_HEADER, header.used, &at, &r), 0);
     CU_ASSERT(r.type == JRECORD_WRITE && r.line == 7 && r.first == 1000 && r.count == 3 && r.address == 555555 && !memcmp(r.crcs, crcs, 12));
@@ -65,7 +66,9 @@ static void a_journal_block_comes_back_and_no_flipped_bit_passes(void)
     CU_ASSERT_EQUAL(jrecord_get(block + JBLOCK_HEADER, header.used, &at, &r), 0);
     CU_ASSERT(r.type == JRECORD_CHANGE && r.length == 5 && !memcmp(r.payload, "hello", 5) && r.first_piece && !r.last_piece);
     CU_ASSERT_EQUAL(jrecord_get(block + JBLOCK_HEADER, header.used, &at, &r), 0);
-    CU_ASSERT(r.type == JRECORD_CANCEL && r.first == 42 && r.count == 4 && at == header.used);
+    CU_ASSERT(r.type == JRECORD_CANCEL && r.first == 42 && r.count == 4);
+    CU_ASSERT_EQUAL(jrecord_get(block + JBLOCK_HEADER, header.used, &at, &r), 0);
+    CU_ASSERT(r.type == JRECORD_SHARE && r.line == 8 && r.first == 1001 && r.count == 2 && r.address == 666666 && !memcmp(r.crcs, crcs, 8) && at == header.used);
     CU_ASSERT_EQUAL(jrecord_get(block + JBLOCK_HEADER, header.used, &at, &r), -EBADMSG);
     CU_ASSERT_EQUAL(survivors(decode_jblock), 0);
     CU_ASSERT_EQUAL(jblock_open(block, SEED + 1, &header), -EBADMSG); /* another store's */
@@ -85,7 +88,7 @@ static void random_bytes_never_make_a_record_that_reaches_outside(void)
         struct jrecord r;
         while (at < used && jrecord_get(payload, used, &at, &r) == 0) {
             CU_ASSERT_FATAL(at <= used);
-            if (r.type == JRECORD_WRITE)
+            if (r.type == JRECORD_WRITE || r.type == JRECORD_SHARE)
                 CU_ASSERT_FATAL(r.crcs + 4 * r.count <= payload + used);
             if (r.type == JRECORD_CHANGE)
                 CU_ASSERT_FATAL(r.payload + r.length <= payload + used);

@@ -107,6 +107,26 @@ static int put(struct catalog *c, const char *object, uint64_t revision, const c
     return catalog_apply(c, object, revision, &change, 1);
 }
 
+static void check_get(struct subject *s)
+{
+    char value[8];
+    size_t length = 99;
+    CU_ASSERT_EQUAL(catalog_get(s->c, "o", "k", 1, value, sizeof value, &length), -ENOENT);
+    CU_ASSERT_EQUAL(put(s->c, "o", 0, "k", "v1"), 0);
+    CU_ASSERT_EQUAL(put(s->c, "o", 1, "ka", "longer than 8"), 0);
+    CU_ASSERT_EQUAL(catalog_get(s->c, "p", "k", 1, value, sizeof value, &length), -ENOENT);
+    CU_ASSERT_EQUAL(catalog_get(s->c, "o", "k", 0, value, sizeof value, &length), -EINVAL);
+    CU_ASSERT_EQUAL(catalog_get(s->c, "o", "ka", 2, value, sizeof value, &length), -EMSGSIZE);
+    CU_ASSERT_EQUAL(length, 99);
+    CU_ASSERT_EQUAL(catalog_get(s->c, "o", "k", 1, value, sizeof value, &length), 0);
+    CU_ASSERT(length == 2 && !memcmp(value, "v1", 2));
+    subject_reopen(s);
+    CU_ASSERT_EQUAL(catalog_get(s->c, "o", "k", 1, value, 2, &length), 0);
+    CU_ASSERT_EQUAL(put(s->c, "o", 2, "k", NULL), 0);
+    CU_ASSERT_EQUAL(catalog_get(s->c, "o", "k", 1, value, sizeof value, &length), -ENOENT);
+}
+static void one_value_is_got_by_its_key(void) { with_both(check_get); }
+
 static void check_basics(struct subject *s)
 {
     uint64_t revision = 99;
@@ -660,6 +680,7 @@ int main(int argc, char **argv)
     }
     int rc = unit_main(argc, argv, "catalog",
                        (struct unit_test[]){ UNIT(objects_are_sorted_maps_that_survive_reopening),
+                                             UNIT(one_value_is_got_by_its_key),
                                              UNIT(a_change_with_a_stale_revision_changes_nothing), UNIT(names_keys_and_values_have_limits),
                                              UNIT(a_scan_ends_when_its_callback_says_so), UNIT(values_of_any_size_up_to_16_mib_come_back),
                                              UNIT(a_lease_has_one_holder_until_it_is_dropped_or_expires), UNIT(random_changes_match_an_oracle),

@@ -1,4 +1,4 @@
-/* server_content.c - commands about what blocks hold: digest. They take long, and end soon when their client goes away. */
+/* server_content.c - commands about what blocks hold: digest, dedup. They take long, and end soon when their client goes away. */
 #include "tools/common/session.h"
 
 #include <errno.h>
@@ -8,6 +8,7 @@ struct content {
     struct operation base;
     struct store_op op;
     struct image_digest digest;
+    struct image_dedup dedup;
 };
 
 static void content_destroy(struct operation *o) { free(container_of(o, struct content, base)); }
@@ -61,4 +62,20 @@ static void digest(struct session *s, json_t *request)
         image_get_digest(session_store(s), &c->op, target, &c->digest);
 }
 
-const struct server_command server_content_commands[] = { { "digest", digest }, { NULL, NULL } };
+static void dedup_done(struct store_op *op)
+{
+    struct content *c = container_of(op, struct content, op);
+    content_finish(c, json_pack("{s:I,s:I}", "examined", (json_int_t)c->dedup.examined_bytes, "shared", (json_int_t)c->dedup.shared_bytes));
+}
+
+static void dedup(struct session *s, json_t *request)
+{
+    const char *name;
+    if (!session_arguments(s, request, "{s:s}", "name", &name))
+        return;
+    struct content *c = content_begin(s, dedup_done);
+    if (c)
+        image_dedup(session_store(s), &c->op, name, &c->dedup);
+}
+
+const struct server_command server_content_commands[] = { { "digest", digest }, { "dedup", dedup }, { NULL, NULL } };

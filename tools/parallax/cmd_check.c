@@ -65,6 +65,8 @@ const struct command check_commands[] = {
     { .name = "check", .arguments = "", .summary = "Walk the whole store and verify every block and the map", .run = run_check, .least = 0,
       .most = 0, .usage_status = CHECK_FAILED, .options = { { "quick", 0, NULL, "verify the map, and leave the data unread" } },
       .examples = "  parallax check\n  parallax check --quick --json\n" },
+    { .name = "dedup", .arguments = "NAME", .summary = "Share blocks that a template or snapshot holds already", .run = content_dedup, .least = 1,
+      .most = 1, .examples = "  parallax dedup vm1\n  parallax dedup debian-12 --json\n" },
     { .name = "digest", .arguments = "NAME[@SNAP]", .summary = "Print the digest (SHA-256) of what an image holds", .run = content_digest, .least = 1,
       .most = 1, .examples = "  parallax digest debian-12\n  parallax digest vm1@monday --json\n" },
     { .name = "verify", .arguments = "NAME[@SNAP] DIGEST", .summary = "Read an image whole and compare its digest", .run = content_verify, .least = 2,

@@ -1,5 +1,7 @@
-/* cmd_content.c - digest, verify: commands about what blocks hold; cmd_check.c has them in its table. */
+/* cmd_content.c - digest, verify, dedup: commands about what blocks hold; cmd_check.c has them in its table. */
 #include "tools/parallax/content.h"
+
+#include "tools/common/size.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -40,6 +42,19 @@ int content_verify(struct cli *cli, const struct args *a)
         cli_say(cli, "%s has that digest", name);
     if (!same)
         status = cli_fail_text("'%.250s' has another content: its digest is %s", name, json_text(result, "digest"));
+    json_decref(result);
+    return status;
+}
+
+int content_dedup(struct cli *cli, const struct args *a)
+{
+    char shared[SIZE_TEXT_MAX], examined[SIZE_TEXT_MAX];
+    json_t *result = NULL;
+    int status = cli_call(cli, json_pack("{s:s,s:s}", "command", "dedup", "name", a->words[0]), NULL, NULL, &result);
+    if (status == EXIT_DONE)
+        json_object_set_new(result, "name", json_string(a->words[0]));
+    if (status == EXIT_DONE && !cli_json(cli, result))
+        cli_say(cli, "%s: %s of %s are now shared", a->words[0], json_size(result, "shared", shared), json_size(result, "examined", examined));
     json_decref(result);
     return status;
 }

@@ -5,4 +5,5 @@
 
 int content_digest(struct cli *cli, const struct args *a);
 int content_verify(struct cli *cli, const struct args *a);
+int content_dedup(struct cli *cli, const struct args *a);
 #endif
