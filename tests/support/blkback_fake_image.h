@@ -23,8 +23,11 @@ static struct fake {
     int open_error;
     unsigned opens, closes, writers, in_flight;
     enum image_op log[FAKE_LOG];
+    uint64_t log_offset[FAKE_LOG];
     unsigned logged;
     bool unaligned;        /* some buffer was not aligned to 512 bytes */
+    bool outside;          /* some request was not inside the image */
+    void (*submitted)(void); /* called, if set, when a request has come; what it does happens beside the backend */
     struct image *last;
 } fake;
 
@@ -110,11 +113,17 @@ uint64_t image_size(const struct image *img)
 void image_submit(struct image *img, struct image_req *req)
 {
     (void)img;
-    if (fake.logged < FAKE_LOG)
+    if (fake.logged < FAKE_LOG) {
+        fake.log_offset[fake.logged] = req->offset;
         fake.log[fake.logged++] = req->op;
+    }
+    if (req->op != IMAGE_FLUSH)
+        fake.outside |= req->offset > fake.size_bytes || req->length > fake.size_bytes - req->offset;
     for (unsigned i = 0; i < req->iov_count; i++)
         fake.unaligned |= (uintptr_t)req->iov[i].iov_base % 512 || req->iov[i].iov_len % 512;
     fake.in_flight++;
+    if (fake.submitted)
+        fake.submitted();
     list_add_tail(&fake.waiting, &req->link);
     loop_defer(fake.loop, &fake.task);
 }

@@ -153,6 +153,21 @@ static void a_request_in_flight_is_done_again(void)
     end();
 }
 
+/* A flush or barrier among them covers what came before it. */
+static void requests_in_flight_are_done_again_in_the_order_in_which_they_were_taken(void)
+{
+    begin();
+    taken(9, 7, 8);
+    taken(3, 8, 16);
+    taken(5, 9, 24);
+    table->req_cons = ring.req_prod;
+    restart();
+    fake.logged = 0;
+    expect_answers((uint64_t[]){ 7, 8, 9 }, 3);
+    CU_ASSERT(fake.log_offset[0] == 8 * 512 && fake.log_offset[1] == 16 * 512 && fake.log_offset[2] == 24 * 512);
+    end();
+}
+
 static void a_line_written_before_req_cons_is_taken_once(void)
 {
     begin();
@@ -315,6 +330,7 @@ int main(int argc, char **argv)
 {
     return unit_main(argc, argv, "blkback_restart", (struct unit_test[]){
         UNIT(an_idle_ring_goes_on), UNIT(requests_made_while_nobody_was_there_are_served), UNIT(a_request_in_flight_is_done_again),
+        UNIT(requests_in_flight_are_done_again_in_the_order_in_which_they_were_taken),
         UNIT(a_line_written_before_req_cons_is_taken_once), UNIT(an_answer_written_but_not_shown_is_shown_once),
         UNIT(an_answer_shown_but_not_noted_is_not_repeated), UNIT(an_answer_noted_but_not_freed_is_not_repeated),
         UNIT(a_ring_that_contradicts_its_table_is_disconnected), UNIT(a_damaged_table_is_refused),

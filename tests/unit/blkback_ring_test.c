@@ -82,6 +82,33 @@ static void segments_out_of_their_page_are_refused(void)
     end();
 }
 
+/* Where pages stay mapped no grant copy looks at the segment any more. */
+static void segments_out_of_a_mapped_page_are_refused(void)
+{
+    world_begin(&(struct blkback_options){ .persistent = true }, DISK_BYTES);
+    world_attach();
+    ring = world_raw(BLKIF_ABI_X86_64, 0);
+    CU_ASSERT_EQUAL_FATAL(raw_wait_backend(&ring, 2, 5000), 0);
+    CU_ASSERT_EQUAL_FATAL(raw_prepare(&ring), 0);
+    raw_put(&ring, "feature-persistent", "1");
+    raw_put(&ring, "state", "3");
+    CU_ASSERT_EQUAL_FATAL(raw_wait_backend(&ring, 4, 5000), 0);
+    raw_put(&ring, "state", "4");
+    page = hv_arena_alloc(world.guest, 2);
+    CU_ASSERT_EQUAL_FATAL(hv_grant_share(world.guest, ring.backend, page, false, &page_ref), 0);
+    struct blkif_segment s = whole();
+    s.last_sect = 8;
+    raw_rw(&ring, BLKIF_OP_WRITE, 1, 0, &s, 1);
+    expect_error(1, BLKIF_OP_WRITE, -1);
+    memset(page + 4096, 0x33, 4096);
+    raw_rw(&ring, BLKIF_OP_READ, 2, 0, &s, 1);
+    expect_error(2, BLKIF_OP_READ, -1);
+    CU_ASSERT_EQUAL(page[4096], 0x33);
+    still_serves();
+    CU_ASSERT(world_info().grants_mapped > 0);
+    end();
+}
+
 static void segment_counts_are_bounded(void)
 {
     begin();
@@ -219,6 +246,53 @@ static void a_changed_page_after_the_request_changes_nothing(void)
     CU_ASSERT(rsp.id == 1 && rsp.op == BLKIF_OP_WRITE && rsp.status == 0);
     CU_ASSERT_EQUAL(fake.data[0], 0x11);
     CU_ASSERT_EQUAL(fake.data[4095], 0x11);
+    end();
+}
+
+/* What another processor of the guest may do while the backend is at work: the requests on the ring become bad ones. */
+static void spoil_slots(void)
+{
+    memset(ring.slots, 0x7f, (size_t)ring.size * ring.slot_bytes);
+}
+
+static void a_request_that_changes_after_it_was_taken_is_what_it_was(void)
+{
+    begin();
+    struct blkif_segment s = whole();
+    memset(page, 0x11, 4096);
+    fake.submitted = spoil_slots; /* at the first of them */
+    for (unsigned i = 0; i < 8; i++)
+        raw_rw(&ring, BLKIF_OP_WRITE, i, 8 * i, &s, 1);
+    raw_push(&ring);
+    CU_ASSERT(world_until(fake.logged == 8));
+    fake.submitted = NULL;
+    for (unsigned i = 0; i < 8; i++) {
+        struct raw_response rsp;
+        CU_ASSERT_EQUAL_FATAL(raw_response(&ring, 5000, &rsp), 0);
+        CU_ASSERT(rsp.id < 8 && rsp.op == BLKIF_OP_WRITE && rsp.status == 0);
+        CU_ASSERT_EQUAL(fake.log_offset[i], i * 4096);
+        CU_ASSERT_EQUAL(fake.data[i * 4096], 0x11);
+    }
+    CU_ASSERT_FALSE(fake.outside);
+    still_serves();
+    end();
+}
+
+static void the_guest_is_notified_when_it_asked_for_it(void)
+{
+    begin();
+    still_serves(); /* and asks for the next response */
+    struct blkif_segment s = whole();
+    uint64_t before = world_info().events_sent;
+    __atomic_store_n(&ring.shared->rsp_event, ring.rsp_cons + 5, __ATOMIC_SEQ_CST); /* the fifth from now */
+    for (unsigned i = 0; i < 5; i++) {
+        CU_ASSERT_EQUAL(world_info().events_sent, before);
+        raw_rw(&ring, BLKIF_OP_WRITE, i, 8, &s, 1);
+        raw_push(&ring);
+        CU_ASSERT(world_until(__atomic_load_n(&ring.shared->rsp_prod, __ATOMIC_ACQUIRE) == ring.req_prod));
+        ring.rsp_cons++;
+    }
+    CU_ASSERT_EQUAL(world_info().events_sent, before + 1);
     end();
 }
 
@@ -397,10 +471,12 @@ static void a_bad_connection_is_refused_with_a_reason(void)
 int main(int argc, char **argv)
 {
     return unit_main(argc, argv, "blkback_ring", (struct unit_test[]){
-        UNIT(segments_out_of_their_page_are_refused), UNIT(segment_counts_are_bounded), UNIT(ranges_past_the_end_are_refused),
+        UNIT(segments_out_of_their_page_are_refused), UNIT(segments_out_of_a_mapped_page_are_refused), UNIT(segment_counts_are_bounded),
+        UNIT(ranges_past_the_end_are_refused),
         UNIT(discards_are_checked_for_overflow_and_alignment), UNIT(unknown_operations_are_not_supported), UNIT(bad_grants_fail_their_request_only),
         UNIT(one_bad_request_in_a_batch_leaves_the_others_alone), UNIT(a_changed_page_after_the_request_changes_nothing),
-        UNIT(flush_and_barrier_keep_their_order), UNIT(an_error_of_the_image_reaches_the_guest), UNIT(reads_return_partial_pages_where_asked),
+        UNIT(flush_and_barrier_keep_their_order),
+        UNIT(a_request_that_changes_after_it_was_taken_is_what_it_was), UNIT(the_guest_is_notified_when_it_asked_for_it), UNIT(an_error_of_the_image_reaches_the_guest), UNIT(reads_return_partial_pages_where_asked),
         UNIT(a_run_away_producer_disconnects_and_may_come_back), UNIT(a_storm_of_events_costs_little),
         UNIT(requests_wait_when_buffers_are_used_up), UNIT(a_bad_connection_is_refused_with_a_reason), { 0 } });
 }

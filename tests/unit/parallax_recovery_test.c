@@ -3,6 +3,8 @@
 #include "tests/support/engine_pattern.h"
 #include "tests/support/unit.h"
 
+#include "base/crc32c.h"
+#include "base/endian.h"
 #include "parallax/disk.h"
 #include "parallax/store/memory.h"
 
@@ -239,6 +241,71 @@ static void a_change_of_several_blocks_is_there_whole_or_not_at_all(void)
     }
 }
 
+static void the_second_superblock_serves_when_the_first_is_damaged(void)
+{
+    bare_begin(&b, STORE_BYTES);
+    CU_ASSERT_EQUAL(bare_write(&b, 1, 1, 11), 0);
+    bare_put(&b, 0, nothing);
+    bare_kill(&b);
+    CU_ASSERT_EQUAL_FATAL(bare_open(&b), 0);
+    CU_ASSERT_EQUAL(bare_read(&b, 1), 11);
+    bare_put(&b, 1, nothing);
+    bare_kill(&b);
+    CU_ASSERT_EQUAL(bare_open(&b), -EBADMSG);
+    bare_end(&b);
+}
+
+/* Sets a bit of the superblock in both copies, with a right checksum. */
+static void set_feature(unsigned byte)
+{
+    uint8_t block[BDEV_BLOCK_SIZE];
+    bare_get(&b, 0, block);
+    block[byte] |= 4;
+    put_le32(block + 12, 0);
+    put_le32(block + 12, crc32c(0, block, sizeof block));
+    for (unsigned i = 0; i < 2; i++)
+        bare_put(&b, i, block);
+}
+
+static void features_of_a_later_version_are_refused_but_for_compatible_ones(void)
+{
+    static const struct { unsigned byte; int answer; } bits[] = { { 16, -EPROTONOSUPPORT }, { 24, -EPROTONOSUPPORT }, { 32, 0 } };
+    for (unsigned i = 0; i < 3; i++) {
+        bare_begin(&b, STORE_BYTES);
+        set_feature(bits[i].byte);
+        bare_kill(&b);
+        CU_ASSERT_EQUAL(bare_open(&b), bits[i].answer);
+        bare_end(&b);
+    }
+}
+
+/* Nothing is taken from it: what it said was free may hold anything. */
+static void a_space_map_page_that_cannot_be_read_gives_no_space(void)
+{
+    bare_begin(&b, STORE_BYTES);
+    CU_ASSERT_EQUAL(bare_write(&b, 0, 200, 11), 0);
+    bare_reopen(&b);
+    uint64_t zone = bare_address(&b, 0, 11) & ~15ull, at = zone;
+    uint8_t block[BDEV_BLOCK_SIZE];
+    for (bare_get(&b, at, block); at && memcmp(block, "PSPM", 4); bare_get(&b, at, block))
+        at--; /* the copies of its first page lie at the head of the zone */
+    CU_ASSERT_NOT_EQUAL_FATAL(at, 0);
+    for (uint64_t i = at - 8; i <= at + 8; i++) {
+        bare_get(&b, i, block);
+        if (!memcmp(block, "PSPM", 4))
+            bare_put(&b, i, nothing);
+    }
+    bare_kill(&b);
+    CU_ASSERT_EQUAL_FATAL(bare_open(&b), 0);
+    CU_ASSERT_EQUAL(bare_read(&b, 199), 11);
+    for (unsigned i = 0; i < 40; i++)
+        (void)bare_write(&b, 1000 + i, 1, 12); /* there may be no space at all */
+    for (unsigned i = 0; i < 200; i++)
+        CU_ASSERT_EQUAL(bare_read(&b, i), 11);
+    bare_kill(&b);
+    bare_end(&b);
+}
+
 int main(int argc, char **argv)
 {
     return unit_main(argc, argv, "recovery", (struct unit_test[]){
@@ -246,5 +313,7 @@ int main(int argc, char **argv)
         UNIT(what_was_rejected_stays_rejected), UNIT(a_torn_block_is_not_believed_when_it_is_whole_again),
         UNIT(a_block_of_an_earlier_epoch_is_not_believed), UNIT(recovery_does_not_judge_what_the_store_flushed_by_itself),
         UNIT(a_write_whose_data_failed_is_taken_back), UNIT(a_failed_journal_write_fails_the_store),
-        UNIT(a_change_of_several_blocks_is_there_whole_or_not_at_all), { 0 } });
+        UNIT(a_change_of_several_blocks_is_there_whole_or_not_at_all), UNIT(the_second_superblock_serves_when_the_first_is_damaged),
+        UNIT(features_of_a_later_version_are_refused_but_for_compatible_ones), UNIT(a_space_map_page_that_cannot_be_read_gives_no_space),
+        { 0 } });
 }
