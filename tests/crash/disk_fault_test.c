@@ -144,15 +144,25 @@ static void run_close(const struct operation *o, const struct disk_fault *f)
     engine.store = NULL;
 }
 
+static const struct disk_fault *of_opening;
+
+static void opening(struct engine *e, bool begins)
+{
+    (void)e;
+    if (begins)
+        disk_order_fault(of_opening);
+}
+
 static void open_under_fault(const struct disk_fault *f)
 {
     struct error err = ERROR_NONE;
     char url[256];
     snprintf(url, sizeof url, "%s", engine.url);
-    engine.store = NULL;
     engine.faulty = true;
-    disk_order_fault(f);
+    engine.blocking = opening;
+    of_opening = f;
     engine_reach(&engine, url, &err);
+    engine.blocking = NULL;
 }
 
 static void run_open(const struct operation *o, const struct disk_fault *f)

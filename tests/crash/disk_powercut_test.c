@@ -33,6 +33,7 @@
 #define SESSION_STEPS 700u
 #define IMAGES_MOST 6u    /* all of them are read after each crash */
 #define SNAPSHOTS_MOST 3u
+#define WRAP_LEFT 24u /* journal blocks */
 #define JUDGE_SECONDS 120u
 #define ASK_MS 3000u
 #define RECOVERY_CUTS 2u
@@ -296,10 +297,30 @@ static const char *scarcest_task(void)
     return task_paths[best].kind;
 }
 
-static uint64_t journal_left(void)
+static struct handle *writable_handle(void)
 {
-    struct engine_inside in = engine_inside(engine.store);
-    return in.journal_blocks - in.journal_next % in.journal_blocks;
+    for (;;) {
+        list_for_each(n, &engine.world.handles) {
+            struct handle *h = container_of(n, struct handle, link);
+            if (h->writable && h->object->content->size_bytes >= 4096)
+                return h;
+        }
+        engine_step(&engine);
+        engine_drain(&engine);
+    }
+}
+
+/* Writes until the journal is about to wrap. */
+static void fill_journal(void)
+{
+    struct handle *h = writable_handle();
+    for (;;) {
+        struct engine_inside in = engine_inside(engine.store);
+        if (in.journal_blocks - in.journal_next % in.journal_blocks <= WRAP_LEFT)
+            return;
+        engine_drain(&engine);
+        engine_submit_io(&engine, h, IMAGE_WRITE, 0, 8, 0);
+    }
 }
 
 static void run_session(void)
@@ -316,8 +337,8 @@ static void run_session(void)
     engine.may_be_cut = true;
     engine.turned = turned;
     engine.blocking = blocking;
-    while (small && journal_left() > 100) /* so that the journal wraps in every such session */
-        engine_step(&engine);
+    if (small)
+        fill_journal();
     disk_at_boundary(boundary);
     for (unsigned i = 0; i < SESSION_STEPS && !enough(); i++) {
         engine.preferred_task = scarcest_task();
