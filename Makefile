@@ -39,7 +39,7 @@ CFLAGS := -std=gnu11 -g $(OPT_$(D)) -Wall -Wextra -Wshadow -Wvla -Wstrict-protot
           -Wpointer-arith -Werror -fno-strict-aliasing -fstack-protector-strong -fPIC -fvisibility=hidden $(SAN_$(D)) $(CFLAGS_EXTRA)
 CPPFLAGS := -I. -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64
 LDFLAGS := $(SAN_$(D)) -Wl,--as-needed
-LDLIBS := -lfuse3 -laio -ldb-5.3 -lcrypto -ljansson -lxenstore -lpthread
+LDLIBS := -lfuse3 -laio -ldb-5.3 -lcrypto -ljansson -lnbd -lxenstore -lpthread
 
 # The real Xen, where its headers are.
 XEN ?= $(if $(wildcard /usr/include/xengnttab.h),1)

@@ -121,7 +121,7 @@ void table_destroy(struct table *t);
 struct progress {
     bool on, shown;
     const char *what;
-    uint64_t total, shown_ms; /* total in bytes; 0: unknown */
+    uint64_t total, began_ms, shown_ms; /* total in bytes; 0: unknown */
 };
 void progress_begin(struct progress *p, const struct cli *cli, const char *what, uint64_t total_bytes);
 void progress_at(struct progress *p, uint64_t bytes);

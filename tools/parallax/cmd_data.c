@@ -33,7 +33,7 @@ static int run_read(struct cli *cli, const struct args *a)
     if (status != EXIT_DONE)
         return status;
     json_t *request = json_pack("{s:s,s:s,s:I,s:I}", "command", "read", "target", a->words[0], "offset", (json_int_t)offset, "length", (json_int_t)length);
-    if (sink_open(&s, cli, "-", false, &err))
+    if (sink_open(&s, cli, "-", false, NULL, &err))
         json_decref(request);
     else if (drain_to_sink(cli, request, &s, offset, length, &silent, &result, &err) == 0)
         sink_finish(&s, &err);

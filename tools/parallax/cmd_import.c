@@ -1,8 +1,12 @@
-/* cmd_import.c - import. */
+/* cmd_import.c - import.
+ *
+ * Raw bytes are read here; a file of another format is read through a confined qemu-nbd, and what NBD servers offer over the
+ * network, by the same NBD reader. What an image file only refers to is not part of it, unless the user says so. */
 #include "tools/parallax/commands.h"
 
 #include "tools/common/size.h"
-#include "tools/parallax/feed.h"
+#include "tools/parallax/converter.h"
+#include "tools/parallax/feed_nbd.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -10,63 +14,158 @@
 
 #define IMAGE_MAX_BYTES (16ull << 40)
 
+struct import {
+    struct cli *cli;
+    const struct args *args;
+    struct error *err;
+    const char *source, *name;
+    const char *format;       /* given, or found */
+    bool given;               /* the format was given */
+    json_t *result;
+    struct progress progress;
+};
+
 static int check_format_option(const struct args *a, const char *format)
 {
-    static const char *const known[] = { "qcow2", "vhd", "vhdx", "vmdk", "vdi" };
-    if (!format || !strcmp(format, "raw"))
-        return EXIT_DONE;
+    static const char *const known[] = { "raw", "qcow2", "vhd", "vhdx", "vmdk", "vdi" };
     for (unsigned i = 0; i < sizeof known / sizeof *known; i++)
-        if (!strcmp(format, known[i]))
-            return cli_usage(a, "format '%s' cannot be imported yet; convert the file with qemu-img convert -O raw", format);
-    return cli_usage(a, "unknown format '%.64s'; there is only raw", format);
+        if (!format || !strcmp(format, known[i]))
+            return EXIT_DONE;
+    return cli_usage(a, "unknown format '%.64s'; there are raw, qcow2, vhd, vhdx, vmdk and vdi", format);
 }
 
-/* Formats are told from the first and last bytes before anything is sent, unless the source can be read only once. */
-static int refuse_formats(struct cli *cli, struct source *s, struct error *err)
+/* Sends the request for an image of that many bytes; what follows is data. */
+static int begin(struct import *m, uint64_t size_bytes, struct feed_options *opt)
+{
+    uint64_t padded = (size_bytes + 511) & ~(uint64_t)511;
+    json_t *request = json_pack("{s:s,s:s,s:I,s:b}", "command", "import", "name", m->name, "size", (json_int_t)padded, "template",
+                                option_set(m->args, "template"));
+    if (cli_begin(m->cli, request, m->err))
+        return m->err->code;
+    opt->progress = &m->progress;
+    progress_begin(&m->progress, m->cli, "import", size_bytes);
+    return 0;
+}
+
+/* ---- From NBD, wherever it is ---- */
+
+static int import_nbd(struct import *m, struct nbd_handle **nbd)
+{
+    struct feed_options opt = { 0 };
+    int64_t size = nbd_get_size(*nbd);
+    if (size <= 0)
+        return error_set(m->err, size ? -EIO : -ENODATA, size ? "cannot tell the size of %.200s" : "%.200s is empty", m->source);
+    if (begin(m, (uint64_t)size, &opt))
+        return m->err->code;
+    feed_nbd(m->cli, nbd, m->source, (uint64_t)size, &opt, &m->result, m->err);
+    progress_end(&m->progress, !m->err->code);
+    return m->err->code;
+}
+
+static bool is_uri(const char *source)
+{
+    static const char *const schemes[] = { "nbd://", "nbds://", "nbd+unix://", "nbds+unix://", "nbd+vsock://", "nbds+vsock://" };
+    for (unsigned i = 0; i < sizeof schemes / sizeof *schemes; i++)
+        if (!strncmp(source, schemes[i], strlen(schemes[i])))
+            return true;
+    return false;
+}
+
+static int import_uri(struct import *m)
+{
+    unsigned char head[FORMAT_HEAD] = { 0 };
+    struct nbd_handle *nbd = nbd_create();
+    if (!nbd)
+        return error_set(m->err, -ENOMEM, "out of memory");
+    if (m->given && strcmp(m->format, "raw"))
+        error_set(m->err, -ENOTSUP, "what an NBD server offers is raw; its format cannot be %s", m->format);
+    else if (nbd_add_meta_context(nbd, LIBNBD_CONTEXT_BASE_ALLOCATION) < 0 || nbd_set_uri_allow_local_file(nbd, true) < 0 || nbd_connect_uri(nbd, m->source) < 0)
+        error_set(m->err, -EIO, "cannot connect to %.200s: %s", m->source, nbd_get_error());
+    int64_t size = m->err->code ? -1 : nbd_get_size(nbd);
+    if (size > 0 && !m->given && nbd_pread(nbd, head, size < (int64_t)sizeof head ? (size_t)size : sizeof head, 0, 0) < 0)
+        error_set(m->err, -EIO, "reading %.200s failed: %s", m->source, nbd_get_error());
+    const char *format = m->given ? NULL : format_of_head(head);
+    if (format && !m->err->code)
+        error_set(m->err, -ENOTSUP, "%.200s offers the bytes of a %s file; let its server open that, or store them as they are with --format raw", m->source, format);
+    m->format = "raw";
+    if (!m->err->code)
+        import_nbd(m, &nbd);
+    if (nbd)
+        nbd_close(nbd);
+    return m->err->code;
+}
+
+/* ---- From a file, a device or standard input ---- */
+
+static int read_head_and_tail(struct import *m, struct source *s, unsigned char head[FORMAT_HEAD], unsigned char tail[FORMAT_TAIL])
+{
+    uint64_t tail_at = s->length > FORMAT_TAIL ? s->length - FORMAT_TAIL : 0;
+    if (source_read(s, m->cli, 0, head, s->length < FORMAT_HEAD ? (size_t)s->length : FORMAT_HEAD, m->err))
+        return m->err->code;
+    return source_read(s, m->cli, tail_at, tail, (size_t)(s->length - tail_at), m->err);
+}
+
+static int import_raw(struct import *m, struct source *s)
+{
+    struct feed_options opt = { .refuse_format = m->given ? NULL : s->name };
+    if (begin(m, s->length, &opt))
+        return m->err->code;
+    feed_source(m->cli, s, &opt, &m->result, m->err);
+    progress_end(&m->progress, !m->err->code);
+    return m->err->code;
+}
+
+static int import_converted(struct import *m, struct source *s, const unsigned char head[FORMAT_HEAD])
+{
+    bool with_backing = option_set(m->args, "with-backing"), standard = !strcmp(m->source, "-");
+    const char *outside = format_outside(m->format, head);
+    struct error why = ERROR_NONE;
+    struct converter v;
+    if (outside && !with_backing)
+        return error_set(m->err, -EPERM, "'%.200s' %s, which is not read unless you say so with --with-backing", s->name, outside);
+    if (s->start || (standard && with_backing))
+        return error_set(m->err, -ENOTSUP, "a %s image on standard input must begin with it and stand alone; name its file", m->format);
+    if ((!with_backing && converter_check(s->fd, m->format, s->length, &why)) ||
+        converter_open(&v, s->fd, m->format, m->source, false, with_backing, m->cli, &why)) {
+        if (why.code == -ECANCELED || why.code == -ENOENT || why.code == -ENOSYS)
+            return error_set(m->err, why.code, "%s", why.text);
+        return error_set(m->err, why.code, "'%.200s' is a %s file, and %.300s", s->name, m->format, why.text);
+    }
+    import_nbd(m, &v.nbd);
+    converter_close(&v, false, m->err);
+    return m->err->code;
+}
+
+static int import_file(struct import *m, uint64_t announced)
 {
     unsigned char head[FORMAT_HEAD] = { 0 }, tail[FORMAT_TAIL] = { 0 };
-    if (s->streamed)
-        return 0;
-    uint64_t tail_at = s->length > FORMAT_TAIL ? s->length - FORMAT_TAIL : 0;
-    if (source_read(s, cli, 0, head, s->length < FORMAT_HEAD ? (size_t)s->length : FORMAT_HEAD, err) ||
-        source_read(s, cli, tail_at, tail, (size_t)(s->length - tail_at), err))
-        return err->code;
-    const char *format = format_of_head(head);
-    if (!format)
-        format = format_of_tail(tail);
-    if (!format)
-        return 0;
-    return error_set(err, -ENOTSUP, "'%.200s' is a %s file, which cannot be imported yet; convert it with qemu-img convert -O raw, or store its bytes as they are with --format raw",
-                     s->name, format);
-}
-
-static int transfer(struct cli *cli, const struct args *a, struct source *s, json_t **result, struct error *err)
-{
-    struct progress progress;
-    uint64_t padded = (s->length + 511) & ~(uint64_t)511;
-    bool raw = option_set(a, "format");
-    if (!raw && refuse_formats(cli, s, err))
-        return err->code;
-    json_t *request = json_pack("{s:s,s:s,s:I,s:b}", "command", "import", "name", a->words[1], "size", (json_int_t)padded, "template",
-                                option_set(a, "template"));
-    if (cli_begin(cli, request, err))
-        return err->code;
-    struct feed_options opt = { .refuse_format = raw ? NULL : s->name, .progress = &progress };
-    progress_begin(&progress, cli, "import", s->length);
-    feed_source(cli, s, &opt, result, err);
-    progress_end(&progress, !err->code);
-    return err->code;
+    struct source s;
+    if (source_open(&s, m->source, announced, IMAGE_MAX_BYTES, m->cli, m->err))
+        return m->err->code;
+    if (s.streamed && m->given && strcmp(m->format, "raw"))
+        error_set(m->err, -ENOTSUP, "a %s image cannot be read as a stream; leave --size out, then a temporary copy is made", m->format);
+    else if (!s.streamed && !(m->given && !strcmp(m->format, "raw")) && read_head_and_tail(m, &s, head, tail) == 0 && !m->given) {
+        m->format = format_of_head(head);
+        if (!m->format)
+            m->format = format_of_tail(tail);
+    }
+    if (!m->format)
+        m->format = "raw";
+    if (!m->err->code)
+        strcmp(m->format, "raw") ? import_converted(m, &s, head) : import_raw(m, &s);
+    source_close(&s);
+    return m->err->code;
 }
 
 static int run_import(struct cli *cli, const struct args *a)
 {
-    struct source s;
     struct error err = ERROR_NONE;
-    json_t *result = NULL;
+    struct import m = { .cli = cli, .args = a, .err = &err, .source = a->words[0], .name = a->words[1], .format = option_value(a, "format") };
     uint64_t announced = 0;
     char size[SIZE_TEXT_MAX];
     const char *size_text = option_value(a, "size");
-    int status = check_format_option(a, option_value(a, "format"));
+    m.given = m.format != NULL;
+    int status = check_format_option(a, m.format);
     if (status == EXIT_DONE && size_text)
         status = args_size(a, "size", size_text, &announced);
     if (status == EXIT_DONE && size_text && !announced)
@@ -74,31 +173,33 @@ static int run_import(struct cli *cli, const struct args *a)
     if (status != EXIT_DONE)
         return status;
     /* An input without end must not be read for a name that cannot be given. */
-    json_t *taken = strcmp(a->words[0], "-") ? NULL : cli_find_image(cli, a->words[1], &err);
+    json_t *taken = strcmp(m.source, "-") ? NULL : cli_find_image(cli, m.name, &err);
     if (taken)
-        error_set(&err, -EEXIST, "image '%.200s' exists already; choose another name", a->words[1]);
+        error_set(&err, -EEXIST, "image '%.200s' exists already; choose another name", m.name);
     json_decref(taken);
-    if (err.code || source_open(&s, a->words[0], announced, IMAGE_MAX_BYTES, cli, &err))
-        return cli_fail(&err);
-    transfer(cli, a, &s, &result, &err);
-    source_close(&s);
+    if (!err.code && is_uri(m.source))
+        import_uri(&m);
+    else if (!err.code)
+        import_file(&m, announced);
     if (err.code) {
         cli_disconnect(cli);
         return cli_fail(&err);
     }
-    if (!cli_json(cli, result))
-        cli_say(cli, "imported %s: %s, %s", a->words[1], json_size(result, "size", size), option_set(a, "template") ? "raw, a template" : "raw");
-    json_decref(result);
+    json_object_set_new(m.result, "format", json_string(m.format));
+    if (!cli_json(cli, m.result))
+        cli_say(cli, "imported %s: %s, %s%s", m.name, json_size(m.result, "size", size), m.format, option_set(a, "template") ? ", a template" : "");
+    json_decref(m.result);
     return EXIT_DONE;
 }
 
 const struct command import_commands[] = {
-    { .name = "import", .arguments = "SRC NAME", .summary = "Make an image from a file, a device or standard input (-)", .run = run_import,
+    { .name = "import", .arguments = "SRC NAME", .summary = "Make an image from a file, a device, an NBD URI or standard input (-)", .run = run_import,
       .least = 2, .most = 2,
       .options = { { "template", 0, NULL, "seal it as a template" },
-                   { "format", 0, "raw", "store the bytes as they are, whatever format they look like" },
-                   { "size", 0, "SIZE", "how long standard input is: saves a temporary copy" } },
-      .examples = "  parallax import debian-12.raw debian-12 --template\n  xzcat disk.raw.xz | parallax import - vm1\n"
-                  "  parallax import /dev/vg0/old-disk vm2\n" },
+                   { "format", 0, "F", "raw, qcow2, vhd, vhdx, vmdk or vdi (default: what its content looks like)" },
+                   { "with-backing", 0, NULL, "read the other files that the image file refers to" },
+                   { "size", 0, "SIZE", "how long raw standard input is: saves a temporary copy" } },
+      .examples = "  parallax import debian-12.qcow2 debian-12 --template\n  xzcat disk.raw.xz | parallax import - vm1\n"
+                  "  parallax import nbd://10.0.0.1/old-disk vm2\n  parallax import overlay.qcow2 vm3 --with-backing\n" },
     { 0 },
 };

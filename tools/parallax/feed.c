@@ -13,15 +13,6 @@
 #define CHUNK CONTROL_DATA_MAX
 #define UNIT 4096u
 
-struct feed {
-    struct cli *cli;
-    struct source *source;
-    const struct feed_options *opt;
-    json_t **result;
-    struct error *err;
-    bool answered; /* the server has replied before END: it failed */
-};
-
 /* Waits for a credit; true if DATA may be sent. */
 static bool get_credit(struct feed *f)
 {
@@ -49,8 +40,7 @@ static int send_piece(struct feed *f, uint64_t offset, const unsigned char *data
 
 static bool zero_unit(const unsigned char *p, size_t length) { return *p == 0 && memcmp(p, p + 1, length - 1) == 0; }
 
-/* Sends the pieces of a chunk that are not zero. length is a multiple of 512. */
-static int send_chunk(struct feed *f, uint64_t offset, const unsigned char *data, size_t length)
+int feed_chunk(struct feed *f, uint64_t offset, const unsigned char *data, size_t length)
 {
     if (f->opt->keep_zeroes)
         return send_piece(f, offset, data, length);
@@ -69,11 +59,11 @@ static int send_chunk(struct feed *f, uint64_t offset, const unsigned char *data
 
 static int refuse(struct feed *f, const char *format)
 {
-    return error_set(f->err, -ENOTSUP, "%s is a %s file, which cannot be imported yet; convert it with qemu-img convert -O raw, or store its bytes as they are with --format raw",
+    return error_set(f->err, -ENOTSUP, "%s is a %s file, which cannot be read as a stream; leave --size out, or store its bytes as they are with --format raw",
                      f->opt->refuse_format, format);
 }
 
-static int look_at_format(struct feed *f, uint64_t offset, const unsigned char *buf, size_t length)
+static int look_at_format(struct feed *f, const struct source *s, uint64_t offset, const unsigned char *buf, size_t length)
 {
     const char *format = NULL;
     uint64_t end = offset + length;
@@ -84,20 +74,20 @@ static int look_at_format(struct feed *f, uint64_t offset, const unsigned char *
         memcpy(head, buf, length < FORMAT_HEAD ? length : FORMAT_HEAD);
         format = format_of_head(head);
     }
-    if (!format && end == f->source->length && length >= FORMAT_TAIL)
+    if (!format && end == s->length && length >= FORMAT_TAIL)
         format = format_of_tail(buf + length - FORMAT_TAIL);
     return format ? refuse(f, format) : 0;
 }
 
 /* Sends [begin, end) of the source, end rounded up with zeroes. */
-static int send_range(struct feed *f, unsigned char *buf, uint64_t begin, uint64_t end)
+static int send_range(struct feed *f, struct source *s, unsigned char *buf, uint64_t begin, uint64_t end)
 {
     while (begin < end) {
         size_t length = end - begin < CHUNK ? (size_t)(end - begin) : CHUNK, padded = (length + 511) & ~(size_t)511;
-        if (source_read(f->source, f->cli, begin, buf, length, f->err) || look_at_format(f, begin, buf, length))
+        if (source_read(s, f->cli, begin, buf, length, f->err) || look_at_format(f, s, begin, buf, length))
             return f->err->code;
         memset(buf + length, 0, padded - length);
-        if (send_chunk(f, begin, buf, padded))
+        if (feed_chunk(f, begin, buf, padded))
             return f->err->code;
         begin += length;
         progress_at(f->opt->progress, begin);
@@ -106,11 +96,11 @@ static int send_range(struct feed *f, unsigned char *buf, uint64_t begin, uint64
 }
 
 /* A hole's edges need not be aligned: a range is widened to whole chunks' units, and never sent twice. */
-static int send_all(struct feed *f, unsigned char *buf)
+static int send_all(struct feed *f, struct source *s, unsigned char *buf)
 {
-    uint64_t at = 0, begin, end, length = f->source->length;
+    uint64_t at = 0, begin, end, length = s->length;
     while (at < length) {
-        bool data = f->opt->keep_zeroes || f->source->streamed ? (begin = at, end = length, true) : source_data(f->source, at, &begin, &end);
+        bool data = f->opt->keep_zeroes || s->streamed ? (begin = at, end = length, true) : source_data(s, at, &begin, &end);
         if (!data)
             return 0;
         begin &= ~(uint64_t)(UNIT - 1);
@@ -119,15 +109,17 @@ static int send_all(struct feed *f, unsigned char *buf)
             begin = at;
         if (end > length)
             end = length;
-        if (send_range(f, buf, begin, end))
+        if (send_range(f, s, buf, begin, end))
             return f->err->code;
         at = end;
     }
-    return source_at_end(f->source, f->cli, f->err);
+    return source_at_end(s, f->cli, f->err);
 }
 
+bool feed_begin(struct feed *f) { return get_credit(f); }
+
 /* The reply after END; END also after an early reply, so that the connection is at rest. */
-static int conclude(struct feed *f)
+int feed_conclude(struct feed *f)
 {
     struct control_frame frame = { .type = CONTROL_CREDIT };
     int bad = control_client_send_end(&f->cli->client);
@@ -143,15 +135,15 @@ static int conclude(struct feed *f)
 
 int feed_source(struct cli *cli, struct source *s, const struct feed_options *opt, json_t **result, struct error *err)
 {
-    struct feed f = { .cli = cli, .source = s, .opt = opt, .result = result, .err = err };
+    struct feed f = { .cli = cli, .opt = opt, .result = result, .err = err };
     unsigned char *buf = malloc(CHUNK);
     if (!buf)
         return error_set(err, -ENOMEM, "out of memory");
     /* The first credit is the server's consent; a refusal must not be hidden by a fault of the source. */
-    if (get_credit(&f) && send_all(&f, buf) == 0)
-        conclude(&f);
+    if (feed_begin(&f) && send_all(&f, s, buf) == 0)
+        feed_conclude(&f);
     else if (f.answered)
-        conclude(&f);
+        feed_conclude(&f);
     free(buf);
     return err->code;
 }

@@ -2,7 +2,8 @@
  *
  * Sources: docs/interop/qcow2.txt of QEMU (magic "QFI\xfb"); Microsoft's VHD 1.0 ("conectix" in the last 512 bytes, and of
  * dynamic ones also in the first) and VHDX ("vhdxfile"); VMware's VMDK 5.0 ("KDMV", "COWD", or a descriptor as text); the
- * VDI header's signature 0xbeda107f at 64. */
+ * VDI header's signature 0xbeda107f at 64, its type at 76 (4: differencing). qcow2: backing file's offset at 8, incompatible
+ * features at 72 (bit 2: external data file). VHD: type at 60 (4: differencing). */
 #include "tools/parallax/source.h"
 
 #include "base/endian.h"
@@ -26,3 +27,24 @@ const char *format_of_head(const unsigned char head[FORMAT_HEAD])
 }
 
 const char *format_of_tail(const unsigned char tail[FORMAT_TAIL]) { return memcmp(tail, "conectix", 8) ? NULL : "vhd"; }
+
+static bool holds_text(const unsigned char head[FORMAT_HEAD], const char *text) { return memmem(head, FORMAT_HEAD, text, strlen(text)) != NULL; }
+
+const char *format_outside(const char *format, const unsigned char head[FORMAT_HEAD])
+{
+    if (!strcmp(format, "qcow2")) {
+        if (get_be32(head + 4) >= 3 && get_be64(head + 72) & 4)
+            return "keeps its data in another file";
+        return get_be64(head + 8) ? "has a backing file" : NULL;
+    }
+    if (!strcmp(format, "vmdk")) {
+        if (head[0] == '#')
+            return "is a descriptor of other files";
+        return holds_text(head, "parentFileNameHint") ? "has a parent file" : NULL;
+    }
+    if (!strcmp(format, "vhd"))
+        return !memcmp(head, "conectix", 8) && get_be32(head + 60) == 4 ? "has a parent file" : NULL;
+    if (!strcmp(format, "vdi"))
+        return get_le32(head + 76) == 4 ? "has a parent file" : NULL;
+    return NULL;
+}

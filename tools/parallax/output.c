@@ -171,32 +171,48 @@ void table_destroy(struct table *t)
 /* ---- Progress ---- */
 
 #define PROGRESS_EVERY_MS 200u
+#define RATE_AFTER_MS 500u
+#define RATE_TEXT_MAX (SIZE_TEXT_MAX + 40u)
 
 void progress_begin(struct progress *p, const struct cli *cli, const char *what, uint64_t total)
 {
     *p = (struct progress){ .on = cli->progress || (!cli->quiet && isatty(STDERR_FILENO)), .what = what, .total = total };
-    p->shown_ms = clock_monotonic_ms();
+    p->began_ms = p->shown_ms = clock_monotonic_ms();
+}
+
+/* ", 120 MiB/s, 3 s left" since the beginning, once there is something to tell from. */
+static const char *progress_rate(const struct progress *p, uint64_t bytes, uint64_t now_ms, char out[RATE_TEXT_MAX])
+{
+    char each[SIZE_TEXT_MAX];
+    uint64_t spent_ms = now_ms - p->began_ms, per_second = spent_ms ? bytes * 1000 / spent_ms : 0;
+    *out = '\0';
+    if (spent_ms < RATE_AFTER_MS || !per_second)
+        return out;
+    int n = snprintf(out, RATE_TEXT_MAX, ", %s/s", size_format(per_second, each));
+    if (p->total > bytes)
+        snprintf(out + n, RATE_TEXT_MAX - (size_t)n, ", %llu s left", (unsigned long long)((p->total - bytes) / per_second + 1));
+    return out;
 }
 
 void progress_at(struct progress *p, uint64_t bytes)
 {
     uint64_t now = clock_monotonic_ms();
-    char at[SIZE_TEXT_MAX], total[SIZE_TEXT_MAX];
+    char at[SIZE_TEXT_MAX], total[SIZE_TEXT_MAX], rate[RATE_TEXT_MAX];
     if (!p->on || now - p->shown_ms < PROGRESS_EVERY_MS)
         return;
     p->shown_ms = now;
     p->shown = true;
     if (p->total)
-        fprintf(stderr, "\r%s: %s of %s (%u %%)   ", p->what, size_format(bytes, at), size_format(p->total, total),
-                (unsigned)((unsigned __int128)bytes * 100 / p->total));
+        fprintf(stderr, "\r%s: %s of %s (%u %%)%s   ", p->what, size_format(bytes, at), size_format(p->total, total),
+                (unsigned)((unsigned __int128)bytes * 100 / p->total), progress_rate(p, bytes, now, rate));
     else
-        fprintf(stderr, "\r%s: %s   ", p->what, size_format(bytes, at));
+        fprintf(stderr, "\r%s: %s%s   ", p->what, size_format(bytes, at), progress_rate(p, bytes, now, rate));
 }
 
 void progress_end(struct progress *p, bool done)
 {
     if (p->on && done)
-        fprintf(stderr, "\r%s: done                                  \n", p->what);
+        fprintf(stderr, "\r%s: done%*s\n", p->what, 64, "");
     else if (p->on && p->shown)
         fputc('\n', stderr);
 }

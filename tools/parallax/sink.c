@@ -46,8 +46,9 @@ static int refuse_store(const struct sink *s, struct error *err)
     return error_set(err, -EPERM, "'%.200s' lies in the store itself; export to another directory", s->path);
 }
 
-/* Whether a loop device shows this file. */
-static bool behind_loop(const struct stat *st)
+/* Whether a loop device shows this file. Files that cannot be it are not looked at: they may lie on a file system that does
+ * not answer. */
+static bool behind_loop(const char *name, const struct stat *st)
 {
     for (unsigned i = 0; i < 256; i++) {
         char node[64], path[PATH_MAX + 1];
@@ -60,6 +61,7 @@ static bool behind_loop(const struct stat *st)
         fclose(f);
         if (same)
             path[strcspn(path, "\n")] = '\0';
+        same = same && (st->st_nlink > 1 || !strcmp(base_of(path), base_of(name)));
         if (same && stat(path, &other) == 0 && other.st_dev == st->st_dev && other.st_ino == st->st_ino)
             return true;
     }
@@ -94,12 +96,12 @@ static int open_file(struct sink *s, struct error *err)
     return s->fd < 0 ? error_set(err, -errno, "cannot make a file in '%.200s': %s", directory, strerror(errno)) : 0;
 }
 
-int sink_open(struct sink *s, struct cli *cli, const char *path, bool force, struct error *err)
+int sink_open(struct sink *s, struct cli *cli, const char *path, bool force, const char *format, struct error *err)
 {
     struct stat st;
-    *s = (struct sink){ .kind = SINK_STREAM, .fd = STDOUT_FILENO, .force = force, .cli = cli };
+    *s = (struct sink){ .kind = SINK_STREAM, .fd = STDOUT_FILENO, .force = force, .cli = cli, .format = format };
     if (!strcmp(path, "-"))
-        return 0;
+        return format ? error_set(err, -EINVAL, "a %s image is written in any order, and needs a file", format) : 0;
     s->fd = -1;
     if (strlen(path) >= sizeof s->path || !*base_of(path))
         return error_set(err, -EINVAL, "'%.200s' is no name for a file", path);
@@ -110,6 +112,8 @@ int sink_open(struct sink *s, struct cli *cli, const char *path, bool force, str
         return err->code;
     if (stat(path, &st) < 0)
         return errno == ENOENT ? open_file(s, err) : error_set(err, -errno, "cannot look at '%.200s': %s", path, strerror(errno));
+    if (format && !S_ISREG(st.st_mode))
+        return error_set(err, -EINVAL, "a %s image needs a file, which '%.200s' is not", format, path);
     if (S_ISBLK(st.st_mode))
         return open_device(s, err);
     if (S_ISFIFO(st.st_mode)) {
@@ -120,7 +124,7 @@ int sink_open(struct sink *s, struct cli *cli, const char *path, bool force, str
         return error_set(err, -EINVAL, "'%.200s' is neither a file nor a block device", path);
     if (!force)
         return error_set(err, -EEXIST, "'%.200s' exists; use --force to replace it", path);
-    if (behind_loop(&st))
+    if (behind_loop(s->path, &st))
         return error_set(err, -EBUSY, "'%.200s' is in use as a loop device; it was not touched", path);
     return open_file(s, err);
 }
@@ -129,6 +133,8 @@ int sink_begin(struct sink *s, uint64_t size, struct error *err)
 {
     uint64_t room;
     s->size = size;
+    if (s->format)
+        return encoder_open(s->fd, s->format, size, s->cli, &s->encoder, err);
     if (s->kind == SINK_FILE && ftruncate(s->fd, (off_t)size) < 0)
         return error_set(err, -errno, "cannot make '%.200s' %llu bytes long: %s", s->path, (unsigned long long)size, strerror(errno));
     if (s->kind == SINK_DEVICE && ioctl(s->fd, BLKGETSIZE64, &room) < 0)
@@ -218,6 +224,8 @@ int sink_write(struct sink *s, uint64_t offset, const void *data, size_t length,
     if (fill_gap(s, offset, err))
         return err->code;
     s->at = offset + length;
+    if (s->encoder)
+        return encoder_write(s->encoder, offset, data, length, err);
     if (s->kind == SINK_FILE)
         return put_sparse(s, offset, data, length, err);
     return s->kind == SINK_DEVICE ? put_bytes(s, offset, data, length, err) : stream_bytes(s, data, length, err);
@@ -273,7 +281,7 @@ static int sync_directory(const struct sink *s, struct error *err)
 
 int sink_finish(struct sink *s, struct error *err)
 {
-    if (fill_gap(s, s->size, err))
+    if (fill_gap(s, s->size, err) || (s->encoder && encoder_finish(s->encoder, err)))
         return err->code;
     if (s->kind == SINK_STREAM)
         return 0;
@@ -286,6 +294,9 @@ int sink_finish(struct sink *s, struct error *err)
 
 void sink_close(struct sink *s)
 {
+    if (s->encoder)
+        encoder_close(s->encoder);
+    s->encoder = NULL;
     if (s->named)
         unlink(s->temporary);
     if (s->fd > STDERR_FILENO)

@@ -6,6 +6,7 @@
 #ifndef TOOLS_PARALLAX_SINK_H
 #define TOOLS_PARALLAX_SINK_H
 #include "tools/parallax/cli.h"
+#include "tools/parallax/encoder.h"
 
 #include <limits.h>
 
@@ -18,10 +19,12 @@ struct sink {
     char path[PATH_MAX], temporary[PATH_MAX];
     uint64_t size, at; /* bytes of the image; end of what is written */
     struct cli *cli;
+    const char *format;      /* NULL: raw */
+    struct encoder *encoder; /* of a file of that format */
 };
 
-/* Checks and opens the destination; nothing of it changes yet. */
-int sink_open(struct sink *s, struct cli *cli, const char *path, bool force, struct error *err);
+/* Checks and opens the destination; nothing of it changes yet. format: NULL (raw), or one of an image file. */
+int sink_open(struct sink *s, struct cli *cli, const char *path, bool force, const char *format, struct error *err);
 /* Tells the image's size. */
 int sink_begin(struct sink *s, uint64_t size_bytes, struct error *err);
 int sink_write(struct sink *s, uint64_t offset, const void *data, size_t length, struct error *err);

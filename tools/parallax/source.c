@@ -105,9 +105,6 @@ static int measure(struct source *s, const struct stat *st, struct error *err)
 
 static int open_path(struct source *s, const char *path, struct stat *st, struct error *err)
 {
-    if (!strncmp(path, "nbd:", 4) || !strncmp(path, "nbd+unix:", 9) || !strncmp(path, "nbds:", 5))
-        return error_set(err, -ENOTSUP, "cannot import from %.200s: this program has no NBD client; pipe the data in, as nbdcopy URI - | parallax import - NAME",
-                         path);
     s->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (s->fd < 0 || fstat(s->fd, st) < 0)
         return error_set(err, -errno, "cannot open '%.200s': %s", path, strerror(errno));

@@ -30,5 +30,7 @@ int source_at_end(struct source *s, struct cli *cli, struct error *err);
 #define FORMAT_TAIL 512u  /* bytes at the end that tell a fixed VHD */
 /* "qcow2", "vhd", "vhdx", "vmdk", "vdi", or NULL for anything else; missing bytes are zero. */
 const char *format_of_head(const unsigned char head[FORMAT_HEAD]);
+/* Why its content is not in the file alone ("has a backing file"), or NULL. What this overlooks the confinement stops. */
+const char *format_outside(const char *format, const unsigned char head[FORMAT_HEAD]);
 const char *format_of_tail(const unsigned char tail[FORMAT_TAIL]);
 #endif

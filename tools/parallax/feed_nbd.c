@@ -1,0 +1,223 @@
+/* feed_nbd.c - see feed_nbd.h.
+ *
+ * Slots are read ahead of the sending: as long as there is a free one, the next piece of data is asked for; whichever is
+ * there first is sent first, since the store takes data in any order. */
+#include "tools/parallax/feed_nbd.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SLOTS 16u
+#define PIECE (CONTROL_DATA_MAX / 2)
+#define UNIT 4096u
+#define STATUS_BYTES (256u << 20) /* asked about at once */
+#define RANGES_MAX 4096u
+
+enum slot_state { SLOT_FREE, SLOT_READING, SLOT_READ };
+
+struct slot {
+    enum slot_state state;
+    int error;
+    uint64_t offset;
+    size_t length;
+    unsigned char *data; /* PIECE bytes */
+};
+
+struct range {
+    uint64_t begin, end;
+};
+
+struct reader {
+    struct feed feed;
+    struct nbd_handle *nbd;
+    const char *name;
+    uint64_t length;
+    struct slot slots[SLOTS];
+    unsigned char *memory;
+    unsigned reading;
+    /* Where data lies: known up to `known`, read up to `at`. */
+    struct range ranges[RANGES_MAX];
+    unsigned count, next;
+    uint64_t known, at;
+};
+
+static int nbd_failed(struct reader *r, const char *what)
+{
+    return error_set(r->feed.err, -EIO, "%s %.200s failed: %s", what, r->name, nbd_get_error() ? nbd_get_error() : "the server is gone");
+}
+
+/* ---- Where there is data ---- */
+
+/* Whole units, none told twice; ranges that touch become one. */
+static void add_range(struct reader *r, uint64_t begin, uint64_t end)
+{
+    struct range *last = r->count ? &r->ranges[r->count - 1] : NULL;
+    begin -= begin % UNIT;
+    end += (UNIT - end % UNIT) % UNIT;
+    if (last && begin <= last->end)
+        last->end = end > last->end ? end : last->end;
+    else
+        r->ranges[r->count++] = (struct range){ begin < r->at ? r->at : begin, end };
+}
+
+static int take_status(void *ctx, const char *context, uint64_t offset, uint32_t *entries, size_t count, int *error)
+{
+    struct reader *r = ctx;
+    (void)error;
+    if (strcmp(context, LIBNBD_CONTEXT_BASE_ALLOCATION) || offset != r->known)
+        return 0;
+    for (size_t i = 0; i + 1 < count && r->count < RANGES_MAX && r->known < r->length; i += 2) {
+        if (!(entries[i + 1] & LIBNBD_STATE_ZERO))
+            add_range(r, r->known, r->known + entries[i]);
+        r->known += entries[i];
+    }
+    return 0;
+}
+
+static int look_ahead(struct reader *r)
+{
+    uint64_t left = r->length - r->known, n = left < STATUS_BYTES ? left : STATUS_BYTES, before = r->known;
+    r->count = r->next = 0;
+    if (nbd_can_meta_context(r->nbd, LIBNBD_CONTEXT_BASE_ALLOCATION) != 1) {
+        add_range(r, 0, r->length);
+        r->known = r->length;
+        return 0;
+    }
+    if (nbd_block_status(r->nbd, n, r->known, (nbd_extent_callback){ .callback = take_status, .user_data = r }, 0) < 0)
+        return nbd_failed(r, "asking");
+    return r->known == before ? error_set(r->feed.err, -EPROTO, "the server of %.200s does not tell where data are", r->name) : 0;
+}
+
+/* The next piece to read; false: there is none. */
+static bool next_piece(struct reader *r, uint64_t *begin, size_t *length)
+{
+    while (!r->feed.err->code) {
+        if (r->next == r->count) {
+            if (r->known >= r->length || look_ahead(r))
+                return false;
+            continue;
+        }
+        const struct range *range = &r->ranges[r->next];
+        uint64_t end = range->end < r->length ? range->end : r->length;
+        *begin = r->at > range->begin ? r->at : range->begin;
+        if (*begin < end) {
+            *length = end - *begin < PIECE ? (size_t)(end - *begin) : PIECE;
+            r->at = *begin + *length;
+            return true;
+        }
+        r->next++;
+    }
+    return false;
+}
+
+/* ---- Reading and sending ---- */
+
+static int read_done(void *ctx, int *error)
+{
+    struct slot *s = ctx;
+    s->error = *error;
+    s->state = SLOT_READ;
+    return 1;
+}
+
+static void fill(struct reader *r)
+{
+    for (unsigned i = 0; i < SLOTS; i++) {
+        struct slot *s = &r->slots[i];
+        if (s->state != SLOT_FREE)
+            continue;
+        if (!next_piece(r, &s->offset, &s->length))
+            return;
+        s->state = SLOT_READING;
+        r->reading++;
+        if (nbd_aio_pread(r->nbd, s->data, s->length, s->offset, (nbd_completion_callback){ .callback = read_done, .user_data = s }, 0) < 0) {
+            nbd_failed(r, "reading");
+            return;
+        }
+    }
+}
+
+static void send_read(struct reader *r)
+{
+    for (unsigned i = 0; i < SLOTS && !r->feed.err->code; i++) {
+        struct slot *s = &r->slots[i];
+        if (s->state != SLOT_READ)
+            continue;
+        size_t padded = (s->length + 511) & ~(size_t)511;
+        s->state = SLOT_FREE;
+        r->reading--;
+        if (s->error)
+            error_set(r->feed.err, -EIO, "reading %.200s failed at byte %llu: %s", r->name, (unsigned long long)s->offset, strerror(s->error));
+        memset(s->data + s->length, 0, padded - s->length);
+        if (!s->error)
+            feed_chunk(&r->feed, s->offset, s->data, padded);
+        progress_at(r->feed.opt->progress, s->offset + s->length);
+    }
+}
+
+static void wait_for_nbd(struct reader *r)
+{
+    unsigned direction = nbd_aio_get_direction(r->nbd);
+    struct pollfd p[2] = { { .fd = nbd_aio_get_fd(r->nbd) }, { .fd = r->feed.cli->cancel_fd, .events = POLLIN } };
+    p[0].events = (short)((direction & LIBNBD_AIO_DIRECTION_READ ? POLLIN : 0) | (direction & LIBNBD_AIO_DIRECTION_WRITE ? POLLOUT : 0));
+    if (poll(p, 2, -1) < 0 && errno != EINTR)
+        error_set(r->feed.err, -errno, "waiting for input failed: %s", strerror(errno));
+    else if (p[1].revents)
+        error_set(r->feed.err, -ECANCELED, "interrupted; nothing was changed");
+    else if (p[0].revents & POLLOUT && nbd_aio_notify_write(r->nbd) < 0)
+        nbd_failed(r, "reading");
+    else if (p[0].revents & ~POLLOUT && nbd_aio_notify_read(r->nbd) < 0)
+        nbd_failed(r, "reading");
+    if (!r->feed.err->code && (nbd_aio_is_dead(r->nbd) || nbd_aio_is_closed(r->nbd)))
+        nbd_failed(r, "reading");
+}
+
+static bool any_read(const struct reader *r)
+{
+    for (unsigned i = 0; i < SLOTS; i++)
+        if (r->slots[i].state == SLOT_READ)
+            return true;
+    return false;
+}
+
+static int read_all(struct reader *r)
+{
+    for (;;) {
+        fill(r);
+        while (!r->feed.err->code && r->reading && !any_read(r))
+            wait_for_nbd(r);
+        if (r->feed.err->code || !r->reading)
+            return r->feed.err->code;
+        send_read(r);
+    }
+}
+
+int feed_nbd(struct cli *cli, struct nbd_handle **nbd, const char *name, uint64_t length, const struct feed_options *opt, json_t **result, struct error *err)
+{
+    struct reader *r = calloc(1, sizeof *r);
+    if (r)
+        r->memory = malloc((size_t)SLOTS * PIECE);
+    if (!r || !r->memory) {
+        free(r);
+        return error_set(err, -ENOMEM, "out of memory");
+    }
+    r->feed = (struct feed){ .cli = cli, .opt = opt, .result = result, .err = err };
+    r->nbd = *nbd;
+    r->name = name;
+    r->length = length;
+    for (unsigned i = 0; i < SLOTS; i++)
+        r->slots[i].data = r->memory + (size_t)i * PIECE;
+    if (feed_begin(&r->feed) && read_all(r) == 0)
+        feed_conclude(&r->feed);
+    else if (r->feed.answered)
+        feed_conclude(&r->feed);
+    if (r->reading) { /* into memory that goes now */
+        nbd_close(*nbd);
+        *nbd = NULL;
+    }
+    free(r->memory);
+    free(r);
+    return err->code;
+}
