@@ -1,9 +1,11 @@
 /* check.c - proof by a full walk: every block that a version reaches is allocated, every allocated block is reached, every
- * node is valid and, if asked, every data block has its checksum.
+ * node and dead list is valid and, if asked, every data block has its checksum.
  *
  * It works on copies taken after a checkpoint while none runs, beside the loop, and counts as a reader until it ends. Shared
- * subtrees are walked once: a node that is marked already is not entered again. */
-#include "parallax/parallax_private.h"
+ * subtrees are walked once: a node that is marked already is not entered again.
+ * Order: versions that somebody can name; hidden ones with branches, so that what only they hold is known; the rest. A
+ * version whose deletion into its child has begun (V5) is no longer walked: what is left of it stands in the child's dead runs. */
+#include "parallax/mend.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -16,6 +18,9 @@ struct checked_version {
     struct radix_root root;
     uint64_t cursor;     /* of a deletion under way: what lies before is gone */
     uint64_t min_birth;  /* of a deletion under way: what is older belongs to others */
+    bool is_branch;      /* hidden, with branches */
+    bool parent_begun;   /* the parent's deletion into this one has begun */
+    uint32_t first_run, run_count;
     char name[IMAGE_TARGET_SIZE];
 };
 
@@ -30,15 +35,18 @@ struct check {
     struct store *store;
     struct store_op *op;
     uint64_t era;
-    bool data;
+    unsigned flags;
+    uint64_t used_before;
+    struct mend mend;
     void (*finding)(void *ctx, const char *line);
     void *ctx;
     struct store_check_result *result;
     struct checked_version *versions;
     uint32_t version_count;
-    struct { uint64_t address; uint32_t blocks; } *runs;
+    struct dead_run *runs;
     uint32_t run_count;
     uint64_t *image, *reached; /* bit maps from zone_start on */
+    uint64_t marked;
     uint64_t words, usable;
     struct list_node findings;
     uint64_t finding_count;
@@ -59,6 +67,8 @@ static void check_free(struct check *c)
         munmap(c->image, c->words * 8);
     if (c->reached)
         munmap(c->reached, c->words * 8);
+    for (uint32_t i = 0; i < c->run_count; i++)
+        free(c->runs[i].crcs);
     free(c->versions);
     free(c->runs);
     free(c->buffer);
@@ -95,6 +105,7 @@ static bool mark(struct check *c, uint64_t address)
     if (c->reached[i / 64] & bit)
         return false;
     c->reached[i / 64] |= bit;
+    c->marked++;
     if (!(c->image[i / 64] & bit)) {
         c->result->wrongly_free++;
         report(c, "%s: block %llu is in use but counted as free", c->name, (unsigned long long)address);
@@ -107,7 +118,7 @@ static void check_data(struct check *c, uint64_t block, const struct radix_entry
     if (!mark(c, e->address))
         return;
     c->result->blocks_checked++;
-    if (!c->data)
+    if (!(c->flags & STORE_CHECK_DATA))
         return;
     int err = bdev_read(c->store->blocks, e->address, c->buffer, 1);
     if (err) /* what a second attempt reads is not damaged */
@@ -130,8 +141,9 @@ static int check_node(struct check *c, const struct checked_version *v, unsigned
         err = radix_read_node(&io, node, level, entries);
     if (err == -EBADMSG || err == -EIO) {
         c->result->damaged++;
-        report(c, "%s: offset %llu: the map of what follows is damaged (node %llu, level %u)", c->name, (unsigned long long)(first * BDEV_BLOCK_SIZE),
-               (unsigned long long)node->address, level);
+        c->mend.blind = true;
+        report(c, "%s: offset %llu: unreadable for up to %llu bytes, as the map of them is damaged (node %llu, level %u)", c->name,
+               (unsigned long long)(first * BDEV_BLOCK_SIZE), (unsigned long long)BDEV_BLOCK_SIZE << 8 * level, (unsigned long long)node->address, level);
         return 0;
     }
     c->result->nodes_checked++;
@@ -149,18 +161,67 @@ static int check_node(struct check *c, const struct checked_version *v, unsigned
     return err;
 }
 
+static bool is_marked(const struct check *c, uint64_t address)
+{
+    uint64_t i = address - c->store->super.zone_start;
+    return address >= c->store->super.zone_start && address < c->usable && c->reached[i / 64] >> (i % 64) & 1;
+}
+
+/* An entry names what the parent holds; if that is being given up already, the entry alone holds it. */
+static int check_dead_entry(struct check *c, const struct checked_version *v, const struct dead_entry *e)
+{
+    static const struct checked_version whole = { .cursor = 0 };
+    if (v->parent_begun)
+        return e->what == RADIX_DROP_SUBTREE ? check_node(c, &whole, e->level, 0, &e->block) : (mark(c, e->block.address), 0);
+    if (is_marked(c, e->block.address) || c->mend.blind)
+        return 0;
+    c->result->damaged++;
+    report(c, "%s: its dead list names block %llu, which its parent does not hold", v->name, (unsigned long long)e->block.address);
+    return 0;
+}
+
+static int check_run(struct check *c, const struct checked_version *v, const struct dead_run *r)
+{
+    struct dead_entry entries[DEAD_PER_BLOCK];
+    int err = 0;
+    for (uint32_t b = 0; b < dead_run_blocks(r) && !err; b++) {
+        uint32_t n;
+        mark(c, r->address + b);
+        err = dead_run_read(r, c->store->blocks, c->store->super.seed, b, entries, &n, c->buffer);
+        if (err == -EIO)
+            err = dead_run_read(r, c->store->blocks, c->store->super.seed, b, entries, &n, c->buffer);
+        if (err == -EIO || err == -EBADMSG) {
+            c->result->dead_damaged++;
+            report(c, "%s: a block of its dead list is damaged (block %llu): what it names comes back by 'parallax gc' after deletions", v->name,
+                   (unsigned long long)(r->address + b));
+            n = 0;
+            err = 0;
+        }
+        for (uint32_t i = 0; i < n && !err; i++)
+            err = check_dead_entry(c, v, &entries[i]);
+    }
+    return err;
+}
+
+static bool is_lost(const struct check *c, uint64_t word) { return c->store->space.page_lost[word / PAGE_WORDS]; }
+
 static void compare(struct check *c)
 {
     uint64_t start = c->store->super.zone_start;
     for (uint64_t w = 0; w < c->words; w++) {
-        uint64_t extra = c->image[w] & ~c->reached[w];
+        uint64_t extra = is_lost(c, w) ? 0 : c->image[w] & ~c->reached[w];
         for (; extra; extra &= extra - 1) {
             uint64_t i = w * 64 + (uint64_t)__builtin_ctzll(extra);
             if (i % ZONE_BLOCKS < ZONE_HEAD_BLOCKS || start + i >= c->usable)
                 continue;
             c->result->leaked_blocks++;
             if (c->result->leaked_blocks <= 20)
-                report(c, "block %llu is counted as used, but nothing reaches it", (unsigned long long)(start + i));
+                report(c, "block %llu is counted as used, but nothing reaches it%s", (unsigned long long)(start + i),
+                       c->mend.blind ? " (unless what is damaged does)" : "");
+        }
+        if (w % PAGE_WORDS == 0 && is_lost(c, w)) {
+            c->result->lost_pages++;
+            report(c, "page %llu of the space map is unreadable: its blocks stay as they are", (unsigned long long)(w / PAGE_WORDS));
         }
     }
 }
@@ -170,33 +231,77 @@ static void work(struct job *j)
     struct check *c = container_of(j, struct check, job);
     for (uint32_t i = 0; i < c->version_count && !c->error; i++) {
         const struct checked_version *v = &c->versions[i];
+        uint64_t before = c->marked;
         c->name = v->name;
         if (v->root.height)
             c->error = check_node(c, v, v->root.height, 0, &v->root.node);
+        c->result->hidden_bytes += v->is_branch ? (c->marked - before) * BDEV_BLOCK_SIZE : 0;
     }
-    c->name = "dead list";
-    for (uint32_t i = 0; i < c->run_count && !c->error; i++)
-        for (uint32_t b = 0; b < c->runs[i].blocks; b++)
-            mark(c, c->runs[i].address + b);
+    for (uint32_t i = 0; i < c->version_count && !c->error; i++) {
+        const struct checked_version *v = &c->versions[i];
+        c->name = v->name;
+        for (uint32_t k = 0; k < v->run_count && !c->error; k++)
+            c->error = check_run(c, v, &c->runs[v->first_run + k]);
+    }
     if (!c->error)
         compare(c);
 }
 
 /* ---- On the loop ---- */
 
-static void done(struct loop_task *t)
+static void finish(struct check *c)
 {
-    struct check *c = container_of(t, struct check, job.done);
     struct store *s = c->store;
     struct store_op *op = c->op;
-    reader_end(s, c->era);
     list_for_each(n, &c->findings)
         if (c->finding)
             c->finding(c->ctx, container_of(n, struct finding, link)->line);
     if (c->error)
         error_set(&op->error, c->error, "store '%s': the check could not be finished: %s", store_name(s), strerror(-c->error));
+    struct store_status st;
+    store_get_status(s, &st);
+    c->result->freed_bytes = st.used_bytes < c->used_before ? c->used_before - st.used_bytes : 0;
+    if (c->flags & STORE_CHECK_COLLECT)
+        trim_now(s);
     check_free(c);
     op->done(op);
+}
+
+/* The checkpoint that commits the mended map is done. */
+static void mended(struct store_op *op)
+{
+    struct check *c = op->work;
+    if (op->error.code)
+        c->result->mended = 0;
+    else
+        mend_end(c->store, &c->mend);
+    finish(c);
+}
+
+static void mend(struct store_op *op)
+{
+    struct check *c = op->work;
+    if (!op->error.code)
+        mend_begin(c->store, &c->mend);
+    if (c->result->mended)
+        checkpoint_then(c->store, op, mended);
+    else
+        finish(c);
+}
+
+static void done(struct loop_task *t)
+{
+    struct check *c = container_of(t, struct check, job.done);
+    reader_end(c->store, c->era);
+    c->mend.counted = c->image;
+    c->mend.reached = c->reached;
+    c->mend.words = c->words;
+    c->mend.result = c->result;
+    bool wrong = c->result->leaked_blocks || c->result->wrongly_free || c->result->lost_pages;
+    if (c->flags & (STORE_CHECK_REPAIR | STORE_CHECK_COLLECT) && wrong && !c->error)
+        checkpoint_then(c->store, c->op, mend);
+    else
+        finish(c);
 }
 
 static void name_version(const struct version *v, char *out, size_t size)
@@ -209,17 +314,29 @@ static void name_version(const struct version *v, char *out, size_t size)
         snprintf(out, size, "(hidden version %llu)", (unsigned long long)v->id);
 }
 
-static void copy_version(struct check *c, const struct version *v)
+static bool is_begun(const struct version *v) { return v && v->delete_cursor && v->child_count; }
+
+static int copy_version(struct check *c, const struct version *v)
 {
     struct checked_version *k = &c->versions[c->version_count++];
-    k->root = *lookup_root(v);
+    if (!is_begun(v))
+        k->root = *lookup_root(v);
     k->cursor = v->delete_cursor;
     k->min_birth = v->delete_cursor ? parent_generation(v) + 1 : 0;
+    k->is_branch = !v->image && v->child_count > 1;
+    k->parent_begun = is_begun(v->parent);
+    k->first_run = c->run_count;
     name_version(v, k->name, sizeof k->name);
-    for (uint32_t i = 0; i < v->runs.count; i++) {
-        c->runs[c->run_count].address = v->runs.runs[i].address;
-        c->runs[c->run_count++].blocks = dead_run_blocks(&v->runs.runs[i]);
+    for (uint32_t i = 0; i < v->runs.count; i++, k->run_count++) {
+        struct dead_run *r = &c->runs[c->run_count];
+        size_t bytes = dead_run_blocks(&v->runs.runs[i]) * sizeof *r->crcs;
+        *r = v->runs.runs[i];
+        if (!(r->crcs = malloc(bytes + 1)))
+            return -ENOMEM;
+        memcpy(r->crcs, v->runs.runs[i].crcs, bytes);
+        c->run_count++;
     }
+    return 0;
 }
 
 static uint64_t *bit_map(uint64_t words)
@@ -237,7 +354,7 @@ static int copy_all(struct check *c)
         for (struct hash_node *n = h->buckets[b]; n; n = n->next)
             runs += container_of(n, struct version, node)->runs.count;
     c->usable = s->space.usable;
-    c->words = (uint64_t)s->space.pages * PAGE_WORDS + 1;
+    c->words = (uint64_t)s->space.pages * PAGE_WORDS;
     c->versions = calloc(h->count + 1, sizeof *c->versions);
     c->runs = calloc(runs + 1, sizeof *c->runs);
     c->image = bit_map(c->words);
@@ -245,16 +362,28 @@ static int copy_all(struct check *c)
     c->buffer = bdev_buffer_alloc(1);
     if (!c->versions || !c->runs || !c->image || !c->reached || !c->buffer)
         return -ENOMEM;
-    memcpy(c->image, s->space.image, (c->words - 1) * 8);
-    for (uint64_t b = 0; h->buckets && b <= h->mask; b++)
-        for (struct hash_node *n = h->buckets[b]; n; n = n->next)
-            copy_version(c, container_of(n, struct version, node));
-    return 0;
+    memcpy(c->image, s->space.image, c->words * 8);
+    for (uint64_t w = 0; w < c->words; w++)
+        if (is_lost(c, w))
+            c->image[w] = ~0ull;
+    int err = 0;
+    for (unsigned pass = 0; pass < 3; pass++)
+        for (uint64_t b = 0; h->buckets && b <= h->mask; b++)
+            for (struct hash_node *n = h->buckets[b]; n && !err; n = n->next) {
+                const struct version *v = container_of(n, struct version, node);
+                if (pass == (v->image ? 0 : v->child_count > 1 ? 1 : 2))
+                    err = copy_version(c, v);
+            }
+    return err;
 }
 
 static void ready(struct store_op *op)
 {
     struct check *c = op->work;
+    if (c->flags & STORE_CHECK_COLLECT && !op->error.code && checkpoint_deletions_wait(c->store)) {
+        checkpoint_then(c->store, op, ready);
+        return;
+    }
     int err = op->error.code ? op->error.code : copy_all(c);
     if (err) {
         error_set(&op->error, err, "no memory for the check");
@@ -268,15 +397,22 @@ static void ready(struct store_op *op)
     worker_submit(&c->store->helper, &c->job);
 }
 
-static void run_check(struct store_op *op) { checkpoint_then(op->store, op, ready); }
+static void run_check(struct store_op *op)
+{
+    struct check *c = op->work;
+    struct store_status st;
+    store_get_status(op->store, &st);
+    c->used_before = st.used_bytes;
+    checkpoint_then(op->store, op, ready);
+}
 
-void store_check(struct store *s, struct store_op *op, bool data, void (*finding)(void *ctx, const char *line), void *ctx, struct store_check_result *out)
+void store_check(struct store *s, struct store_op *op, unsigned flags, void (*finding)(void *ctx, const char *line), void *ctx, struct store_check_result *out)
 {
     struct check *c = calloc(1, sizeof *c);
     *out = (struct store_check_result){ 0 };
     op->work = c;
     if (c) {
-        *c = (struct check){ .store = s, .op = op, .data = data, .finding = finding, .ctx = ctx, .result = out };
+        *c = (struct check){ .store = s, .op = op, .flags = flags, .finding = finding, .ctx = ctx, .result = out };
         list_init(&c->findings);
         owned_add(s, &c->owned, release);
         op_begin(s, op, run_check);

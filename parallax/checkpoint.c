@@ -125,7 +125,7 @@ static void install_deletions(struct checkpoint *c)
     }
 }
 
-static bool deletions_wait(const struct store *s)
+bool checkpoint_deletions_wait(const struct store *s)
 {
     list_for_each(n, &s->tree.orphans)
         if (plan_wants_deletion(container_of(n, struct version, orphan_link)))
@@ -187,7 +187,7 @@ static void install(struct loop_task *t)
     c->state = CHECKPOINT_IDLE;
     log_debug("checkpoint number=%llu tail=%llu", (unsigned long long)s->checkpoint_number, (unsigned long long)s->journal.tail);
     checkpoint_release(s);
-    if (deletions_wait(s))
+    if (checkpoint_deletions_wait(s))
         checkpoint_request(s);
     wake_waiters(s);
     loop_defer_last(s->loop, &s->pump);

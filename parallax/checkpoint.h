@@ -5,7 +5,7 @@
 #include "parallax/parallax_private.h"
 
 #define DELETIONS_MAX 256u
-#define RECLAIM_BUDGET 262144u /* blocks freed by walks in one checkpoint (V5) */
+#define RECLAIM_DEAD_BLOCKS 192u /* of dead runs that deletions may write in one checkpoint: less than the fixed reserve (S1) */
 
 enum { PLAN_NONE, PLAN_DELETED, PLAN_NEIGHBOUR };
 
@@ -64,7 +64,8 @@ struct checkpoint {
     const char *error_what;
     struct space_run run;          /* the thread's blocks */
     struct dead_gather gather;
-    uint64_t budget;
+    uint64_t budget;               /* blocks that may still be freed by deletions; while merging: no bound */
+    uint32_t dead_blocks;          /* of dead runs written by deletions */
 
     pthread_mutex_t lock;          /* refill: the thread asks the loop for blocks */
     pthread_cond_t refilled;

@@ -74,6 +74,7 @@ void checkpoint_work(struct job *j)
     struct store *s = c->store;
     int err;
     c->error_what = NULL;
+    c->budget = UINT64_MAX;
     (void)((err = step(c, "merging changes into trees", checkpoint_merge_lines(c)))
            || (err = step(c, "reclaiming space", checkpoint_reclaim(c)))
            || (err = step(c, "writing version records", write_versions(c)))

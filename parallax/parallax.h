@@ -45,6 +45,7 @@ struct store_options {
     uint32_t index_entries;     /* bound of changes since the last checkpoint; 0: 524288 */
     uint64_t spare_bytes;       /* free space kept allocated for writes to come; 0: an eighth of the store, 16 … 256 MiB */
     uint32_t trim_after_ms;     /* what was free for so long, and is not spare, goes back to the file system or device; 0: 5 s */
+    uint32_t reclaim_blocks;    /* freed by deletions in one checkpoint; 0: 262144 */
     bool wait_when_full;        /* a guest's write waits for space instead of failing with -ENOSPC */
     unsigned lock_timeout_ms;   /* 0: 10 s */
     const char *command;        /* named to others that wait for the lock */
@@ -219,10 +220,23 @@ void image_map(struct store *s, struct store_op *op, const char *target, uint64_
                int (*run)(void *ctx, uint64_t offset_bytes, uint64_t length_bytes, bool is_data), void *ctx);
 
 struct store_check_result {
-    uint64_t blocks_checked, nodes_checked, damaged, leaked_blocks, wrongly_free;
+    uint64_t blocks_checked, nodes_checked;
+    uint64_t damaged;       /* data blocks and nodes that cannot be read or are not what their entry says */
+    uint64_t dead_damaged;  /* blocks of dead lists likewise: the space they name is found again by a collection, after deletions */
+    uint64_t leaked_blocks; /* counted as used, and nothing reaches them */
+    uint64_t wrongly_free;  /* counted as free, and something reaches them */
+    uint64_t lost_pages;    /* of the space map: their free blocks cannot be used */
+    uint64_t hidden_bytes;  /* held only by deleted images and snapshots from which two or more others still branch */
+    uint64_t mended;        /* leaked, wrongly free, pages: put right, durably; the counts above are those before */
+    uint64_t freed_bytes;   /* a collection: used bytes less than before */
 };
-/* Full reachability walk; data: read and verify every data block too. Findings are told one line each, on the loop. */
-void store_check(struct store *s, struct store_op *op, bool data, void (*finding)(void *ctx, const char *line), void *ctx, struct store_check_result *out);
+enum store_check_flags {
+    STORE_CHECK_DATA = 1,    /* read and verify every data block too */
+    STORE_CHECK_REPAIR = 2,  /* put right what can be without giving up data: the space map */
+    STORE_CHECK_COLLECT = 4, /* first end all deletions; afterwards give back what is free and not needed */
+};
+/* Full reachability walk. Findings are told one line each, on the loop, before done. */
+void store_check(struct store *s, struct store_op *op, unsigned flags, void (*finding)(void *ctx, const char *line), void *ctx, struct store_check_result *out);
 
 struct image_digest {
     uint8_t sha256[IMAGE_DIGEST_BYTES];

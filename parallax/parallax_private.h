@@ -245,6 +245,8 @@ void checkpoint_request(struct store *s);
 void checkpoint_poll(struct store *s);
 void checkpoint_release(struct store *s);
 bool checkpoint_busy(const struct store *s);
+/* Some deletion can go on. */
+bool checkpoint_deletions_wait(const struct store *s);
 /* Something changed: checkpoint when idle. */
 void checkpoint_touch(struct store *s);
 static inline void reader_begin(struct store *s, uint64_t *era) { *era = s->checkpoint_number; s->new_readers++; }

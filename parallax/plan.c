@@ -50,7 +50,10 @@ bool plan_wants_deletion(const struct version *v)
     return version_unwanted(v) && v->readers == 0 && v->pins == 0 && v->plan_mark == PLAN_NONE;
 }
 
-/* Versions to delete now: no two of them neighbours (V4). */
+/* A deletion of it may have begun in an earlier checkpoint. */
+static bool is_being_deleted(const struct version *v) { return v && (v->plan_mark == PLAN_DELETED || v->delete_cursor); }
+
+/* Versions to delete now: no two of them neighbours, and no neighbour of one whose deletion has begun (V4). */
 static int plan_deletions(struct checkpoint *c)
 {
     struct tree *t = &c->store->tree;
@@ -64,7 +67,7 @@ static int plan_deletions(struct checkpoint *c)
         if (!plan_wants_deletion(v))
             continue;
         struct version *child = v->child_count ? container_of(v->children.next, struct version, sibling) : NULL;
-        if ((child && child->plan_mark == PLAN_DELETED) || (v->parent && v->parent->plan_mark == PLAN_DELETED))
+        if (is_being_deleted(child) || is_being_deleted(v->parent))
             continue;
         v->plan_mark = PLAN_DELETED;
         tree_dirty_version(t, v);

@@ -2,7 +2,9 @@
  *
  * DROP, and DELETE with one child or none: docs/consistency.md, "Versions". Dead entries of one version are gathered and
  * written as a run whenever a run is full and when the version is done (V2). A subtree in a dead run is opened up when its
- * root is freed (V3). */
+ * root is freed (V3). Deletions stop when the checkpoint's budget is spent: what was still to be freed is then in the child's
+ * dead runs, or behind the cursor of the walk, and delete_cursor says that the deletion has begun (V5).
+ * A dead run's block or a node that is damaged costs the space of what it named, nothing else: the store goes on. */
 #include "parallax/checkpoint.h"
 
 #include "base/log.h"
@@ -10,8 +12,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-
-
 
 /* ---- Blocks for the thread: lent by the loop ---- */
 
@@ -73,6 +73,7 @@ static int write_run(struct checkpoint *c, struct version *v)
         err = dead_gather_write(&c->gather, c->store->blocks, c->store->super.seed, address, got, &run);
     if (!err && (err = dead_runs_add(&v->runs, &run)))
         free(run.crcs);
+    c->dead_blocks += got;
     return err;
 }
 
@@ -87,6 +88,8 @@ int checkpoint_dead_flush(struct checkpoint *c, struct version *v)
 static int add_dead(struct checkpoint *c, struct version *v, enum radix_drop what, const struct radix_entry *e, unsigned level)
 {
     c->gather.entries[c->gather.count++] = (struct dead_entry){ .block = *e, .what = what, .level = (uint8_t)level };
+    if (c->budget != UINT64_MAX && c->dead_blocks + dead_gather_blocks(&c->gather) >= RECLAIM_DEAD_BLOCKS)
+        c->budget = 0;
     return dead_gather_full(&c->gather) ? write_run(c, v) : 0;
 }
 
@@ -96,7 +99,9 @@ static int drop_subtree(struct checkpoint *c, struct version *v, uint64_t limit,
     struct radix_io io = checkpoint_io(c);
     struct radix_entry entries[RADIX_FANOUT];
     int err = radix_read_node(&io, node, level, entries);
-    if (err == -EBADMSG) {
+    if (err == -EIO) /* what a second attempt reads is not damaged */
+        err = radix_read_node(&io, node, level, entries);
+    if (err == -EBADMSG || err == -EIO) {
         log_error("a damaged map node was dropped with what is below it; its blocks stay unused address=%llu", (unsigned long long)node->address);
         return 0;
     }
@@ -114,8 +119,10 @@ static int drop_subtree(struct checkpoint *c, struct version *v, uint64_t limit,
 
 int checkpoint_drop(struct checkpoint *c, struct version *v, uint64_t limit, enum radix_drop what, const struct radix_entry *e, unsigned level)
 {
-    if (e->birth <= limit)
+    if (e->birth <= limit || c->budget == 0)
         return add_dead(c, v, what, e, level);
+    if (c->budget != UINT64_MAX)
+        c->budget--;
     if (what == RADIX_DROP_SUBTREE)
         return drop_subtree(c, v, limit, e, level);
     checkpoint_free_block(c, e->address);
@@ -124,14 +131,34 @@ int checkpoint_drop(struct checkpoint *c, struct version *v, uint64_t limit, enu
 
 /* ---- DELETE with one child ---- */
 
-/* Cuts off a run's entries born after limit, newest first. */
+/* The entries of a run's last block are lost. */
+static void lose_block(struct checkpoint *c, const struct version *child, struct dead_run *run, uint32_t block, int err)
+{
+    log_error("a block of a dead list is damaged, what it names stays unused version=%llu address=%llu error=%d", (unsigned long long)child->id,
+              (unsigned long long)(run->address + block), err);
+    run->count = block * DEAD_PER_BLOCK;
+    run->dirty = true;
+    checkpoint_free_block(c, run->address + block);
+}
+
+static int read_dead(struct checkpoint *c, const struct dead_run *run, uint32_t block, struct dead_entry *entries, uint32_t *n, uint8_t *buffer)
+{
+    int err = dead_run_read(run, c->store->blocks, c->store->super.seed, block, entries, n, buffer);
+    return err == -EIO ? dead_run_read(run, c->store->blocks, c->store->super.seed, block, entries, n, buffer) : err;
+}
+
+/* Cuts off a run's entries born after limit, newest first, as far as the budget goes. */
 static int cut_run(struct checkpoint *c, struct version *child, struct dead_run *run, uint64_t limit, uint8_t *buffer)
 {
     struct dead_entry entries[DEAD_PER_BLOCK];
-    while (run->count && run->max_birth > limit) {
+    while (run->count && run->max_birth > limit && c->budget) {
         uint32_t block = dead_run_blocks(run) - 1, n;
-        int err = dead_run_read(run, c->store->blocks, c->store->super.seed, block, entries, &n, buffer);
-        while (!err && n && entries[n - 1].block.birth > limit) {
+        int err = read_dead(c, run, block, entries, &n, buffer);
+        if (err == -EBADMSG || err == -EIO) {
+            lose_block(c, child, run, block, err);
+            continue;
+        }
+        while (!err && n && entries[n - 1].block.birth > limit && c->budget) {
             const struct dead_entry *e = &entries[--n];
             run->count--;
             err = checkpoint_drop(c, child, limit, e->what, &e->block, e->level);
@@ -165,7 +192,7 @@ static int cut_runs(struct checkpoint *c, struct version *child, uint64_t limit)
     if (!buffer)
         return -ENOMEM;
     int err = 0;
-    /* Opening subtrees adds runs behind the ones there are: those hold only what is to be kept. */
+    /* Opening subtrees adds runs behind the ones there are: those hold what is to be kept, or is left for the next time. */
     uint32_t n = child->runs.count, kept = 0;
     for (uint32_t i = 0; i < n && !err; i++) {
         struct dead_run run = child->runs.runs[i];
@@ -187,9 +214,15 @@ static int cut_runs(struct checkpoint *c, struct version *child, uint64_t limit)
     return err;
 }
 
+/* 0: done; -EINTR: to be continued. */
 static int delete_into_child(struct checkpoint *c, struct version *v, struct version *child, uint64_t limit)
 {
     int err = cut_runs(c, child, limit);
+    for (uint32_t i = 0; i < child->runs.count && !err; i++)
+        if (child->runs.runs[i].max_birth > limit) {
+            v->delete_cursor = 1;
+            return -EINTR;
+        }
     for (uint32_t i = 0; i < v->runs.count && !err; i++) {
         struct dead_run moved = v->runs.runs[i];
         size_t bytes = dead_run_blocks(&moved) * sizeof *moved.crcs;
@@ -275,11 +308,12 @@ static struct planned_version *planned(struct checkpoint *c, const struct versio
 
 int checkpoint_reclaim(struct checkpoint *c)
 {
-    c->budget = RECLAIM_BUDGET;
+    c->budget = c->store->opt.reclaim_blocks;
+    c->dead_blocks = 0;
     for (uint32_t i = 0; i < c->deletion_count; i++) {
         struct deletion *d = &c->deletions[i];
         uint64_t limit = d->parent ? d->parent->generation : 0;
-        if (!d->child && c->budget == 0)
+        if (c->budget == 0)
             continue;
         int err = d->child ? delete_into_child(c, d->v, d->child, limit) : delete_leaf(c, d->v, limit);
         if (err == -EINTR)

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 
 static uint64_t index_of(const struct space *sp, uint64_t address) { return address - sp->zone_start; }
@@ -295,6 +296,32 @@ void space_image_clear(struct space *sp, uint64_t address)
     clear(sp->image, i);
     sp->page_dirty[i / PAGE_BLOCKS] = 1;
     mark_freed(sp, i);
+}
+
+void space_image_forget(struct space *sp, uint64_t address)
+{
+    uint64_t i = index_of(sp, address);
+    clear(sp->image, i);
+    sp->page_dirty[i / PAGE_BLOCKS] = 1;
+}
+
+bool space_mark_used(struct space *sp, uint64_t address)
+{
+    uint64_t i = index_of(sp, address);
+    if (test(sp->taken, i) && !test(sp->hole, i))
+        return false;
+    space_mark_taken(sp, address);
+    return true;
+}
+
+void space_page_rebuild(struct space *sp, uint32_t page, const uint64_t *used)
+{
+    uint64_t base = (uint64_t)page * PAGE_WORDS;
+    memcpy(sp->image + base, used, PAGE_WORDS * sizeof *used);
+    for (uint64_t i = (uint64_t)page * PAGE_BLOCKS, end = i + ZONE_HEAD_BLOCKS; page % ZONE_PAGES == 0 && i < end; i++)
+        set(sp->image, i);
+    sp->page_lost[page] = 0;
+    sp->page_dirty[page] = 1;
 }
 
 bool space_image_test(const struct space *sp, uint64_t address) { return test(sp->image, index_of(sp, address)); }

@@ -66,6 +66,12 @@ static inline uint64_t space_present(const struct space *sp) { return sp->usable
 /* C */
 void space_image_set(struct space *sp, uint64_t address);
 void space_image_clear(struct space *sp, uint64_t address);
+/* While no checkpoint runs, for repairs. Like image_clear, but the block becomes free only by space_hold after the commit. */
+void space_image_forget(struct space *sp, uint64_t address);
+/* Takes a block that is in use out of what is free; false: it is taken already. */
+bool space_mark_used(struct space *sp, uint64_t address);
+/* A lost page becomes what `used` says (PAGE_WORDS words), and is lost no longer. */
+void space_page_rebuild(struct space *sp, uint32_t page, const uint64_t *used);
 bool space_image_test(const struct space *sp, uint64_t address);
 bool space_covers(const struct space *sp, uint64_t address);
 /* C: writes the dirty pages to the copies that are not valid; buffer: one block. */

@@ -15,6 +15,7 @@
 #define DEFAULT_MAP_CACHE (64ull << 20)
 #define DEFAULT_BLOCK_CACHE (32ull << 20)
 #define DEFAULT_INDEX_ENTRIES 524288u
+#define DEFAULT_RECLAIM_BLOCKS 262144u /* V5 */
 #define DEFAULT_LOCK_TIMEOUT_MS 10000u
 #define JOURNAL_MIN 1024u
 #define JOURNAL_MAX 32768u
@@ -253,6 +254,7 @@ static void apply_defaults(struct store_options *o)
     o->index_entries = o->index_entries ? o->index_entries : DEFAULT_INDEX_ENTRIES;
     /* A request of the largest size must fit. */
     o->index_entries = o->index_entries < 2 * BATCH_BLOCKS ? 2 * BATCH_BLOCKS : o->index_entries;
+    o->reclaim_blocks = o->reclaim_blocks ? o->reclaim_blocks : DEFAULT_RECLAIM_BLOCKS;
     o->lock_timeout_ms = o->lock_timeout_ms ? o->lock_timeout_ms : DEFAULT_LOCK_TIMEOUT_MS;
 }
 

@@ -16,7 +16,7 @@
 #define RUN_MIN_BLOCKS 16u
 #define PAUSE_MS 10u
 #define WHILE_MS 5000u
-#define CLOSE_STEPS 64u
+#define CLOSE_STEPS 256u
 
 struct trim {
     struct job job;

@@ -173,14 +173,20 @@ static void finding(void *ctx, const char *line)
     printf("# check: %s\n", line);
 }
 
-bool rig_is_sound(struct rig *r)
+struct store_check_result rig_check(struct rig *r, unsigned flags)
 {
     struct store_op op;
-    struct store_check_result result = { 0 };
+    struct store_check_result result;
     rig_arm(&op);
-    store_check(r->store, &op, true, finding, NULL, &result);
+    store_check(r->store, &op, flags, finding, NULL, &result);
     must_run(r, &op, "a check");
-    return !result.damaged && !result.leaked_blocks && !result.wrongly_free;
+    return result;
+}
+
+bool rig_is_sound(struct rig *r)
+{
+    struct store_check_result c = rig_check(r, STORE_CHECK_DATA);
+    return !c.damaged && !c.dead_damaged && !c.leaked_blocks && !c.wrongly_free && !c.lost_pages;
 }
 
 struct store_status rig_status(struct rig *r)

@@ -34,7 +34,8 @@ void rig_snapshot(struct rig *r, const char *target);
 void rig_unsnapshot(struct rig *r, const char *target);
 void rig_clone(struct rig *r, const char *source, const char *name);
 void rig_checkpoint(struct rig *r);
-/* store_check with data; whether it found the store sound. */
+struct store_check_result rig_check(struct rig *r, unsigned flags); /* of enum store_check_flags */
+/* rig_check with data; whether it found the store sound. */
 bool rig_is_sound(struct rig *r);
 struct store_status rig_status(struct rig *r);
 /* Until no deletion waits and nothing is held. */

@@ -1,4 +1,4 @@
-/* server_slow.c - commands that look for a while: info, du, diff, map, check.
+/* server_slow.c - commands that look for a while: info, du, diff, map, check, gc.
  *
  * Their findings are sent as they come. A diff is stopped when too much of it waits to be sent. */
 #include "tools/common/session.h"
@@ -230,19 +230,30 @@ static void check_done(struct store_op *op)
     struct slow *w = container_of(op, struct slow, op);
     const struct store_check_result *c = &w->check;
     slow_finish(w, &op->error,
-                json_pack("{s:I,s:I,s:I,s:I,s:I}", "blocks-checked", (json_int_t)c->blocks_checked, "nodes-checked",
-                          (json_int_t)c->nodes_checked, "damaged", (json_int_t)c->damaged, "leaked-blocks", (json_int_t)c->leaked_blocks,
-                          "wrongly-free", (json_int_t)c->wrongly_free));
+                json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "blocks-checked", (json_int_t)c->blocks_checked, "nodes-checked",
+                          (json_int_t)c->nodes_checked, "damaged", (json_int_t)c->damaged, "damaged-dead-lists", (json_int_t)c->dead_damaged,
+                          "leaked-blocks", (json_int_t)c->leaked_blocks, "wrongly-free", (json_int_t)c->wrongly_free, "lost-pages",
+                          (json_int_t)c->lost_pages, "hidden", (json_int_t)c->hidden_bytes, "mended", (json_int_t)c->mended, "freed",
+                          (json_int_t)c->freed_bytes));
 }
 
 static void check(struct session *s, json_t *request)
 {
-    int data;
-    if (!session_arguments(s, request, "{s:b}", "data", &data))
+    int data, repair = 0;
+    if (!session_arguments(s, request, "{s:b,s?b}", "data", &data, "repair", &repair))
         return;
     struct slow *w = slow_begin(s, check_done);
     if (w)
-        store_check(session_store(s), &w->op, data, check_finding, w, &w->check);
+        store_check(session_store(s), &w->op, (data ? STORE_CHECK_DATA : 0u) | (repair ? STORE_CHECK_REPAIR : 0u), check_finding, w, &w->check);
 }
 
-const struct server_command server_slow_commands[] = { { "info", info }, { "du", du }, { "diff", diff }, { "map", map }, { "check", check }, { NULL, NULL } };
+static void gc(struct session *s, json_t *request)
+{
+    (void)request;
+    struct slow *w = slow_begin(s, check_done);
+    if (w)
+        store_check(session_store(s), &w->op, STORE_CHECK_COLLECT, check_finding, w, &w->check);
+}
+
+const struct server_command server_slow_commands[] = { { "info", info }, { "du", du }, { "diff", diff }, { "map", map }, { "check", check },
+                                                       { "gc", gc }, { NULL, NULL } };

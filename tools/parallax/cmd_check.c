@@ -1,6 +1,7 @@
-/* cmd_check.c - check, and the table of what else looks at blocks.
+/* cmd_check.c - check, gc, and the table of what else looks at blocks.
  *
  * Exit status, as of fsck's kind: 0 sound, 1 not checked (wrong usage included), 2 corrupt, 3 leaked space only. */
+#include "tools/common/size.h"
 #include "tools/parallax/commands.h"
 #include "tools/parallax/content.h"
 
@@ -29,11 +30,13 @@ static int verdict(const json_t *result)
 {
     if (json_count(result, "damaged") || json_count(result, "wrongly-free"))
         return CHECK_CORRUPT;
-    return json_count(result, "leaked-blocks") ? CHECK_LEAKED : CHECK_SOUND;
+    return json_count(result, "leaked-blocks") || json_count(result, "lost-pages") || json_count(result, "damaged-dead-lists") ? CHECK_LEAKED : CHECK_SOUND;
 }
 
 static void say_verdict(const struct cli *cli, const json_t *result, int status)
 {
+    if (json_count(result, "mended"))
+        cli_say(cli, "put right %llu findings about free space; no data was given up", (unsigned long long)json_count(result, "mended"));
     cli_say(cli, "checked %llu blocks and %llu map nodes: %s (damaged %llu, in use but free %llu, leaked %llu blocks)",
             (unsigned long long)json_count(result, "blocks-checked"), (unsigned long long)json_count(result, "nodes-checked"),
             status == CHECK_SOUND ? "sound" : status == CHECK_LEAKED ? "sound, with leaked space" : "corrupt",
@@ -41,14 +44,30 @@ static void say_verdict(const struct cli *cli, const json_t *result, int status)
             (unsigned long long)json_count(result, "leaked-blocks"));
 }
 
+/* After a repair the map is walked again; what it says of free space counts, beside the damage that was found before. */
+static int check_again(struct cli *cli, json_t *result)
+{
+    static const char *const keys[] = { "wrongly-free", "leaked-blocks", "lost-pages", "damaged-dead-lists" };
+    json_t *after = NULL;
+    int status = cli_call(cli, json_pack("{s:s,s:b}", "command", "check", "data", 0), NULL, NULL, &after);
+    for (unsigned i = 0; i < sizeof keys / sizeof *keys && status == EXIT_DONE; i++)
+        json_object_set(result, keys[i], json_object_get(after, keys[i]));
+    json_decref(after);
+    return status;
+}
+
 static int run_check(struct cli *cli, const struct args *a)
 {
     static const char *const words[] = { "sound", "not checked", "corrupt", "leaked" };
     struct findings f = { .cli = cli, .list = cli->json ? json_array() : NULL };
     json_t *result = NULL;
-    int status = cli_call(cli, json_pack("{s:s,s:b}", "command", "check", "data", !option_set(a, "quick")), take_finding, &f, &result);
+    int status = cli_call(cli, json_pack("{s:s,s:b,s:b}", "command", "check", "data", !option_set(a, "quick"), "repair", option_set(a, "repair")), take_finding, &f,
+                          &result);
+    if (status == EXIT_DONE && json_count(result, "mended"))
+        status = check_again(cli, result);
     if (status != EXIT_DONE) {
         json_decref(f.list);
+        json_decref(result);
         return CHECK_FAILED;
     }
     status = verdict(result);
@@ -61,10 +80,38 @@ static int run_check(struct cli *cli, const struct args *a)
     return status;
 }
 
+/* ---- gc ---- */
+
+static int run_gc(struct cli *cli, const struct args *a)
+{
+    struct findings f = { .cli = cli, .list = cli->json ? json_array() : NULL };
+    char freed[SIZE_TEXT_MAX], hidden[SIZE_TEXT_MAX];
+    json_t *result = NULL;
+    (void)a;
+    int status = cli_call(cli, json_pack("{s:s}", "command", "gc"), take_finding, &f, &result);
+    if (status == EXIT_DONE && f.list)
+        json_object_set(result, "findings", f.list);
+    if (status == EXIT_DONE && !cli_json(cli, result)) {
+        cli_say(cli, "walked %llu blocks and %llu map nodes: %llu leaked, %llu put right; %s came back", (unsigned long long)json_count(result, "blocks-checked"),
+                (unsigned long long)json_count(result, "nodes-checked"), (unsigned long long)json_count(result, "leaked-blocks"),
+                (unsigned long long)json_count(result, "mended"), json_size(result, "freed", freed));
+        if (json_count(result, "hidden"))
+            cli_say(cli, "%s are held by deleted images or snapshots from which two or more others branch", json_size(result, "hidden", hidden));
+        if (json_count(result, "damaged"))
+            cli_say(cli, "there is damage, so nothing was freed that could belong to it: see 'parallax check'");
+    }
+    json_decref(f.list);
+    json_decref(result);
+    return status;
+}
+
 const struct command check_commands[] = {
     { .name = "check", .arguments = "", .summary = "Walk the whole store and verify every block and the map", .run = run_check, .least = 0,
-      .most = 0, .usage_status = CHECK_FAILED, .options = { { "quick", 0, NULL, "verify the map, and leave the data unread" } },
-      .examples = "  parallax check\n  parallax check --quick --json\n" },
+      .most = 0, .usage_status = CHECK_FAILED, .options = { { "quick", 0, NULL, "verify the map, and leave the data unread" },
+                   { "repair", 0, NULL, "put the space map right; data is never given up: what is lost is listed and left" } },
+      .examples = "  parallax check\n  parallax check --quick --json\n  parallax check --repair\n" },
+    { .name = "gc", .arguments = "", .summary = "End deletions, free what leaked, give free space back", .run = run_gc, .least = 0, .most = 0,
+      .examples = "  parallax gc\n" },
     { .name = "dedup", .arguments = "NAME", .summary = "Share blocks that a template or snapshot holds already", .run = content_dedup, .least = 1,
       .most = 1, .examples = "  parallax dedup vm1\n  parallax dedup debian-12 --json\n" },
     { .name = "digest", .arguments = "NAME[@SNAP]", .summary = "Print the digest (SHA-256) of what an image holds", .run = content_digest, .least = 1,

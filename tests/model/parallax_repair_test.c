@@ -1,0 +1,271 @@
+/* parallax_repair_test.c - damage made by hand in the file of a closed store, and what check, repair and collection make of it.
+ * Whatever is damaged, nothing is given up that could be data, and what the damage does not touch goes on. */
+#include "parallax/parallax_private.h"
+#include "tests/support/engine_fail.h"
+#include "tests/support/rig.h"
+#include "tests/support/unit.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define MIB (1ull << 20)
+#define BLOCKS 1024u /* of the image that is kept */
+
+/* ---- The file below ---- */
+
+static void transfer(const struct rig *r, uint64_t address, void *block, bool writes)
+{
+    char path[300];
+    snprintf(path, sizeof path, "%s/blocks", r->directory);
+    int fd = open(path, writes ? O_WRONLY : O_RDONLY);
+    off_t at = (off_t)(address * BDEV_BLOCK_SIZE);
+    if ((writes ? pwrite(fd, block, BDEV_BLOCK_SIZE, at) : pread(fd, block, BDEV_BLOCK_SIZE, at)) != BDEV_BLOCK_SIZE)
+        engine_fail("the file of the blocks cannot be used");
+    close(fd);
+}
+
+static void spoil(const struct rig *r, uint64_t address)
+{
+    uint8_t block[BDEV_BLOCK_SIZE];
+    transfer(r, address, block, false);
+    block[100] ^= 0x40;
+    block[4000] ^= 1;
+    transfer(r, address, block, true);
+}
+
+static struct super super_of(const struct rig *r)
+{
+    uint8_t block[BDEV_BLOCK_SIZE];
+    struct super s;
+    transfer(r, 0, block, false);
+    if (super_decode(block, &s))
+        engine_fail("no superblock");
+    return s;
+}
+
+/* Changes both copies of the first page of the space map, as far as they are pages. */
+static void edit_first_page(const struct rig *r, void (*edit)(uint64_t *words, uint64_t address), uint64_t address)
+{
+    struct super s = super_of(r);
+    for (unsigned copy = 0; copy < 2; copy++) {
+        uint8_t block[BDEV_BLOCK_SIZE];
+        uint64_t words[PAGE_WORDS], at = s.zone_start + copy * ZONE_PAGES;
+        transfer(r, at, block, false);
+        if (page_decode(block, s.seed, 0, 0, words))
+            continue;
+        edit(words, address - s.zone_start);
+        page_encode(block, s.seed, 0, 0, 1, words);
+        transfer(r, at, block, true);
+    }
+}
+
+#define LEAKED 100u
+
+static void count_free_ones_as_used(uint64_t *words, uint64_t i)
+{
+    unsigned done = 0;
+    for (; i < PAGE_BLOCKS && done < LEAKED; i++)
+        if (!(words[i / 64] >> (i % 64) & 1)) {
+            words[i / 64] |= 1ull << (i % 64);
+            done++;
+        }
+}
+
+static void count_as_free(uint64_t *words, uint64_t i) { words[i / 64] &= ~(1ull << (i % 64)); }
+
+/* ---- The store ---- */
+
+static void start(struct rig *r, const char *test)
+{
+    engine_where = (struct engine_where){ test, 0, 0 };
+    rig_start(r, NULL, 64 * MIB);
+    rig_create(r, "kept", BLOCKS * BDEV_BLOCK_SIZE);
+    struct image *img = rig_image(r, "kept", IMAGE_READ_WRITE);
+    rig_write(r, img, 0, BLOCKS, 1);
+    image_close(img);
+}
+
+static void expect_kept(struct rig *r)
+{
+    struct image *img = rig_image(r, "kept", IMAGE_READ_ONLY);
+    rig_expect(r, img, 0, BLOCKS, 1);
+    image_close(img);
+}
+
+static struct radix_root root_of(struct rig *r, const char *name)
+{
+    rig_checkpoint(r);
+    return *lookup_root(tree_image_named(&r->store->tree, name)->head);
+}
+
+/* Address of the data block of image block 0. */
+static int first(void *ctx, uint64_t block, const struct radix_entry *e)
+{
+    *(uint64_t *)ctx = block ? 0 : e->address;
+    return -ECANCELED;
+}
+
+static uint64_t first_data(struct rig *r, const char *name)
+{
+    uint64_t address = 0;
+    struct radix_root root = root_of(r, name);
+    struct radix_io io = { .device = r->store->blocks, .seed = r->store->super.seed };
+    struct radix_visit visit = { .ctx = &address, .data = first };
+    radix_walk(&io, &root, &visit);
+    return address;
+}
+
+static void fill_up(struct rig *r)
+{
+    rig_create(r, "filler", 64 * MIB);
+    struct image *img = rig_image(r, "filler", IMAGE_READ_WRITE);
+    CU_ASSERT_EQUAL(rig_write(r, img, 0, 64 * MIB / BDEV_BLOCK_SIZE, 7), -ENOSPC);
+    image_close(img);
+}
+
+static void leaked_blocks_are_found_and_freed(void)
+{
+    struct rig r;
+    start(&r, __func__);
+    rig_settle(&r);
+    uint64_t used = rig_status(&r).used_bytes;
+    rig_close(&r);
+    edit_first_page(&r, count_free_ones_as_used, super_of(&r).zone_start);
+    rig_open(&r);
+    CU_ASSERT_EQUAL(rig_status(&r).used_bytes, used + LEAKED * BDEV_BLOCK_SIZE);
+    struct store_check_result c = rig_check(&r, 0);
+    CU_ASSERT(c.leaked_blocks == LEAKED && !c.mended && !c.damaged && !c.wrongly_free);
+    c = rig_check(&r, STORE_CHECK_COLLECT);
+    CU_ASSERT(c.leaked_blocks == LEAKED && c.mended == LEAKED);
+    CU_ASSERT_EQUAL(c.freed_bytes, LEAKED * BDEV_BLOCK_SIZE);
+    CU_ASSERT(rig_is_sound(&r));
+    CU_ASSERT_EQUAL(rig_status(&r).used_bytes, used);
+    rig_close(&r);
+    rig_open(&r);
+    CU_ASSERT(rig_is_sound(&r));
+    expect_kept(&r);
+    rig_end(&r);
+}
+
+static void a_block_in_use_that_counts_as_free_is_not_given_away_after_a_repair(void)
+{
+    struct rig r;
+    start(&r, __func__);
+    uint64_t address = first_data(&r, "kept");
+    rig_close(&r);
+    edit_first_page(&r, count_as_free, address);
+    rig_open(&r);
+    CU_ASSERT_EQUAL(rig_check(&r, 0).wrongly_free, 1);
+    struct store_check_result c = rig_check(&r, STORE_CHECK_REPAIR);
+    CU_ASSERT(c.wrongly_free == 1 && c.mended == 1);
+    CU_ASSERT(rig_is_sound(&r));
+    fill_up(&r);
+    expect_kept(&r);
+    CU_ASSERT(rig_is_sound(&r));
+    rig_end(&r);
+}
+
+static void an_unreadable_page_of_the_space_map_is_made_anew(void)
+{
+    struct rig r;
+    start(&r, __func__);
+    rig_settle(&r);
+    uint64_t used = rig_status(&r).used_bytes;
+    rig_close(&r);
+    struct super s = super_of(&r);
+    spoil(&r, s.zone_start);
+    spoil(&r, s.zone_start + ZONE_PAGES);
+    rig_open(&r);
+    expect_kept(&r);
+    struct store_check_result c = rig_check(&r, STORE_CHECK_DATA);
+    CU_ASSERT(c.lost_pages == 1 && !c.damaged && !c.wrongly_free && !c.leaked_blocks);
+    CU_ASSERT_EQUAL(rig_check(&r, STORE_CHECK_REPAIR).mended, 1);
+    CU_ASSERT(rig_is_sound(&r));
+    CU_ASSERT_EQUAL(rig_status(&r).used_bytes, used);
+    fill_up(&r);
+    rig_close(&r);
+    rig_open(&r);
+    expect_kept(&r);
+    CU_ASSERT(rig_is_sound(&r));
+    rig_end(&r);
+}
+
+/* Two snapshots and a head, all different: the head's dead list names what the second snapshot alone holds. */
+static void a_damaged_dead_list_costs_space_until_the_next_collection_and_nothing_else(void)
+{
+    struct rig r;
+    start(&r, __func__);
+    rig_create(&r, "disk", 8 * MIB);
+    struct image *img = rig_image(&r, "disk", IMAGE_READ_WRITE);
+    rig_write(&r, img, 0, 512, 1);
+    rig_snapshot(&r, "disk@a");
+    rig_write(&r, img, 0, 512, 2);
+    rig_snapshot(&r, "disk@b");
+    rig_write(&r, img, 0, 512, 3);
+    image_close(img);
+    rig_checkpoint(&r);
+    const struct version *head = tree_image_named(&r.store->tree, "disk")->head;
+    CU_ASSERT_FATAL(head->runs.count > 0);
+    uint64_t address = head->runs.runs[0].address;
+    rig_close(&r);
+    spoil(&r, address);
+    rig_open(&r);
+    struct store_check_result c = rig_check(&r, STORE_CHECK_DATA);
+    CU_ASSERT(c.dead_damaged == 1 && !c.damaged && !c.leaked_blocks);
+    rig_unsnapshot(&r, "disk@b");
+    rig_settle(&r);
+    CU_ASSERT(!rig_status(&r).failed);
+    c = rig_check(&r, STORE_CHECK_DATA);
+    CU_ASSERT(!c.dead_damaged && !c.damaged && c.leaked_blocks > 200);
+    CU_ASSERT_EQUAL(rig_check(&r, STORE_CHECK_COLLECT).mended, c.leaked_blocks);
+    CU_ASSERT(rig_is_sound(&r));
+    img = rig_image(&r, "disk", IMAGE_READ_ONLY);
+    rig_expect(&r, img, 0, 512, 3);
+    image_close(img);
+    img = rig_image(&r, "disk@a", IMAGE_READ_ONLY);
+    rig_expect(&r, img, 0, 512, 1);
+    image_close(img);
+    expect_kept(&r);
+    rig_end(&r);
+}
+
+/* What is below a damaged node is not met by the walk, and must not be taken for leaked. */
+static void nothing_is_freed_that_a_damaged_node_may_hold(void)
+{
+    struct rig r;
+    start(&r, __func__);
+    uint64_t root = root_of(&r, "kept").node.address;
+    rig_close(&r);
+    uint8_t before[BDEV_BLOCK_SIZE];
+    transfer(&r, root, before, false);
+    spoil(&r, root);
+    rig_open(&r);
+    struct store_check_result c = rig_check(&r, STORE_CHECK_DATA);
+    CU_ASSERT(c.damaged == 1 && c.leaked_blocks >= BLOCKS);
+    c = rig_check(&r, STORE_CHECK_REPAIR);
+    CU_ASSERT_EQUAL(c.mended, 0);
+    CU_ASSERT_EQUAL(rig_check(&r, STORE_CHECK_COLLECT).mended, 0);
+    fill_up(&r);
+    rig_close(&r);
+    transfer(&r, root, before, true); /* the damage was of the medium's reading, say */
+    rig_open(&r);
+    expect_kept(&r);
+    CU_ASSERT(rig_is_sound(&r));
+    rig_end(&r);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct unit_test tests[] = {
+        UNIT(leaked_blocks_are_found_and_freed),
+        UNIT(a_block_in_use_that_counts_as_free_is_not_given_away_after_a_repair),
+        UNIT(an_unreadable_page_of_the_space_map_is_made_anew),
+        UNIT(a_damaged_dead_list_costs_space_until_the_next_collection_and_nothing_else),
+        UNIT(nothing_is_freed_that_a_damaged_node_may_hold),
+        { 0 },
+    };
+    return unit_main(argc, argv, "parallax repair", tests);
+}
