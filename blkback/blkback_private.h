@@ -77,7 +77,7 @@ struct blkback_ring {
     bool held;                        /* a barrier waits, or is carried out: poll again when something ended */
     bool barrier;                     /* one is being carried out */
     bool unmask_late;                 /* the timer will unmask the port */
-    unsigned idle_events;             /* in a row, that found no request */
+    unsigned idle_events;             /* in a row, with no request taken since the first */
     unsigned in_flight;
     struct blkback_request *requests; /* size of them */
     struct blkif_segment *segment_memory; /* indirect segments of each request; touched only when used */

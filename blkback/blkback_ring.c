@@ -134,6 +134,7 @@ void blkback_ring_poll(struct blkback_ring *ring)
     }
     if (list_empty(&batch))
         return;
+    ring->idle_events = 0;
     ring->disk->count.batches++;
     run_batch(ring, &batch);
 }
@@ -254,7 +255,8 @@ void blkback_ring_finish_all(struct loop_task *task)
     while ((n = list_pop(&rings))) {
         struct blkback_ring *ring = container_of(n, struct blkback_ring, finishing);
         publish(ring);
-        if (ring->held)
+        /* A guest that has seen its first responses may have sent more by now: no need to wait for its notification. */
+        if (ring->held || load(&ring->shared->req_prod) != ring->req_cons)
             blkback_ring_poll(ring);
         if (!ring->in_flight && !ring->running)
             blkback_disk_ring_idle(ring->disk);

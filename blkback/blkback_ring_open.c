@@ -21,12 +21,11 @@
 static void ring_event(struct blkback_ring *ring)
 {
     struct blkback_disk *disk = ring->disk;
-    uint64_t before = disk->count.batches;
     disk->count.events_received++;
+    ring->idle_events++;
     blkback_ring_poll(ring);
     if (!ring->running)
         return; /* stays masked: nobody will look at it again */
-    ring->idle_events = disk->count.batches == before ? ring->idle_events + 1 : 0;
     if (ring->idle_events > IDLE_EVENTS_MAX) {
         ring->unmask_late = true;
         loop_timer_start(disk->b->loop, &ring->unmask_timer, IDLE_DELAY_MS);

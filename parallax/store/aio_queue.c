@@ -22,7 +22,10 @@
 #define DEPTH 256u
 #define MERGE_MAX_BYTES (1u << 20)
 #define RECENT 8u
-#define REAP 8u
+#define PIECE_FIRST 2u
+#define PIECE_GROWTH 3u
+#define REAP_MAX 32u
+#define HELD_PART 4u
 #define RETRY_MS 1
 
 struct transfer {
@@ -53,6 +56,7 @@ struct aio_queue {
     struct iocb *ready[DEPTH];
     unsigned ready_count, inflight;
     bool flushing;
+    unsigned reap_limit;
     struct transfer *recent[RECENT];
     unsigned recent_count;
     struct aio_queue_stats stats;
@@ -224,11 +228,43 @@ static void transfer_end(struct aio_queue *q, struct transfer *t, int error)
         complete_all(&requests, error);
 }
 
-/* Gives ready[] to the kernel. What it has no room for stays until something completes, or for a moment if nothing is due. */
+static const struct completion_ring *visible_ring(const struct aio_queue *q)
+{
+    const struct completion_ring *ring = (const struct completion_ring *)q->context;
+    return ring->magic == COMPLETION_RING_MAGIC && !ring->incompat_features ? ring : NULL;
+}
+
+/* How many transfers the device still works on, as far as can be seen. */
+static unsigned at_work(const struct aio_queue *q)
+{
+    const struct completion_ring *ring = visible_ring(q);
+    unsigned ended = ring ? (__atomic_load_n(&ring->tail, __ATOMIC_ACQUIRE) + ring->nr - ring->head) % ring->nr : 0;
+    return q->inflight > ended ? q->inflight - ended : 0;
+}
+
+/* How many of ready[] go to the kernel by the next call.
+ *
+ * A call's transfers begin when all of them are prepared, so the first pieces are small: the device is to work while the rest is
+ * prepared. And many devices, virtual ones above all, tell of what they were given only when all of it is done; then they have
+ * nothing to do until those who waited have sent more. So a part is held back, for the moment when something has completed. */
+static unsigned piece(const struct aio_queue *q)
+{
+    unsigned busy = at_work(q), all = busy + q->ready_count, most = all - all / HELD_PART;
+    unsigned room = most > busy ? most - busy : !busy, limit = busy * PIECE_GROWTH;
+    if (limit < PIECE_FIRST)
+        limit = PIECE_FIRST;
+    if (limit > room)
+        limit = room;
+    return limit < q->ready_count ? limit : q->ready_count;
+}
+
+/* Gives ready[] to the kernel, in pieces. What it has no room for stays until something completes, or for a moment if nothing
+ * is due. */
 static void send(struct aio_queue *q)
 {
-    while (q->ready_count) {
-        int n = io_submit(q->context, (long)q->ready_count, q->ready);
+    unsigned count;
+    while (q->ready_count && (count = piece(q)) > 0) {
+        int n = io_submit(q->context, (long)count, q->ready);
         if (n > 0) {
             q->stats.submits++;
             q->inflight += (unsigned)n;
@@ -307,16 +343,16 @@ static void transfer_event(struct aio_queue *q, struct transfer *t, long result)
 }
 
 /* Takes completions from the ring in our own memory, else by the system call if the ring is of a kind not known here. */
-static unsigned reap(struct aio_queue *q, struct io_event *events)
+static unsigned reap(struct aio_queue *q, struct io_event *events, unsigned limit)
 {
-    struct completion_ring *ring = (struct completion_ring *)q->context;
-    if (ring->magic != COMPLETION_RING_MAGIC || ring->incompat_features) {
+    if (!visible_ring(q)) {
         struct timespec now = { 0, 0 };
-        int n = io_getevents(q->context, 0, REAP, events, &now);
+        int n = io_getevents(q->context, 0, (long)limit, events, &now);
         return n > 0 ? (unsigned)n : 0;
     }
+    struct completion_ring *ring = (struct completion_ring *)q->context;
     unsigned head = ring->head, tail = __atomic_load_n(&ring->tail, __ATOMIC_ACQUIRE), count = 0;
-    while (head != tail && count < REAP) {
+    while (head != tail && count < limit) {
         events[count++] = ring->events[head];
         head = (head + 1) % ring->nr;
     }
@@ -328,17 +364,20 @@ static void events_ready(struct loop_fd *w, uint32_t epoll_events)
 {
     (void)epoll_events;
     struct aio_queue *q = container_of(w, struct aio_queue, events);
-    struct io_event events[REAP];
+    struct io_event events[REAP_MAX];
     uint64_t ignored;
     ssize_t got = read(w->fd, &ignored, sizeof ignored);
     (void)got; /* the ring, not the counter, says what has completed */
-    /* A few a turn: those who wait for the first ones can send the device new work while the rest is looked at. */
-    unsigned n = reap(q, events);
+    /* A few in the first turn, then more: those who wait for the first can send new work while the rest is looked at. */
+    unsigned n = reap(q, events, q->reap_limit);
     for (unsigned i = 0; i < n; i++)
         transfer_event(q, events[i].data, (long)events[i].res);
-    if (n == REAP) {
+    if (n == q->reap_limit) {
         uint64_t more = 1;
         got = write(w->fd, &more, sizeof more);
+        q->reap_limit = n * PIECE_GROWTH < REAP_MAX ? n * PIECE_GROWTH : REAP_MAX;
+    } else {
+        q->reap_limit = PIECE_FIRST;
     }
     schedule(q);
 }
@@ -371,6 +410,7 @@ int aio_queue_open(struct loop *loop, int fd, uint64_t offset_bytes, atomic_int 
     q->retry.expired = retry_expired;
     q->events.ready = events_ready;
     q->events.fd = -1;
+    q->reap_limit = PIECE_FIRST;
     list_init(&q->waiting);
     list_init(&q->flushes);
     list_init(&q->failed);
