@@ -162,6 +162,13 @@ static int reject(struct recovery *r, uint64_t ticket, uint32_t block)
     return 0;
 }
 
+/* A block whose run could not be read, on its own and up to twice: a bad sector must not condemn its neighbours, which hold
+ * what was acknowledged, nor an attempt that failed a block that can be read. */
+static bool readable(struct store *s, uint64_t address, void *buffer)
+{
+    return address < bdev_blocks(s->blocks) && (!bdev_read(s->blocks, address, buffer, 1) || !bdev_read(s->blocks, address, buffer, 1));
+}
+
 /* Above H: reads the data of a write and rejects the blocks that are not what the record says. */
 static int judge(struct recovery *r, const struct jrecord *rec, uint64_t ticket)
 {
@@ -170,7 +177,8 @@ static int judge(struct recovery *r, const struct jrecord *rec, uint64_t ticket)
         uint32_t n = rec->count - at < CHUNK_BLOCKS ? (uint32_t)rec->count - at : CHUNK_BLOCKS;
         int err = rec->address + at + n <= bdev_blocks(s->blocks) ? bdev_read(s->blocks, rec->address + at, r->data, n) : -EIO;
         for (uint32_t i = 0; i < n; i++) {
-            bool good = !err && radix_checksum(s->super.seed, r->data + (size_t)i * BDEV_BLOCK_SIZE) == get_le32(rec->crcs + 4 * (at + i));
+            uint8_t *block = r->data + (size_t)i * BDEV_BLOCK_SIZE;
+            bool good = (!err || readable(s, rec->address + at + i, block)) && radix_checksum(s->super.seed, block) == get_le32(rec->crcs + 4 * (at + i));
             if (!good && reject(r, ticket, at + i))
                 return -ENOMEM;
         }
