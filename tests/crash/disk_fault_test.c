@@ -6,7 +6,7 @@
  * after the process has ended, or the power been cut, the store must open on a disk that works, and be sound: what was
  * acknowledged is there, what failed happened wholly or not at all, nothing is leaked.
  *
- * STRIDE: only every STRIDE-th N (usual: 12; 1 is all). OPERATION: only those whose name matches. SEED as ever. */
+ * STRIDE: only every STRIDE-th N (usual: 12; 1 is all). OPERATION, MANNER: only those whose name matches. SEED as ever. */
 #include "base/log.h"
 #include "parallax/store_backing.h"
 #include "tests/disk/disk.h"
@@ -247,14 +247,21 @@ static void in_child(const struct operation *o, const struct manner *m, uint64_t
     _exit(1);
 }
 
+static bool chosen(const char *variable, const char *name)
+{
+    const char *only = getenv(variable);
+    return !only || fnmatch(only, name, 0) == 0;
+}
+
 static void fail_each(const struct operation *o)
 {
-    const char *only = getenv("OPERATION");
-    if (only && fnmatch(only, o->name, 0) != 0)
+    if (!chosen("OPERATION", o->name))
         return;
     printf("# %-22s", o->name);
     for (unsigned i = 0; i < MANNERS; i++) {
         uint64_t nth = 1 + unit_random(&random_state) % stride;
+        if (!chosen("MANNER", manners[i].name))
+            continue;
         *shared = (struct shared){ .last_met = true };
         for (; shared->last_met && nth < NTH_MOST; nth += stride)
             in_child(o, &manners[i], nth);

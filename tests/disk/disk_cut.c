@@ -7,7 +7,6 @@
 #include "base/crc32c.h"
 #include "base/hash.h"
 
-#include <db.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -75,8 +74,6 @@ void disk_watch(const char *directory, uint64_t seed)
     disk_unwatch();
     snprintf(disk_directory, sizeof disk_directory, "%s", directory);
     adopt(directory, "");
-    db_env_set_func_malloc(disk_malloc);
-    db_env_set_func_realloc(disk_realloc);
     disk_lock();
     disk_aio_seed(seed);
     disk_watching = true;

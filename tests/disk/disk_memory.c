@@ -1,12 +1,14 @@
 /* disk_memory.c - the allocations of the libraries under test, which are linked with these names in place of the C library's
- * (see the Makefile): they fail where that is ordered. Berkeley DB is given them by disk_watch. */
+ * (see the Makefile): they fail where that is ordered. Berkeley DB's own do not: see docs/testing.md. */
 #include "tests/disk/disk_private.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
+void *disk_malloc(size_t bytes);
 void *disk_calloc(size_t count, size_t bytes);
+void *disk_realloc(void *p, size_t bytes);
 char *disk_strdup(const char *text);
 int disk_posix_memalign(void **p, size_t alignment, size_t bytes);
 void *disk_aligned_alloc(size_t alignment, size_t bytes);

@@ -70,7 +70,4 @@ void disk_aio_seed(uint64_t seed);
 bool disk_meets_fault(unsigned kind, struct disk_fault *fault);
 /* Without the lock: whether a failing allocation is ordered at all. */
 bool disk_memory_may_fail(void);
-/* disk_memory.c: what Berkeley DB allocates with. */
-void *disk_malloc(size_t bytes);
-void *disk_realloc(void *p, size_t bytes);
 #endif
