@@ -140,7 +140,8 @@ void image_submit(struct image *img, struct image_req *req);
 struct image_usage;
 struct image_digest;
 struct image_dedup;
-
+struct store_scrub_options;
+struct store_scrub_result;
 /* ---- Operations: atomic, durable when done without error ---- */
 
 struct store_op {
@@ -166,6 +167,8 @@ struct store_op {
         void *diff_ctx;
         struct image_digest *digest;
         struct image_dedup *dedup;
+        const struct store_scrub_options *scrub;
+        struct store_scrub_result *scrubbed;
     } args;
     void *work;
     const char *rename_from;
@@ -251,6 +254,20 @@ struct image_dedup {
 /* Refers to blocks that a sealed image or a snapshot holds already instead of storing them again (consistency.md, "Shared by
  * content"). The image may be in use; what was found until a stop stays shared. An import does this before it gets its name. */
 void image_dedup(struct store *s, struct store_op *op, const char *name, struct image_dedup *out);
+
+struct store_scrub_options {
+    uint64_t rate_bytes; /* a second; 0: as fast as leaves others in peace */
+    void (*finding)(void *ctx, const char *line);    /* a line for each image or snapshot that uses what is damaged */
+    void (*progress)(void *ctx, uint64_t bytes);     /* now and then: read so far, earlier parts of this scrub included; may be NULL */
+    void *ctx;
+};
+struct store_scrub_result {
+    uint64_t bytes, damaged;  /* by the whole scrub: data read, blocks and nodes found damaged */
+    uint64_t resumed_bytes;   /* of them, by parts of it that were stopped */
+};
+/* Reads and verifies all data and map nodes once, in small steps while the store is in use. A scrub that was stopped, by
+ * store_op_cancel or by the end of the process, is gone on with. -EBUSY: one is under way. options: lent until done. */
+void store_scrub(struct store *s, struct store_op *op, const struct store_scrub_options *options, struct store_scrub_result *out);
 
 /* Makes a slow look or a search end soon, with -ECANCELED unless it was done already; op->done runs as ever. */
 static inline void store_op_cancel(struct store_op *op) { __atomic_store_n(&op->cancelled, true, __ATOMIC_RELAXED); }

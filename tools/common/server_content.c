@@ -1,4 +1,5 @@
-/* server_content.c - commands about what blocks hold: digest, dedup. They take long, and end soon when their client goes away. */
+/* server_content.c - commands about what blocks hold: digest, dedup, scrub. They take long, and end soon when their client goes
+ * away. */
 #include "tools/common/session.h"
 
 #include <errno.h>
@@ -9,9 +10,17 @@ struct content {
     struct store_op op;
     struct image_digest digest;
     struct image_dedup dedup;
+    struct batch batch; /* findings */
+    struct store_scrub_options scrub_options;
+    struct store_scrub_result scrub;
 };
 
-static void content_destroy(struct operation *o) { free(container_of(o, struct content, base)); }
+static void content_destroy(struct operation *o)
+{
+    struct content *c = container_of(o, struct content, base);
+    json_decref(c->batch.list);
+    free(c);
+}
 static void content_abort(struct operation *o) { store_op_cancel(&container_of(o, struct content, base)->op); }
 
 static const struct operation_ops content_ops = { .abort = content_abort, .destroy = content_destroy };
@@ -78,4 +87,41 @@ static void dedup(struct session *s, json_t *request)
         image_dedup(session_store(s), &c->op, name, &c->dedup);
 }
 
-const struct server_command server_content_commands[] = { { "digest", digest }, { "dedup", dedup }, { NULL, NULL } };
+/* ---- scrub: findings are strings, progress is a number ---- */
+
+static void scrub_finding(void *ctx, const char *line)
+{
+    struct content *c = ctx;
+    json_t *text = json_string(line);
+    batch_add(&c->batch, text ? text : json_string("a finding that is not text"));
+    batch_flush(&c->batch);
+}
+
+static void scrub_progress(void *ctx, uint64_t bytes)
+{
+    struct content *c = ctx;
+    batch_add(&c->batch, json_integer((json_int_t)bytes));
+    batch_flush(&c->batch);
+}
+
+static void scrub_done(struct store_op *op)
+{
+    struct content *c = container_of(op, struct content, op);
+    const struct store_scrub_result *r = &c->scrub;
+    content_finish(c, json_pack("{s:I,s:I,s:I}", "bytes", (json_int_t)r->bytes, "damaged", (json_int_t)r->damaged, "resumed", (json_int_t)r->resumed_bytes));
+}
+
+static void scrub(struct session *s, json_t *request)
+{
+    json_int_t rate;
+    if (!session_arguments(s, request, "{s:I}", "rate", &rate))
+        return;
+    struct content *c = content_begin(s, scrub_done);
+    if (!c)
+        return;
+    c->batch.session = s;
+    c->scrub_options = (struct store_scrub_options){ .rate_bytes = rate > 0 ? (uint64_t)rate : 0, .finding = scrub_finding, .progress = scrub_progress, .ctx = c };
+    store_scrub(session_store(s), &c->op, &c->scrub_options, &c->scrub);
+}
+
+const struct server_command server_content_commands[] = { { "digest", digest }, { "dedup", dedup }, { "scrub", scrub }, { NULL, NULL } };

@@ -5,6 +5,7 @@
 #include "tools/parallax/commands.h"
 #include "tools/parallax/content.h"
 
+
 #include <stdio.h>
 
 #define CHECK_SOUND 0
@@ -15,12 +16,15 @@
 struct findings {
     const struct cli *cli;
     json_t *list; /* with --json */
+    struct progress *progress; /* of a scrub */
 };
 
 static void take_finding(void *ctx, json_t *element)
 {
     struct findings *f = ctx;
-    if (f->list)
+    if (json_is_integer(element))
+        progress_at(f->progress, (uint64_t)json_integer_value(element));
+    else if (f->list)
         json_array_append(f->list, element);
     else
         printf("%s\n", json_string_value(element) ? json_string_value(element) : "");
@@ -105,6 +109,40 @@ static int run_gc(struct cli *cli, const struct args *a)
     return status;
 }
 
+static int run_scrub(struct cli *cli, const struct args *a)
+{
+    struct progress progress;
+    struct findings f = { .cli = cli, .list = cli->json ? json_array() : NULL, .progress = &progress };
+    const char *rate_text = option_value(a, "rate");
+    char bytes[SIZE_TEXT_MAX], resumed[SIZE_TEXT_MAX];
+    uint64_t rate = 0;
+    json_t *result = NULL;
+    int status = rate_text ? args_size(a, "rate", rate_text, &rate) : EXIT_DONE;
+    if (status == EXIT_DONE && rate_text && !rate)
+        status = cli_usage(a, "rate '%.64s' is zero", rate_text);
+    if (status == EXIT_DONE) {
+        progress_begin(&progress, cli, "scrub", 0);
+        status = cli_call(cli, json_pack("{s:s,s:I}", "command", "scrub", "rate", (json_int_t)rate), take_finding, &f, &result);
+        progress_end(&progress, status == EXIT_DONE);
+    }
+    if (status != EXIT_DONE) {
+        json_decref(f.list);
+        return CHECK_FAILED;
+    }
+    status = json_count(result, "damaged") ? CHECK_CORRUPT : CHECK_SOUND;
+    json_object_set_new(result, "verdict", json_string(status == CHECK_SOUND ? "sound" : "corrupt"));
+    if (f.list)
+        json_object_set_new(result, "findings", f.list);
+    if (!cli_json(cli, result)) {
+        if (json_count(result, "resumed"))
+            cli_say(cli, "went on with a scrub that had read %s when it was stopped", json_size(result, "resumed", resumed));
+        cli_say(cli, "scrubbed %s: %s (damaged %llu)", json_size(result, "bytes", bytes), status == CHECK_SOUND ? "sound" : "corrupt",
+                (unsigned long long)json_count(result, "damaged"));
+    }
+    json_decref(result);
+    return status;
+}
+
 const struct command check_commands[] = {
     { .name = "check", .arguments = "", .summary = "Walk the whole store and verify every block and the map", .run = run_check, .least = 0,
       .most = 0, .usage_status = CHECK_FAILED, .options = { { "quick", 0, NULL, "verify the map, and leave the data unread" },
@@ -112,6 +150,10 @@ const struct command check_commands[] = {
       .examples = "  parallax check\n  parallax check --quick --json\n  parallax check --repair\n" },
     { .name = "gc", .arguments = "", .summary = "End deletions, free what leaked, give free space back", .run = run_gc, .least = 0, .most = 0,
       .examples = "  parallax gc\n" },
+    { .name = "scrub", .arguments = "", .summary = "Read and verify all data while the store is in use; goes on where it was stopped", .run = run_scrub,
+      .least = 0, .most = 0, .usage_status = CHECK_FAILED,
+      .options = { { "rate", 0, "R", "bytes a second at most, such as 50M (default: as much as leaves others in peace)" } },
+      .examples = "  parallax scrub\n  parallax scrub --rate 50M --json\n" },
     { .name = "dedup", .arguments = "NAME", .summary = "Share blocks that a template or snapshot holds already", .run = content_dedup, .least = 1,
       .most = 1, .examples = "  parallax dedup vm1\n  parallax dedup debian-12 --json\n" },
     { .name = "digest", .arguments = "NAME[@SNAP]", .summary = "Print the digest (SHA-256) of what an image holds", .run = content_digest, .least = 1,

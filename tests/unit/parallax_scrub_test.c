@@ -1,0 +1,195 @@
+/* parallax_scrub_test.c - scrubs with bits flipped on the device: all that is damaged is told, with everybody who uses it and
+ * nobody else; a stopped one goes on; every block is read once. */
+#include "tests/support/engine_blocks.h"
+#include "tests/support/unit.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define BLOCKS 1000u
+
+struct findings {
+    char text[16384];
+    unsigned lines;
+    struct store_op *stop; /* after the first progress */
+};
+
+static void finding(void *ctx, const char *line)
+{
+    struct findings *f = ctx;
+    snprintf(f->text + strlen(f->text), sizeof f->text - strlen(f->text), "%s\n", line);
+    f->lines++;
+}
+
+static void progress(void *ctx, uint64_t bytes)
+{
+    struct findings *f = ctx;
+    if (bytes && f->stop)
+        store_op_cancel(f->stop);
+}
+
+static int scrub(struct engine *e, struct findings *f, bool stop, uint64_t rate, struct store_scrub_result *out)
+{
+    struct engine_run run;
+    struct store_scrub_options opt = { .rate_bytes = rate, .finding = finding, .progress = progress, .ctx = f };
+    *f = (struct findings){ .stop = stop ? &run.op : NULL };
+    engine_run_arm(&run);
+    store_scrub(e->store, &run.op, &opt, out);
+    return engine_run(e, &run, "a scrub");
+}
+
+static void begin(struct engine *e)
+{
+    const char *snap[] = { "base@old" };
+    engine_where = (struct engine_where){ "scrub", 1, 0 };
+    engine_start(e, 1, 256u << 20, 0);
+    engine_must(e, image_create, "base", (uint64_t)BLOCKS * BDEV_BLOCK_SIZE);
+    blocks_write(e, "base", 0, BLOCKS, 1, 1);
+    engine_must(e, snapshot_create, snap, 1);
+    blocks_write(e, "base", 0, 100, 5001, 1);
+    engine_must(e, image_clone, "base", "clone");
+    blocks_write(e, "clone", 100, 100, 7001, 1);
+    engine_must(e, store_checkpoint);
+}
+
+static bool tells(const struct findings *f, const char *who, uint64_t block)
+{
+    char start[80];
+    snprintf(start, sizeof start, "%s: offset %llu:", who, (unsigned long long)(block * BDEV_BLOCK_SIZE));
+    return strstr(f->text, start) != NULL;
+}
+
+static void a_sound_store_is_read_once(void)
+{
+    struct engine e;
+    struct findings f;
+    struct store_scrub_result out;
+    begin(&e);
+    CU_ASSERT_EQUAL(scrub(&e, &f, false, 0, &out), 0);
+    CU_ASSERT_EQUAL(out.bytes, (BLOCKS + 200) * BDEV_BLOCK_SIZE);
+    CU_ASSERT(out.damaged == 0 && out.resumed_bytes == 0 && f.lines == 0);
+    engine_end(&e);
+}
+
+static void damaged_data_is_told_with_all_who_use_it(void)
+{
+    struct engine e;
+    struct findings f;
+    struct store_scrub_result out;
+    begin(&e);
+    blocks_flip(&e, blocks_find(&e, 1 + 500, 0), 77);        /* everybody's */
+    blocks_flip(&e, blocks_find(&e, 1 + 50, 0), 4096);       /* the snapshot's alone */
+    blocks_flip(&e, blocks_find(&e, 1 + 150, 0), 1);         /* not the clone's */
+    blocks_flip(&e, blocks_find(&e, 7001 + 20, 0), 32767);   /* the clone's alone */
+    CU_ASSERT_EQUAL(scrub(&e, &f, false, 0, &out), 0);
+    CU_ASSERT_EQUAL(out.damaged, 4);
+    CU_ASSERT(tells(&f, "base", 500) && tells(&f, "base@old", 500) && tells(&f, "clone", 500));
+    CU_ASSERT(tells(&f, "base@old", 50) && !tells(&f, "base", 50) && !tells(&f, "clone", 50));
+    CU_ASSERT(tells(&f, "base", 150) && tells(&f, "base@old", 150) && !tells(&f, "clone", 150));
+    CU_ASSERT(tells(&f, "clone", 120) && !tells(&f, "base", 120));
+    CU_ASSERT_EQUAL(f.lines, 3 + 1 + 2 + 1);
+    /* Who does not use it is not hurt. */
+    blocks_expect(&e, "clone", 150, 1, 7051, 1);
+    blocks_expect(&e, "base", 50, 1, 5051, 1);
+    engine_end(&e);
+}
+
+/* Finds the node by flipping bits of blocks that hold no data, until the scrub tells of one. */
+static void a_damaged_node_is_told_and_hurts_only_who_uses_it(void)
+{
+    struct engine e;
+    struct findings f;
+    struct store_scrub_result out;
+    unsigned nodes = 0, hurt_clone = 0, spared_clone = 0;
+    begin(&e);
+    uint64_t first = blocks_find(&e, 1, 0), last = bdev_blocks(e.backing.blocks);
+    for (uint64_t a = first; a < last; a++) {
+        uint8_t *block = bdev_buffer_alloc(1);
+        bool zero = bdev_read(e.backing.blocks, a, block, 1) || (block[0] | block[6] | block[16] | block[22]) == 0;
+        bool node = !zero && (block[6] == 1 || block[6] == 2) && block[22] == block[6];
+        free(block);
+        if (!node)
+            continue;
+        blocks_flip(&e, a, 3);
+        CU_ASSERT_EQUAL(scrub(&e, &f, false, 0, &out), 0);
+        blocks_flip(&e, a, 3);
+        if (!out.damaged)
+            continue; /* an old node, or no node */
+        nodes++;
+        CU_ASSERT_EQUAL(out.damaged, 1);
+        CU_ASSERT_PTR_NOT_NULL(strstr(f.text, "the map of what follows"));
+        if (strstr(f.text, "clone: offset"))
+            hurt_clone++;
+        else
+            spared_clone++;
+    }
+    if (nodes < 5 || !hurt_clone || !spared_clone)
+        engine_fail("%u nodes were found, %u of them the clone's", nodes, hurt_clone);
+    CU_ASSERT_EQUAL(scrub(&e, &f, false, 0, &out), 0);
+    CU_ASSERT_EQUAL(out.damaged, 0);
+    engine_end(&e);
+}
+
+static void a_stopped_scrub_goes_on_also_after_a_kill(void)
+{
+    struct engine e;
+    struct findings f;
+    struct store_scrub_result out, second;
+    begin(&e);
+    blocks_flip(&e, blocks_find(&e, 1 + 5, 0), 9); /* in the first step */
+    CU_ASSERT_EQUAL(scrub(&e, &f, true, 8u << 20, &out), -ECANCELED);
+    CU_ASSERT(out.bytes > 0 && out.bytes < (BLOCKS + 200) * BDEV_BLOCK_SIZE && out.damaged == 1);
+    engine_kill(&e);
+    CU_ASSERT_EQUAL(scrub(&e, &f, false, 0, &second), 0);
+    CU_ASSERT_EQUAL(second.resumed_bytes, out.bytes);
+    CU_ASSERT_EQUAL(second.bytes, (BLOCKS + 200) * BDEV_BLOCK_SIZE);
+    CU_ASSERT_EQUAL(second.damaged, 1); /* found before it was stopped */
+    CU_ASSERT_EQUAL(f.lines, 0);
+    CU_ASSERT_EQUAL(scrub(&e, &f, false, 0, &second), 0);
+    CU_ASSERT(second.resumed_bytes == 0 && second.damaged == 1 && f.lines == 1 && tells(&f, "base@old", 5));
+    engine_end(&e);
+}
+
+/* Snapshots and deletions beside a slow scrub: nothing is left out, and the store stays as it should be. */
+static void versions_that_come_and_go_meanwhile_do_no_harm(void)
+{
+    struct engine e;
+    struct findings f = { { 0 }, 0, NULL };
+    struct store_scrub_result out;
+    struct engine_run run;
+    struct store_scrub_options opt = { .rate_bytes = 4u << 20, .finding = finding, .ctx = &f };
+    begin(&e);
+    engine_run_arm(&run);
+    store_scrub(e.store, &run.op, &opt, &out);
+    for (unsigned i = 0; !run.done; i++) {
+        char snap[32];
+        const char *target = snap, *old = "base@old";
+        snprintf(snap, sizeof snap, "clone@s%u", i);
+        blocks_write(&e, "clone", i * 37 % 900, 20, 90000 + i * 100, 1);
+        engine_must(&e, snapshot_create, &target, 1);
+        if (i == 1)
+            engine_must(&e, snapshot_delete, &old, 1, false);
+        if (i > 2 && i % 2)
+            engine_must(&e, snapshot_delete, &target, 1, false);
+    }
+    CU_ASSERT_EQUAL(run.op.error.code, 0);
+    CU_ASSERT_EQUAL(out.damaged, 0);
+    CU_ASSERT_EQUAL(f.lines, 0);
+    engine_check(&e);
+    engine_end(&e);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct unit_test tests[] = {
+        UNIT(a_sound_store_is_read_once),
+        UNIT(damaged_data_is_told_with_all_who_use_it),
+        UNIT(a_damaged_node_is_told_and_hurts_only_who_uses_it),
+        UNIT(a_stopped_scrub_goes_on_also_after_a_kill),
+        UNIT(versions_that_come_and_go_meanwhile_do_no_harm),
+        { 0 },
+    };
+    return unit_main(argc, argv, "parallax scrub", tests);
+}
