@@ -100,12 +100,14 @@ static int stored_run(void *ctx, uint64_t offset, uint64_t length, bool is_data)
     return 0;
 }
 
+#define MAP_MOST_BYTES (4ull << 30) /* 16 TiB in pieces of some MiB would take minutes */
+
 /* The map of a snapshot, asked for in pieces before its changes are in trees, is what a walk of its tree finds afterwards. */
 static void look_map(struct engine *e)
 {
     struct object *o = world_pick_snapshot(&e->world, snapshot_free);
     char name[IMAGE_TARGET_SIZE];
-    if (!o)
+    if (!o || o->content->size_bytes > MAP_MOST_BYTES)
         return;
     o->operations++;
     o->image->operations++;
