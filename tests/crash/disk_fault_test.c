@@ -322,7 +322,8 @@ int main(int argc, char **argv)
         return 1;
     }
     engine_limit(IMAGES_MOST, SNAPSHOTS_MOST);
-    log_set_level(0); /* every failure here is ordered */
+    if (!getenv("VERBOSE"))
+        log_set_level(0); /* every failure here is ordered */
     int rc = unit_main(argc, argv, "disk", tests);
     disk_remove_tree(place);
     return rc;
