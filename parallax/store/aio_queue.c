@@ -25,7 +25,7 @@
 #define PIECE_FIRST 2u
 #define PIECE_GROWTH 3u
 #define REAP_MAX 32u
-#define HELD_PART 4u
+#define HELD_PART 3u
 #define RETRY_MS 1
 
 struct transfer {
@@ -247,9 +247,9 @@ static unsigned at_work(const struct aio_queue *q)
  * A call's transfers begin when all of them are prepared, so the first pieces are small: the device is to work while the rest is
  * prepared. And many devices, virtual ones above all, tell of what they were given only when all of it is done; then they have
  * nothing to do until those who waited have sent more. So a part is held back, for the moment when something has completed. */
-static unsigned piece(const struct aio_queue *q)
+static unsigned piece(const struct aio_queue *q, bool hold)
 {
-    unsigned busy = at_work(q), all = busy + q->ready_count, most = all - all / HELD_PART;
+    unsigned busy = at_work(q), all = busy + q->ready_count, most = hold ? all - all / HELD_PART : all;
     unsigned room = most > busy ? most - busy : !busy, limit = busy * PIECE_GROWTH;
     if (limit < PIECE_FIRST)
         limit = PIECE_FIRST;
@@ -260,10 +260,10 @@ static unsigned piece(const struct aio_queue *q)
 
 /* Gives ready[] to the kernel, in pieces. What it has no room for stays until something completes, or for a moment if nothing
  * is due. */
-static void send(struct aio_queue *q)
+static void send(struct aio_queue *q, bool hold)
 {
     unsigned count;
-    while (q->ready_count && (count = piece(q)) > 0) {
+    while (q->ready_count && (count = piece(q, hold)) > 0) {
         int n = io_submit(q->context, (long)count, q->ready);
         if (n > 0) {
             q->stats.submits++;
@@ -295,7 +295,7 @@ static void batch_run(struct loop_task *task)
     while (!list_empty(&q->waiting))
         if (!place(q, container_of(q->waiting.next, struct bdev_req, link)))
             break;
-    send(q);
+    send(q, true);
     /* With nothing in flight no completion will come to continue from: requests that a failed transfer left behind. */
     if (!q->inflight && !q->ready_count)
         schedule(q);
@@ -368,6 +368,7 @@ static void events_ready(struct loop_fd *w, uint32_t epoll_events)
     uint64_t ignored;
     ssize_t got = read(w->fd, &ignored, sizeof ignored);
     (void)got; /* the ring, not the counter, says what has completed */
+    send(q, false);
     /* A few in the first turn, then more: those who wait for the first can send new work while the rest is looked at. */
     unsigned n = reap(q, events, q->reap_limit);
     for (unsigned i = 0; i < n; i++)
