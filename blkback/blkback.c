@@ -102,6 +102,7 @@ void blkback_stop(struct blkback *b, bool leave_rings)
     blkback_manager_stop(b);
     loop_turn(b->loop, 0); /* a command that was still on its way ends here; nobody reads its reply */
     stop_rings(b);
+    store_stop_waiting(b->store);
     while (in_flight(b))
         loop_turn(b->loop, DRAIN_TURN_MS);
     list_for_each_safe (n, &b->devices) {

@@ -206,6 +206,9 @@ static void count(struct blkback_request *r, int status)
     c->errors += status != BLKIF_RSP_OKAY;
 }
 
+/* A write that waited for space when the backend was stopped: it stays in the tables, for the next one. */
+static bool is_left(const struct blkback_request *r) { return r->error == -ECANCELED && !r->ring->running; }
+
 static void answer(struct blkback_request *r)
 {
     struct blkback_ring *ring = r->ring;
@@ -224,7 +227,8 @@ static void release(struct blkback_request *r)
         blkback_pool_put(ring->disk->b->pool, r->buffer, r->segment_count);
     if (r->op == BLKIF_OP_WRITE_BARRIER)
         ring->barrier = false;
-    store(&r->saved->state, BLKBACK_FREE);
+    if (!is_left(r))
+        store(&r->saved->state, BLKBACK_FREE);
     list_add_head(&ring->free, &r->link);
     ring->in_flight--;
 }
@@ -239,7 +243,8 @@ static void publish(struct blkback_ring *ring)
         }
         blkback_copy_run(ring->disk->b);
         list_for_each (n, &ring->done)
-            answer(container_of(n, struct blkback_request, link));
+            if (!is_left(container_of(n, struct blkback_request, link)))
+                answer(container_of(n, struct blkback_request, link));
         blkback_ring_push(ring, false);
     }
     struct list_node *n;

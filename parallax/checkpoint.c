@@ -247,6 +247,7 @@ void checkpoint_release(struct store *s)
 {
     if (s->old_readers == 0 && s->checkpoint->state != CHECKPOINT_RUNNING && space_release(&s->space))
         loop_defer_last(s->loop, &s->pump);
+    limit_watch(s);
     trim_note(s); /* also if only the reserve has become smaller */
 }
 

@@ -124,7 +124,7 @@ static bool checkpoint_helps(const struct store *s)
     return false;
 }
 
-int space_ready(struct store *s, uint32_t blocks)
+int space_ready(struct store *s, uint32_t blocks, bool may_wait)
 {
     uint64_t in_run = s->run.end - s->run.next;
     if (s->space.free_blocks + in_run >= blocks + space_reserve(s, blocks)) {
@@ -138,8 +138,11 @@ int space_ready(struct store *s, uint32_t blocks)
         checkpoint_request(s);
         return -EAGAIN;
     }
-    if (!s->opt.wait_when_full)
+    limit_watch(s);
+    if (!may_wait)
         return -ENOSPC;
+    if (s->stops_waiting)
+        return -ECANCELED;
     loop_timer_start(s->loop, &s->full_timer, RETRY_MS);
     return -EAGAIN;
 }
@@ -147,6 +150,12 @@ int space_ready(struct store *s, uint32_t blocks)
 static void full_expired(struct loop_timer *t)
 {
     struct store *s = container_of(t, struct store, full_timer);
+    loop_defer_last(s->loop, &s->pump);
+}
+
+void store_stop_waiting(struct store *s)
+{
+    s->stops_waiting = true;
     loop_defer_last(s->loop, &s->pump);
 }
 

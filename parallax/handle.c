@@ -58,6 +58,7 @@ int image_open(struct store *s, const char *target, const struct image_open_opti
     if (!img)
         return error_set(err, -ENOMEM, "no memory to open '%s'", target);
     img->resized = opt->resized;
+    img->impatient = opt->impatient;
     img->ctx = opt->ctx;
     *out = img;
     return 0;

@@ -13,7 +13,9 @@ static void import_opened(struct store_op *op)
     struct vdisk *d = tree_image(&s->tree, op->subject);
     if (!op->error.code) {
         op->image = handle_open(s, d, NULL, IMAGE_READ_WRITE, "import");
-        if (!op->image)
+        if (op->image)
+            op->image->impatient = true;
+        else
             error_set(&op->error, -ENOMEM, "no memory for the operation");
     }
     op->done(op);

@@ -66,6 +66,8 @@ struct store_status {
     uint64_t capacity_bytes;     /* what could be stored in all, now */
     uint64_t used_bytes;         /* blocks not free, metadata included */
     uint64_t present_bytes;      /* allocated on the file system or device: used and spare ones */
+    unsigned used_percent;       /* of capacity_bytes */
+    unsigned warned_percent;     /* 0, or the highest of 80, 90, 95 that is reached */
     uint64_t trimmed_bytes;      /* given back since the store was opened */
     uint64_t provisioned_bytes;  /* sum of the sizes of images */
     uint64_t images, templates, snapshots, open_images;
@@ -103,6 +105,7 @@ enum image_mode { IMAGE_READ_ONLY, IMAGE_READ_WRITE };
 
 struct image_open_options {
     enum image_mode mode;
+    bool impatient;                       /* its writes fail when the store is full, whatever wait_when_full says */
     const char *holder;                   /* e.g. "domain 7 xvda"; named to a second writer */
     void (*resized)(void *ctx, uint64_t size_bytes); /* may be NULL */
     void *ctx;
@@ -271,6 +274,12 @@ void store_scrub(struct store *s, struct store_op *op, const struct store_scrub_
 
 /* Makes a slow look or a search end soon, with -ECANCELED unless it was done already; op->done runs as ever. */
 static inline void store_op_cancel(struct store_op *op) { __atomic_store_n(&op->cancelled, true, __ATOMIC_RELAXED); }
+
+/* Changes the limit, up or down, of an open store. -ENOSPC: it holds more, or the device is smaller. Free space above a lower limit
+ * goes back in the background. */
+void store_resize(struct store *s, struct store_op *op, uint64_t size_bytes);
+/* Writes that wait for space end with -ECANCELED, now and later: before the end. */
+void store_stop_waiting(struct store *s);
 
 /* Makes everything so far part of the trees; the journal is empty after. */
 void store_checkpoint(struct store *s, struct store_op *op);

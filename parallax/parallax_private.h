@@ -144,6 +144,8 @@ struct store {
     struct loop_timer full_timer;        /* writes wait for space */
     struct grow *grow;
     struct log_limit grow_complaints;
+    unsigned warned_percent;             /* the highest of 80, 90, 95 that was reached and told */
+    bool stops_waiting;
     struct trim *trim;
 
     struct store_status stats;
@@ -166,6 +168,7 @@ struct image {
     struct version *frozen;    /* NULL: the image's head */
     enum image_mode mode;
     bool temporary;            /* frozen by image_open_frozen */
+    bool impatient;            /* its writes never wait for space */
     char holder[128];
     void (*resized)(void *ctx, uint64_t size_bytes);
     void *ctx;
@@ -254,8 +257,9 @@ static inline void reader_begin(struct store *s, uint64_t *era) { *era = s->chec
 void reader_end(struct store *s, uint64_t era);
 /* Blocks that must stay free for the next checkpoint if `more` blocks change (S1). */
 uint64_t space_reserve(const struct store *s, uint64_t more);
-/* Room for `blocks` of data now? 0, -EAGAIN (wait: growing or checkpointing), -ENOSPC. */
-int space_ready(struct store *s, uint32_t blocks);
+/* Room for `blocks` of data now? 0, -EAGAIN (wait: growing or checkpointing, or for space if may_wait), -ENOSPC; -ECANCELED:
+ * nobody waits any more. */
+int space_ready(struct store *s, uint32_t blocks, bool may_wait);
 void space_grow_ahead(struct store *s);
 /* How many more blocks the limit, or what lies below, lets the store allocate. */
 uint64_t space_room(struct store *s);
@@ -265,6 +269,11 @@ uint64_t space_spare(const struct store *s);
 uint64_t space_chunk(const struct store *s);
 int grow_init(struct store *s);
 void grow_fini(struct store *s);
+
+/* ---- limit.c ---- */
+unsigned limit_percent(struct store *s); /* of the capacity, in use */
+/* Tells the log when 80, 90 or 95 % are reached, once. */
+void limit_watch(struct store *s);
 
 /* ---- trim.c ---- */
 int trim_init(struct store *s);

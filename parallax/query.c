@@ -119,6 +119,8 @@ static void space_facts(struct store *s, struct store_status *o)
     o->size_bytes = s->super.limit_blocks * BDEV_BLOCK_SIZE;
     o->present_bytes = (bdev_blocks(s->blocks) - s->space.hole_blocks) * BDEV_BLOCK_SIZE;
     o->capacity_bytes = o->present_bytes + space_room(s) * BDEV_BLOCK_SIZE;
+    o->used_percent = limit_percent(s);
+    o->warned_percent = s->warned_percent;
     o->used_bytes = (space_present(&s->space) - s->space.free_blocks - (s->run.end - s->run.next)) * BDEV_BLOCK_SIZE;
 }
 

@@ -23,6 +23,7 @@
 #define STORE_MIN_BYTES (32ull << 20)
 #define STORE_DEFAULT_MIN_BYTES (256ull << 20)
 #define STORE_MAX_BLOCKS (1ull << 36)
+#define LIMIT_ROOM_BLOCKS (1ull << 28)
 
 const char *store_name(const struct store *s) { return s->backing.name; }
 
@@ -260,8 +261,10 @@ static void apply_defaults(struct store_options *o)
 
 static int init_parts(struct store *s)
 {
-    uint64_t most = s->super.limit_blocks ? s->super.limit_blocks : s->blocks->max_blocks < STORE_MAX_BLOCKS ? s->blocks->max_blocks : STORE_MAX_BLOCKS;
-    most = bdev_blocks(s->blocks) > most ? bdev_blocks(s->blocks) : most; /* a limit below what there is bounds what is allocated of it */
+    /* A limit may be raised: there is room for maps of sixteen times as much, and of 1 TiB at least. */
+    uint64_t most = s->super.limit_blocks * 16 > LIMIT_ROOM_BLOCKS ? s->super.limit_blocks * 16 : LIMIT_ROOM_BLOCKS;
+    most = !s->super.limit_blocks || most > STORE_MAX_BLOCKS ? STORE_MAX_BLOCKS : most;
+    most = most > s->blocks->max_blocks ? s->blocks->max_blocks : most;
     int rc;
     if ((rc = space_init(&s->space, s->super.zone_start, most)) || (rc = pool_init(&s->pool, s->backing.catalog, most)) || (rc = index_init(&s->index[0], s->opt.index_entries))
         || (rc = index_init(&s->index[1], s->opt.index_entries)) || (rc = journal_init(s)) || (rc = read_init(s)) || (rc = partial_init(s))

@@ -105,7 +105,10 @@ static void add_discard(struct store *s, struct batch *b, struct image_req *req)
         checkpoint_request(s);
 }
 
-/* 0: the request may enter a batch now; -EAGAIN: later; -ENOSPC: never, as things are. */
+#define WAITS_FOR_SPACE (-ENOBUFS)
+
+/* 0: the request may enter a batch now; -EAGAIN: later, and so may no other; WAITS_FOR_SPACE: later; -ENOSPC: never, as things
+ * are. */
 static int may_start(struct store *s, const struct image_req *req)
 {
     struct index *ix = &s->index[s->active];
@@ -114,18 +117,43 @@ static int may_start(struct store *s, const struct image_req *req)
         checkpoint_request(s);
         return -EAGAIN;
     }
-    return req->op == IMAGE_DISCARD ? 0 : space_ready(s, entries);
+    if (req->op == IMAGE_DISCARD)
+        return 0;
+    int ready = space_ready(s, entries, s->opt.wait_when_full && !req->image->impatient);
+    return ready == -EAGAIN ? WAITS_FOR_SPACE : ready;
+}
+
+/* What waits for space must not keep a discard from making some; but neither passes a write of the same blocks. */
+static bool may_pass(const struct store *s, const struct image_req *req)
+{
+    if (req->op != IMAGE_DISCARD)
+        return false;
+    list_for_each(n, &s->write_queue) {
+        const struct image_req *r = container_of(n, struct image_req, link);
+        if (r == req)
+            break;
+        if (r->image->disk == req->image->disk && r->first_block < req->first_block + req->block_count && req->first_block < r->first_block + r->block_count)
+            return false;
+    }
+    return true;
 }
 
 void write_pump(struct store *s)
 {
     struct batch *b = NULL;
-    while (!list_empty(&s->write_queue)) {
-        struct image_req *req = container_of(s->write_queue.next, struct image_req, link);
+    bool waits = false;
+    list_for_each_safe(n, &s->write_queue) {
+        struct image_req *req = container_of(n, struct image_req, link);
+        if (waits && !may_pass(s, req))
+            continue;
         bool sealed = req->image->disk->flags & IMAGE_FLAG_TEMPLATE; /* while the request waited */
         int ready = s->failed ? s->failed : sealed ? -EROFS : may_start(s, req);
         if (ready == -EAGAIN)
             break;
+        if (ready == WAITS_FOR_SPACE) {
+            waits = true;
+            continue;
+        }
         if (ready) {
             list_remove(&req->link);
             write_done(req, ready);

@@ -1,9 +1,11 @@
 /* parallax_space_test.c - free space and the file system below: what is freed goes back to it, is taken again when needed, and
  * nothing is lost on the way. On a real file, because its holes are what this is about. */
+#include "parallax/parallax_private.h"
 #include "tests/support/engine_fail.h"
 #include "tests/support/rig.h"
 #include "tests/support/unit.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -107,12 +109,120 @@ static void a_store_copied_without_its_zeroes_is_whole(void)
     rig_end(&r);
 }
 
+/* Until the store is full; how many blocks went in, at least. */
+static uint64_t fill(struct rig *r, struct image *img, uint32_t version)
+{
+    uint64_t written = 0, blocks = image_size(img) / 4096;
+    int err = 0;
+    while (written < blocks && !(err = rig_write(r, img, written, 64, version)))
+        written += 64;
+    CU_ASSERT_EQUAL(err, -ENOSPC);
+    return written;
+}
+
+static bool is_within(struct rig *r, void *ctx) { return rig_status(r).present_bytes <= *(uint64_t *)ctx; }
+
+static int resize(struct rig *r, uint64_t size_bytes)
+{
+    struct store_op op;
+    rig_arm(&op);
+    store_resize(r->store, &op, size_bytes);
+    return rig_run(r, &op);
+}
+
+static void the_limit_moves_up_and_down_while_the_store_is_open(void)
+{
+    struct rig r;
+    start(&r, __func__, 48 * MIB);
+    rig_create(&r, "disk", 128 * MIB);
+    struct image *img = rig_image(&r, "disk", IMAGE_READ_WRITE);
+    uint64_t first = fill(&r, img, 1), limit = 40 * MIB;
+    CU_ASSERT(first >= BLOCKS(24));
+    CU_ASSERT(rig_status(&r).warned_percent >= 80);
+    CU_ASSERT_EQUAL(resize(&r, 96 * MIB), 0);
+    CU_ASSERT_EQUAL(rig_status(&r).capacity_bytes, 96 * MIB);
+    CU_ASSERT_EQUAL(rig_write(&r, img, first, BLOCKS(20), 2), 0);
+    CU_ASSERT_EQUAL(resize(&r, limit), -ENOSPC);
+    CU_ASSERT_EQUAL(resize(&r, MIB), -EINVAL);
+    CU_ASSERT_EQUAL(rig_discard(&r, img, BLOCKS(8), first - BLOCKS(8)), 0);
+    rig_settle(&r);
+    CU_ASSERT_EQUAL(resize(&r, limit), 0);
+    rig_wait(&r, is_within, &limit, "the lower limit");
+    CU_ASSERT_EQUAL(rig_status(&r).capacity_bytes, limit);
+    fill(&r, img, 3);
+    CU_ASSERT(rig_status(&r).present_bytes <= limit);
+    rig_expect(&r, img, first, BLOCKS(20), 2);
+    image_close(img);
+    rig_close(&r);
+    rig_open(&r);
+    CU_ASSERT_EQUAL(rig_status(&r).size_bytes, limit);
+    CU_ASSERT(rig_status(&r).present_bytes <= limit);
+    CU_ASSERT(rig_is_sound(&r));
+    rig_end(&r);
+}
+
+static int answer;
+static void answered(struct image_req *req, int error)
+{
+    (void)req;
+    answer = error;
+}
+static bool is_answered(struct rig *r, void *ctx)
+{
+    (void)r;
+    (void)ctx;
+    return answer != 1;
+}
+
+static void a_write_that_waits_for_space_gets_it_from_a_discard_behind_it(void)
+{
+    struct rig r;
+    start(&r, __func__, 48 * MIB);
+    rig_create(&r, "disk", 128 * MIB);
+    struct image *img = rig_image(&r, "disk", IMAGE_READ_WRITE);
+    uint64_t first = fill(&r, img, 1);
+    image_close(img);
+    rig_close(&r);
+    r.options.wait_when_full = true;
+    rig_open(&r);
+    img = rig_image(&r, "disk", IMAGE_READ_WRITE);
+    void *block = bdev_buffer_alloc(64);
+    struct iovec iov = { block, 64 * BDEV_BLOCK_SIZE };
+    for (uint64_t i = 0; i < 64; i++)
+        rig_fill_block((char *)block + i * BDEV_BLOCK_SIZE, first + i, 4);
+    struct image_req req = { .op = IMAGE_WRITE, .offset = first * BDEV_BLOCK_SIZE, .length = iov.iov_len, .iov = &iov, .iov_count = 1, .done = answered };
+    answer = 1;
+    image_submit(img, &req);
+    rig_checkpoint(&r);
+    CU_ASSERT_EQUAL(answer, 1);
+    CU_ASSERT_EQUAL(rig_discard(&r, img, 0, BLOCKS(8)), 0);
+    rig_wait(&r, is_answered, NULL, "the write that waited");
+    CU_ASSERT_EQUAL(answer, 0);
+    rig_expect(&r, img, first, 64, 4);
+    r.store->opt.wait_when_full = false;
+    uint64_t more = fill(&r, img, 5);
+    r.store->opt.wait_when_full = true;
+    req.offset = (more + 64) * BDEV_BLOCK_SIZE;
+    answer = 1;
+    image_submit(img, &req);
+    rig_checkpoint(&r);
+    store_stop_waiting(r.store);
+    rig_wait(&r, is_answered, NULL, "the end of waiting");
+    CU_ASSERT_EQUAL(answer, -ECANCELED);
+    image_close(img);
+    free(block);
+    CU_ASSERT(rig_is_sound(&r));
+    rig_end(&r);
+}
+
 int main(int argc, char **argv)
 {
     static const struct unit_test tests[] = {
         UNIT(discarded_space_goes_back_to_the_file_system_and_is_taken_again),
         UNIT(holes_are_known_after_opening_again),
         UNIT(a_store_copied_without_its_zeroes_is_whole),
+        UNIT(the_limit_moves_up_and_down_while_the_store_is_open),
+        UNIT(a_write_that_waits_for_space_gets_it_from_a_discard_behind_it),
         { 0 },
     };
     return unit_main(argc, argv, "parallax space", tests);

@@ -162,7 +162,21 @@ static void delete(struct session *s, json_t *request)
     image_delete(session_store(s), &p->op, names, count, with_snapshots, dry_run);
 }
 
+static void resize_store(struct session *s, json_t *request)
+{
+    json_int_t size;
+    if (!session_arguments(s, request, "{s:I}", "size", &size))
+        return;
+    if (size <= 0) {
+        session_answer_error(s, &(struct error){ -EINVAL, "the size of a store is a positive number of bytes" });
+        return;
+    }
+    struct simple_operation *p = simple_begin(s, json_pack("{s:I}", "size", size / 4096 * 4096));
+    if (p)
+        store_resize(session_store(s), &p->op, (uint64_t)size);
+}
+
 const struct server_command server_image_commands[] = {
     { "create", create }, { "template", seal },    { "clone", clone },   { "clone-many", clone_many }, { "mv", rename_image },
-    { "resize", resize }, { "protect", protect }, { "rm", delete },     { NULL, NULL },
+    { "resize", resize }, { "protect", protect }, { "rm", delete },     { "resize-store", resize_store }, { NULL, NULL },
 };

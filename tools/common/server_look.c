@@ -119,6 +119,12 @@ static void status(struct session *s, json_t *request)
                             (json_int_t)st.capacity_bytes, "used", (json_int_t)st.used_bytes, "provisioned",
                             (json_int_t)st.provisioned_bytes, "images", (json_int_t)st.images, "templates", (json_int_t)st.templates,
                             "snapshots", (json_int_t)st.snapshots, "open-images", (json_int_t)st.open_images, "counters", counters(&st), "daemon");
+    if (doc) {
+        json_object_set_new(doc, "present", json_integer((json_int_t)st.present_bytes));
+        json_object_set_new(doc, "trimmed", json_integer((json_int_t)st.trimmed_bytes));
+        json_object_set_new(doc, "used-percent", json_integer(st.used_percent));
+        json_object_set_new(doc, "warning", st.warned_percent ? json_integer(st.warned_percent) : json_null());
+    }
     if (doc)
         session_describe(s, doc);
     send_devices(s, doc);

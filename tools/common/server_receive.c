@@ -265,7 +265,7 @@ static int open_range(struct session *s, const char *name, uint64_t offset, uint
 {
     char holder[64];
     snprintf(holder, sizeof holder, "parallax write, pid %d", s->pid);
-    struct image_open_options opt = { .mode = IMAGE_READ_WRITE, .holder = holder };
+    struct image_open_options opt = { .mode = IMAGE_READ_WRITE, .impatient = true, .holder = holder };
     if (offset % IMAGE_SECTOR || length % IMAGE_SECTOR || length == 0)
         return error_set(err, -EINVAL, "offset and length must be multiples of %u bytes, and the length not zero", IMAGE_SECTOR);
     struct image *image;

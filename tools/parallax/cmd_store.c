@@ -1,4 +1,4 @@
-/* cmd_store.c - init, status, doctor. */
+/* cmd_store.c - init, status, resize-store, doctor. */
 #include "tools/parallax/commands.h"
 
 #include "parallax/parallax.h"
@@ -63,6 +63,9 @@ static void print_status(const json_t *doc)
     printf("%-14s %s\n", "uuid", json_text(doc, "uuid"));
     print_size("capacity", doc, "capacity");
     print_size("used", doc, "used");
+    if (json_count(doc, "warning"))
+        printf("%-14s %llu %% of the capacity is in use\n", "WARNING", (unsigned long long)json_count(doc, "used-percent"));
+    print_size("allocated", doc, "present");
     print_size("provisioned", doc, "provisioned");
     printf("%-14s %llu, templates %llu, snapshots %llu\n", "images", (unsigned long long)json_count(doc, "images"),
            (unsigned long long)json_count(doc, "templates"), (unsigned long long)json_count(doc, "snapshots"));
@@ -77,6 +80,26 @@ static void print_status(const json_t *doc)
            json_text(daemon, "hypervisor"), (unsigned long long)json_count(daemon, "domid"), json_text(daemon, "socket"));
     if (json_array_size(devices))
         print_devices(devices);
+}
+
+/* ---- resize-store ---- */
+
+static int run_resize_store(struct cli *cli, const struct args *a)
+{
+    uint64_t bytes;
+    char size[SIZE_TEXT_MAX];
+    json_t *result = NULL;
+    int status = args_size(a, "SIZE", a->words[0], &bytes);
+    if (status == EXIT_DONE && (bytes == 0 || bytes > INT64_MAX))
+        status = cli_usage(a, "'%.64s' is no size for a store", a->words[0]);
+    if (status == EXIT_DONE)
+        status = cli_call(cli, json_pack("{s:s,s:I}", "command", "resize-store", "size", (json_int_t)bytes), NULL, NULL, &result);
+    if (status == EXIT_DONE && !cli_json(cli, result)) {
+        size_format(json_count(result, "size"), size);
+        cli_say(cli, "the store may now grow to %s", size);
+    }
+    json_decref(result);
+    return status;
 }
 
 static void gather(void *ctx, json_t *device) { json_array_append(ctx, device); }
@@ -101,6 +124,8 @@ const struct command store_commands[] = {
       .options = { { "size", 0, "SIZE", "how large it may grow (default: the file system less max(1 GiB, 5 %))" },
                    { "force", 0, NULL, "use a directory or device that holds something else; never a store" } },
       .examples = "  parallax init\n  parallax --store /srv/images init --size 500G\n  parallax --store 'file:/srv/p?device=/dev/vg0/p' init\n" },
+    { .name = "resize-store", .arguments = "SIZE", .summary = "Set how large the store may grow, up or down", .run = run_resize_store, .least = 1, .most = 1,
+      .examples = "  parallax resize-store 2T\n" },
     { .name = "status", .arguments = "", .summary = "Show the store, its daemon and the devices in use", .run = run_status, .least = 0, .most = 0,
       .examples = "  parallax status\n  parallax status --json\n" },
     { .name = "doctor", .arguments = "", .summary = "Look for what would keep the store from working well", .run = doctor_run, .least = 0, .most = 0,
