@@ -42,7 +42,9 @@ attach_client() {
 # The workloads in their order: name, fio's rw, block size, depth. Random writes scatter what a copy-on-write store keeps, so
 # the sequential read stands here twice: after a sequential write, and after random ones (aged).
 workloads() {
-  cat <<'LIST'
+  local line
+  # shellcheck disable=SC2053 # a pattern
+  while read -r line; do [[ ${line%% *} == ${WORKLOADS:-*} ]] && echo "$line"; done <<'LIST'
 write-128k-qd32 write 131072 32
 read-128k-qd32 read 131072 32
 randread-4k-qd32 randread 4096 32

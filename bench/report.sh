@@ -4,6 +4,7 @@
 
 ratio() { [ -n "$1" ] && [ -n "$2" ] && awk -v a="$1" -v b="$2" 'BEGIN { if (b > 0) printf "%.2f", a / b }'; }
 operations="snapshot-under-load-ms clone-1000-of-100G-ms clone-1000-of-1T-ms ls-1000-ms"
+[ -z "${WORKLOADS:-}" ] || operations=''
 
 if [ -n "$json" ]; then
   printf '{"seconds": %s, "rounds": %s, "image-bytes": %s' "$seconds" "$pairs" $((image_mib << 20))
@@ -21,7 +22,7 @@ else
     raw=$(median "$name" raw) ours=$(median "$name" ours) qcow2=$(median "$name" qcow2)
     printf '%-20s %12.0f %12.0f %9s %12s %10s\n' "$name" "$raw" "$ours" "$(ratio "$ours" "$raw")" "${qcow2:--}" "$(ratio "$qcow2" "$raw")"
   done < <(workloads)
-  printf '\n%-28s %12s\n' "operation" "median"
+  [ -z "$operations" ] || printf '\n%-28s %12s\n' "operation" "median"
   for name in $operations; do printf '%-28s %9.1f ms\n' "${name%-ms}" "$(median "$name" ours)"; done
   printf '\nmedians of %d rounds of %s s, image of %d MiB; rings: one guest process, one ring\n' "$pairs" "$seconds" "$image_mib"
 fi
