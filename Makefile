@@ -8,6 +8,7 @@
 #   make check-tsan   the threaded tests under ThreadSanitizer
 #   make check-crash  power cuts, faults and rot under the real store, in full length (docs/testing.md)
 #   make check-layers includes run one way only
+#   make check-qemu   real guests over NBD: QEMU (emulation) with Debian's kernel, some minutes
 #   make check-mutants deliberate bugs: each must make the test that it names fail (MUTANT="NAMES": only these)
 #   make check-kill  1,000 kills of parallaxd under verifying guests, inside each phase of its work
 #   make check-xen    the real Xen in QEMU: a storage domain, stock guests
@@ -54,6 +55,8 @@ PACKAGES := gcc make libc6-dev libaio-dev libdb5.3-dev libssl-dev libcunit1-dev 
             xenstore-utils e2fsprogs xfsprogs jq fio fuse3 nbdkit nbdkit-plugin-dev libnbd-dev libnbd-bin python3-libnbd qemu-utils openssl util-linux mount procps patch
 # What the rig for the real Xen needs besides; what runs inside it is downloaded, not installed.
 XEN_PACKAGES := qemu-system-x86 cpio xz-utils binutils
+
+QEMU_PACKAGES := qemu-system-x86 busybox-static cpio kmod
 
 # Each folder is a static library; what it may stand on (tests/check-layers holds the includes to the same table).
 FOLDERS := base radix cache hypervisor vbd parallax blkfront blkback control doors/common doors/fuse tools/common
@@ -154,6 +157,12 @@ check-crash: deps
 	$(Q)$(MAKE) --no-print-directory -j2 tests
 	$(Q)O=$(O) CUTS=10000 PER_PATH=200 STRIDE=1 FLIPS=1112 TEST_TIMEOUT=86400 TEST='disk_*_test' tests/run; \
 	  rc=$$?; cat $(O)/tests/logs/disk_*_test.log; exit $$rc
+
+.PHONY: check-qemu
+check-qemu: deps
+	$(Q)tests/install-deps $(QEMU_PACKAGES)
+	$(Q)$(MAKE) --no-print-directory -j2 all
+	$(Q)O=$(O) tests/qemu/run
 
 .PHONY: check-layers
 check-layers:

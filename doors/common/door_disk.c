@@ -21,7 +21,7 @@
 #define CONNECT_MS 30000u
 #define HOLDER_MS 2000u        /* an earlier door's attachment may be on its way out */
 #define RELEASE_MS 5000u
-#define RELEASE_STOPPED_MS 500u
+#define RELEASE_STOPPED_MS 300u
 #define LOOK_EVERY_MS 20u
 
 /* ---- The disk's thread ---- */

@@ -9,20 +9,24 @@
  * 1. Before nbdkit forks, the store and the images are looked for, so that a mistake is told to whoever started it. Threads
  *    and attachments are made after the fork, because they would not survive it.
  * 2. nbdkit ends when its connections have ended, and those end when their requests do. So the signals that end it also stop
- *    the door, by way of a thread of ours: requests which wait for a storage domain that is away end as well.
+ *    the door, by way of a thread of ours: requests which wait for a storage domain that is away end as well. nbdkit would then
+ *    wait for clients that stay connected; the thread does not, and ends the process.
  * 3. The attachments end with the process in any case. */
 #include "doors/nbd/nbd_private.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
-#define GRACE_MS 700u /* SIGTERM ends the server within 2 s */
+#define GRACE_MS 400u   /* SIGTERM ends the server within 2 s: first requests may end, */
+#define CLIENTS_MS 300 /* then clients may go */
 
 struct door *nbd_door;
 static const char *store_url, *announcement, *socket_path;
@@ -31,6 +35,7 @@ static bool server_read_only;
 static pthread_t watcher;
 static bool watching;
 static int end_fd = -1;      /* readable when the server is to end */
+static int ended_fd = -1;    /* readable when its connections have ended */
 static struct sigaction nbdkit_action[NSIG];
 
 static int fail(const struct error *err)
@@ -90,10 +95,10 @@ static int plx_get_ready(void)
 
 static const int end_signals[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT };
 
-static void ask_to_end(void)
+static void raise_event(int fd)
 {
     uint64_t one = 1;
-    ssize_t n = write(end_fd, &one, sizeof one);
+    ssize_t n = write(fd, &one, sizeof one);
     (void)n; /* its counter is far from full */
 }
 
@@ -101,7 +106,7 @@ static void on_signal(int number, siginfo_t *info, void *context)
 {
     const struct sigaction *theirs = &nbdkit_action[number];
     int before = errno;
-    ask_to_end();
+    raise_event(end_fd);
     errno = before;
     if (theirs->sa_flags & SA_SIGINFO)
         theirs->sa_sigaction(number, info, context);
@@ -124,21 +129,30 @@ static void take_signals(void)
 
 static void *watch_for_end(void *arg)
 {
-    uint64_t n;
+    uint64_t unused;
+    int n;
     (void)arg;
-    while (read(end_fd, &n, sizeof n) < 0 && errno == EINTR)
+    while (read(end_fd, &unused, sizeof unused) < 0 && errno == EINTR)
         ;
     door_stop(nbd_door, GRACE_MS);
-    return NULL;
+    struct pollfd p = { .fd = ended_fd, .events = POLLIN };
+    while ((n = poll(&p, 1, (int)GRACE_MS + CLIENTS_MS)) < 0 && errno == EINTR)
+        ;
+    if (n)
+        return NULL;
+    if (socket_path)
+        unlink(socket_path);
+    _exit(EXIT_SUCCESS);
 }
 
 static int start_watcher(void)
 {
     sigset_t all, before;
     end_fd = eventfd(0, EFD_CLOEXEC);
+    ended_fd = eventfd(0, EFD_CLOEXEC);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    watching = end_fd >= 0 && pthread_create(&watcher, NULL, watch_for_end, NULL) == 0;
+    watching = end_fd >= 0 && ended_fd >= 0 && pthread_create(&watcher, NULL, watch_for_end, NULL) == 0;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (watching)
         take_signals();
@@ -171,7 +185,8 @@ static void plx_cleanup(void)
         return;
     door_stop(nbd_door, 0);
     if (watching) {
-        ask_to_end(); /* nbdkit may end for another reason than a signal */
+        raise_event(ended_fd);
+        raise_event(end_fd); /* nbdkit may end for another reason than a signal */
         pthread_join(watcher, NULL);
     }
     nbd_exports_close();
