@@ -72,6 +72,9 @@ static void begin(struct engine *e, uint64_t seed, uint64_t store_bytes, uint32_
     e->options.index_entries = index_entries;
     e->options.map_cache_bytes = 256u << 10;
     e->options.block_cache_bytes = 1u << 20;
+    e->options.spare_bytes = 1u << 18; /* so that space is given back and taken again all the time */
+    e->options.trim_after_ms = 1;
+    e->options.reclaim_blocks = 400; /* so that deletions take several checkpoints */
 }
 
 static void open_fresh(struct engine *e)
