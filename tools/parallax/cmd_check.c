@@ -5,7 +5,6 @@
 #include "tools/parallax/commands.h"
 #include "tools/parallax/content.h"
 
-
 #include <stdio.h>
 
 #define CHECK_SOUND 0
