@@ -107,7 +107,7 @@ static void must(int err, const char *what, const struct error *why)
 
 int bare_open(struct bare *b)
 {
-    struct store_options opt = { .map_cache_bytes = 256u << 10, .block_cache_bytes = 1u << 20, .index_entries = 65536 };
+    struct store_options opt = { .map_cache_bytes = 256u << 10, .block_cache_bytes = 1u << 20, .index_entries = b->index_entries };
     struct image_open_options io = { .mode = IMAGE_READ_WRITE, .holder = "the test" };
     b->err = (struct error){ 0 };
     int rc = store_open_backing(&b->backing, b->loop, &opt, &b->store, &b->err);
@@ -124,6 +124,7 @@ void bare_begin(struct bare *b, uint64_t store_bytes)
     struct store_options opt = { 0 };
     memset(b, 0, sizeof *b);
     b->store_bytes = store_bytes;
+    b->index_entries = 65536;
     b->seed = unit_seed();
     must(loop_create(&b->loop), "making a loop", NULL);
     struct memory_options mo = { .loop = b->loop, .seed = b->seed, .initial_blocks = store_initial_blocks(store_bytes) };

@@ -117,6 +117,32 @@ static void the_journal_is_not_used_again_before_the_commit(void)
     crash_before_the_commit(1, 400, bare_power_cut);
 }
 
+/* While no checkpoint can end, writes wait rather than make more changes than there is memory for. */
+static void changes_never_exceed_the_index(void)
+{
+    struct bare_run checkpoint;
+    struct bare_io stuck;
+    struct store_status status;
+    bare_begin(&b, LARGER_BYTES);
+    b.index_entries = 1; /* the least there can be */
+    bare_reopen(&b);
+    CU_ASSERT_EQUAL(bare_write(&b, 0, 1, 11), 0);
+    bare_hold_flushes(&b);
+    bare_arm(&checkpoint);
+    store_checkpoint(b.store, &checkpoint.op);
+    CU_ASSERT_FATAL(until_flush_held());
+    unsigned n = fill(RUN, &stuck);
+    store_get_status(b.store, &status);
+    CU_ASSERT(n > 0 && n * RUN <= status.index_entries);
+    bare_release(&b);
+    for (unsigned i = 0; i < 2000 && (stuck.error == BARE_PENDING || !checkpoint.done); i++)
+        bare_turn(&b, 5);
+    CU_ASSERT_EQUAL(stuck.error, 0);
+    expect_filling(n + 1, RUN);
+    bare_io_fini(&stuck);
+    bare_end(&b);
+}
+
 static void a_block_that_is_being_read_is_not_used_again(void)
 {
     struct bare_io read, stuck;
@@ -202,6 +228,7 @@ int main(int argc, char **argv)
 {
     return unit_main(argc, argv, "space", (struct unit_test[]){
         UNIT(what_a_checkpoint_drops_is_not_used_before_it_commits), UNIT(the_journal_is_not_used_again_before_the_commit),
+        UNIT(changes_never_exceed_the_index),
         UNIT(a_block_that_is_being_read_is_not_used_again), UNIT(a_full_store_can_still_checkpoint_discard_and_delete),
         UNIT(a_block_that_rotted_is_an_error_and_costs_no_other), { 0 } });
 }
