@@ -76,7 +76,7 @@ static void append(struct batch *b, struct line *l, const struct share *first, u
                                                               .shared = 1, .crc = first[i].crc };
 }
 
-/* 0: appended (or nothing to append); -EAGAIN: no room now. */
+/* 0: appended (or nothing to append); -EAGAIN: no room now; -ENOSPC: none to come. */
 static int share_leaf(struct sharing *g, struct vdisk *d)
 {
     struct store *s = g->store;
@@ -88,7 +88,10 @@ static int share_leaf(struct sharing *g, struct vdisk *d)
             now[n++] = g->shares[i];
     if (!n)
         return 0;
-    bool room = ix->used + ix->held_used + ix->reserved + n <= ix->capacity && s->space.free_blocks + (s->run.end - s->run.next) >= space_reserve(s, n);
+    int err = space_ready(s, n, false);
+    if (err)
+        return err;
+    bool room = ix->used + ix->held_used + ix->reserved + n <= ix->capacity;
     struct batch *b = room ? batch_begin(s) : NULL;
     if (!room || (!b && journal_room(s) < s->super.journal_blocks / 2))
         checkpoint_request(s);
@@ -124,10 +127,13 @@ static bool leaf_done(struct sharing *g, int error)
 {
     struct vdisk *d = subject(g);
     reader_end(g->store, g->era);
-    if (!error && d && !g->store->failed && (!same_root(lookup_root(d->head), &g->lookup.root) || share_leaf(g, d))) {
+    int rc = error || !d || g->store->failed ? 0 : same_root(lookup_root(d->head), &g->lookup.root) ? share_leaf(g, d) : -EAGAIN;
+    if (rc == -ENOSPC)
+        finish(g, rc);
+    else if (rc)
         try_later(g);
+    if (rc)
         return false;
-    }
     g->at = g->next; /* a leaf that cannot be read is left as it is */
     g->tries = 0;
     return true;
