@@ -125,7 +125,10 @@ static void fill(struct blkback_device *d, struct blkback_device_info *out)
         .read_bytes = c->read_bytes, .write_bytes = c->write_bytes, .errors = c->errors, .grants_copied = c->grants_copied,
         .grants_mapped = c->grants_mapped, .events_received = c->events_received, .events_sent = c->events_sent, .batches = c->batches,
     };
-    memcpy(out->image, d->target, sizeof out->image);
+    if (disk->image)
+        image_name(disk->image, out->image); /* it may have been renamed meanwhile */
+    else
+        memcpy(out->image, d->target, sizeof out->image);
     memcpy(out->problem, d->problem, sizeof out->problem);
     for (unsigned i = 0; i < disk->queues; i++)
         out->in_flight += disk->rings[i]->in_flight;

@@ -117,8 +117,7 @@ static void step_new(struct blkback_device *d, const struct blkback_seen *s)
     bool alive = attached(s->frontend_state);
     bool table = blkback_restart_exists(d->disk.b->state_dir, d->disk.domid, d->disk.vdev);
     if (alive && (s->state == XENBUS_CONNECTED || (s->state == XENBUS_CLOSING && table))) {
-        blkback_nodes_recall(d);
-        if (blkback_nodes_read_connection(d, &d->connection, &err) == 0) {
+        if (blkback_nodes_recall(d, &err) == 0 && blkback_nodes_read_connection(d, &d->connection, &err) == 0) {
             send(d, BLKBACK_REATTACH);
             return;
         }

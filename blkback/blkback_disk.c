@@ -30,11 +30,15 @@ static int open_image(struct blkback_device *d)
     struct image_open_options opt = {
         .mode = d->read_only ? IMAGE_READ_ONLY : IMAGE_READ_WRITE, .holder = d->holder, .resized = resized, .ctx = d
     };
-    int err = image_open(disk->b->store, d->target, &opt, &disk->image, &d->error);
+    int err = image_open(disk->b->store, *d->identity ? d->identity : d->target, &opt, &disk->image, &d->error);
     if (err) {
         disk->image = NULL;
         return error_set(&d->error, err, "image %s cannot be opened (%d)", d->target, err);
     }
+    image_identity(disk->image, d->identity);
+    pthread_mutex_lock(&disk->b->lock);
+    image_name(disk->image, d->target);
+    pthread_mutex_unlock(&disk->b->lock);
     disk->read_only = d->read_only;
     disk->discard = d->discard && !d->read_only && !(disk->hidden & BLKBACK_DISCARD);
     d->sectors = disk->sectors = image_size(disk->image) / IMAGE_SECTOR;

@@ -3,7 +3,10 @@
  * 1. Nodes of the frontend are the guest's: every number is parsed strictly and bounded here.
  * 2. A write looks first, in the same transaction, that the backend directory is still there: xenstore would otherwise make
  *    it anew, and a device that was removed would come back as a ghost.
- * 3. The nodes are those that Linux's xen-blkfront reads; docs/blkif.md lists them. */
+ * 3. The nodes are those that Linux's xen-blkfront reads; docs/blkif.md lists them.
+ * 4. What was attached stays attached: `params` is a name, which may change or come to mean another image, so our own nodes
+ *    keep the image's identity, and of which name it was. It counts for rings that are taken up again whatever `params` says;
+ *    for a frontend that connects anew until the toolstack changes `params`. */
 #include "blkback/blkback_private.h"
 
 #include <errno.h>
@@ -13,6 +16,8 @@
 #include <string.h>
 
 #define TRANSACTION_TRIES 100
+#define IDENTITY_NODE "parallax-image"
+#define NAME_NODE "parallax-params"
 
 static void join(char out[static BLKBACK_PATH_SIZE + 64], const char *dir, const char *name)
 {
@@ -100,6 +105,15 @@ static void choose_offer(struct blkback_device *d)
             d->disk.hidden |= o->hidings[i].features;
 }
 
+/* A node of ours, "" while it was not written. No other fault may look like that: the name would decide. */
+static int read_own(struct blkback_device *d, const char *node, char out[static IMAGE_TARGET_SIZE], struct error *err)
+{
+    int rc = read_text(d->disk.b, 0, d->path, node, out, IMAGE_TARGET_SIZE);
+    if (rc == -ENOENT)
+        *out = 0;
+    return rc && rc != -ENOENT ? error_set(err, rc, "%s/%s cannot be read", d->path, node) : 0;
+}
+
 int blkback_nodes_identify(struct blkback_device *d, struct error *err)
 {
     struct blkback *b = d->disk.b;
@@ -118,6 +132,11 @@ int blkback_nodes_identify(struct blkback_device *d, struct error *err)
     pthread_mutex_lock(&b->lock);
     memcpy(d->target, text, sizeof d->target);
     pthread_mutex_unlock(&b->lock);
+    memcpy(d->params, text, sizeof d->params);
+    if (read_own(d, IDENTITY_NODE, d->identity, err) || read_own(d, NAME_NODE, text, err))
+        return err->code;
+    if (strcmp(text, d->params))
+        *d->identity = 0;
     d->cdrom = read_text(b, 0, d->path, "device-type", text, sizeof text) == 0 && !strcmp(text, "cdrom");
     /* Read-only unless asked otherwise in so many words. */
     d->read_only = d->cdrom || read_text(b, 0, d->path, "mode", text, sizeof text) || strcmp(text, "w");
@@ -127,7 +146,7 @@ int blkback_nodes_identify(struct blkback_device *d, struct error *err)
     return 0;
 }
 
-void blkback_nodes_recall(struct blkback_device *d)
+int blkback_nodes_recall(struct blkback_device *d, struct error *err)
 {
     static const struct {
         const char *node;
@@ -144,6 +163,7 @@ void blkback_nodes_recall(struct blkback_device *d)
         if (read_number(b, d->path, offers[i].node, UINT32_MAX, &n) || !n)
             d->disk.hidden |= offers[i].feature;
     d->disk.offers_persistent = read_number(b, d->path, "feature-persistent", 1, &n) == 0 && n == 1;
+    return read_own(d, IDENTITY_NODE, d->identity, err);
 }
 
 static int read_abi(struct blkback_device *d, enum blkif_abi *out, struct error *err)
@@ -290,10 +310,19 @@ static void put_verdict(struct batch *t, const char *verdict, const char *reason
     }
 }
 
+/* The image is open. */
+static void put_image(struct batch *t)
+{
+    put(t, IDENTITY_NODE, t->d->identity);
+    put(t, NAME_NODE, t->d->params);
+}
+
 static void put_features(struct batch *t, const void *arg)
 {
     unsigned hidden = t->d->disk.hidden;
     put_verdict(t, arg ? "held" : "connected", arg);
+    if (!arg)
+        put_image(t);
     if (!(hidden & BLKBACK_MULTI_PAGE)) {
         put_number(t, "max-ring-page-order", BLKIF_MAX_RING_ORDER);
         put_number(t, "max-ring-pages", BLKBACK_MAX_RING_PAGES);
@@ -336,7 +365,11 @@ static void put_size(struct batch *t, const void *arg)
 
 static void put_state(struct batch *t, const void *arg) { put_number(t, "state", *(const unsigned *)arg); }
 
-static void put_available(struct batch *t, const void *arg) { put_verdict(t, "connected", arg); }
+static void put_available(struct batch *t, const void *arg)
+{
+    put_verdict(t, "connected", arg);
+    put_image(t);
+}
 
 static void put_problem(struct batch *t, const void *arg)
 {

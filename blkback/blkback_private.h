@@ -137,16 +137,19 @@ struct blkback_device {
     char path[BLKBACK_PATH_SIZE];     /* backend/vbd/DOMID/VDEV */
     char frontend[BLKBACK_PATH_SIZE]; /* /local/domain/… */
     bool read_only, discard, removable, cdrom; /* as the toolstack wrote */
+    char params[IMAGE_TARGET_SIZE];            /* likewise: the name by which the image was attached */
     struct log_limit log_limit;
     atomic_int state;                 /* as last read or written */
     /* under blkback.lock */
-    char target[IMAGE_TARGET_SIZE], problem[512];
+    char target[IMAGE_TARGET_SIZE]; /* what the image is called, as last read or opened */
+    char problem[512];
     /* the command: the sender's until posted, the receiver's until replied */
     enum blkback_command command;
     int result;
     bool image_failed; /* of a reattach: the image, not the ring, is what could not be had */
     struct error error;
     struct blkback_connection connection;
+    char identity[IMAGE_TARGET_SIZE]; /* what is, or was, attached (image_identity); "": not known yet, the name decides */
     char holder[64];
     uint64_t sectors;
     struct loop_task to_loop, to_control;
@@ -221,8 +224,8 @@ struct blkback_seen {
 void blkback_nodes_look(struct blkback_device *d, struct blkback_seen *out);
 /* Reads what the toolstack wrote; -EINVAL and a line if it makes no sense. */
 int blkback_nodes_identify(struct blkback_device *d, struct error *err);
-/* Sets what is offered as our own nodes tell that an earlier process offered it. */
-void blkback_nodes_recall(struct blkback_device *d);
+/* Sets image and offer as our own nodes tell that an earlier process served and offered them. */
+int blkback_nodes_recall(struct blkback_device *d, struct error *err);
 int blkback_nodes_read_connection(struct blkback_device *d, struct blkback_connection *out, struct error *err);
 /* Each of these changes nothing if the directory is gone. */
 /* held: who holds the image, so that the frontend has to wait; or NULL. */

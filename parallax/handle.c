@@ -41,7 +41,7 @@ int image_open(struct store *s, const char *target, const struct image_open_opti
 {
     struct vdisk *d;
     struct version *v;
-    int rc = target_find(s, target, &d, &v, err);
+    int rc = identity_find(s, target, &d, &v, err);
     if (rc)
         return rc;
     if (opt->mode == IMAGE_READ_WRITE) {

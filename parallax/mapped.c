@@ -77,7 +77,7 @@ static int look_up(struct mapped *m)
     struct vdisk *d;
     struct version *v;
     struct store *s = m->store;
-    int err = target_find(s, m->op->args.name, &d, &v, &m->op->error);
+    int err = identity_find(s, m->op->args.name, &d, &v, &m->op->error);
     if (err)
         return err;
     v = v ? v : d->head;

@@ -27,6 +27,7 @@
 #define IMAGE_SIZE_MAX (16ull << 40)                     /* bytes */
 #define IMAGE_REQUEST_MAX (1u << 20)                     /* bytes of one read or write */
 #define IMAGE_DIGEST_BYTES 32u
+#define STORE_UUID_SIZE 37u
 
 struct store;
 struct image; /* an image or snapshot opened */
@@ -59,7 +60,7 @@ int store_close(struct store *s);
 const char *store_name(const struct store *s);
 
 struct store_status {
-    char name[512], uuid[37];
+    char name[512], uuid[STORE_UUID_SIZE];
     bool direct;                 /* false: no O_DIRECT here, slower */
     bool failed;                 /* a metadata write failed: the store takes no more changes until it is opened again */
     uint64_t size_bytes;         /* limit; 0 if only the file system limits it */
@@ -89,6 +90,7 @@ struct image_info {
     uint32_t clones;                /* images whose parent this is */
     char holder[128];               /* who writes it, or "" */
     uint32_t readers;               /* open read-only handles */
+    char identity[IMAGE_TARGET_SIZE]; /* see image_identity; of store_find alone */
 };
 /* Fills out, or says which name does not exist and what similar name does. */
 int store_find(struct store *s, const char *target, struct image_info *out, struct error *err);
@@ -110,12 +112,17 @@ struct image_open_options {
     void (*resized)(void *ctx, uint64_t size_bytes); /* may be NULL */
     void *ctx;
 };
-/* A snapshot or template opens read-only only (-EROFS). A second writer gets -EBUSY and the holder's name. Readers of an
- * image's current state see its writer's writes. */
+/* target may be an identity too. A snapshot or template opens read-only only (-EROFS). A second writer gets -EBUSY and the
+ * holder's name. Readers of an image's current state see its writer's writes. */
 int image_open(struct store *s, const char *target, const struct image_open_options *opt, struct image **out, struct error *err);
 /* No request may be in flight. */
 void image_close(struct image *img);
 uint64_t image_size(const struct image *img); /* bytes */
+/* What it is called now: NAME or NAME@SNAP. */
+void image_name(const struct image *img, char out[static IMAGE_TARGET_SIZE]);
+/* What it is, whatever it is called: a text that image_open and image_map take for this image or snapshot, as long as it is in
+ * this store, and for no other ever. A name can be changed, also of what is open, and then be given to another. */
+void image_identity(const struct image *img, char out[static IMAGE_TARGET_SIZE]);
 
 enum image_op { IMAGE_READ, IMAGE_WRITE, IMAGE_FLUSH, IMAGE_DISCARD };
 #define IMAGE_FUA 1u
@@ -221,7 +228,7 @@ void image_diff(struct store *s, struct store_op *op, const char *from, const ch
 #define IMAGE_MAP_MAX (64ull << 20) /* bytes told by one image_map */
 /* Which parts of [offset, offset + length), at most IMAGE_MAP_MAX of it, are mapped, as ascending runs without gaps up to the
  * image's end, told on the loop before done. Exact to the block; each MiB is as of one instant, changes not yet in trees
- * included, so nothing is written for it. A non-zero return from run stops with that error. */
+ * included, so nothing is written for it. A non-zero return from run stops with that error. target may be an identity too. */
 void image_map(struct store *s, struct store_op *op, const char *target, uint64_t offset, uint64_t length,
                int (*run)(void *ctx, uint64_t offset_bytes, uint64_t length_bytes, bool is_data), void *ctx);
 

@@ -319,6 +319,11 @@ int check_image_size(uint64_t size, struct error *err);
 void image_create_flagged(struct store *s, struct store_op *op, const char *name, uint64_t size, unsigned flags, uint64_t *id);
 /* Splits NAME[@SNAP] and finds what it names. */
 int target_find(struct store *s, const char *target, struct vdisk **d, struct version **snapshot, struct error *err);
+/* As target_find, and takes an identity too. */
+int identity_find(struct store *s, const char *target, struct vdisk **d, struct version **snapshot, struct error *err);
+/* v: the snapshot of d that is meant, or NULL. */
+void identity_text(const struct store *s, const struct vdisk *d, const struct version *v, char out[static IMAGE_TARGET_SIZE]);
+void store_uuid_text(const struct store *s, char out[static STORE_UUID_SIZE]);
 /* Deletes an unnamed image; lets a temporary version go. Nobody waits for it. */
 void ops_drop_import(struct store *s, const struct vdisk *d);
 void ops_release_version(struct store *s, const struct version *v);

@@ -61,6 +61,7 @@ int store_find(struct store *s, const char *target, struct image_info *out, stru
     else
         image_facts(s, d, out);
     out->clones = count_clones(s, d, v);
+    identity_text(s, d, v, out->identity);
     return 0;
 }
 
@@ -139,11 +140,9 @@ static void cache_facts(struct store *s, struct store_status *o)
 void store_get_status(struct store *s, struct store_status *o)
 {
     const struct index *a = &s->index[s->active], *f = &s->index[1 - s->active];
-    const uint8_t *u = s->super.uuid;
     *o = s->stats;
     snprintf(o->name, sizeof o->name, "%s", store_name(s));
-    snprintf(o->uuid, sizeof o->uuid, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", u[0], u[1], u[2], u[3], u[4], u[5], u[6], u[7], u[8],
-             u[9], u[10], u[11], u[12], u[13], u[14], u[15]);
+    store_uuid_text(s, o->uuid);
     o->direct = s->backing.direct;
     o->failed = s->failed;
     space_facts(s, o);

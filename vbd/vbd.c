@@ -117,38 +117,23 @@ int vbd_choose_free(struct hv_xs *xs, struct vbd *v, struct error *err)
     return error_set(err, -EBUSY, "domain %u uses xvda to xvdz; name another device with --vdev", v->frontend);
 }
 
-/* params of one device, for the caller to free(); NULL: none. */
-static char *image_of(struct hv_xs *xs, const struct vbd *v)
+/* A node of the backend, for the caller to free(); NULL: none. */
+static char *read_backend(struct hv_xs *xs, const struct vbd *v, const char *node)
 {
     char path[PATH_SIZE], *value;
-    backend_path(v, "params", path);
+    backend_path(v, node, path);
     return hv_xs_read(xs, 0, path, &value, NULL) ? NULL : value;
 }
 
-int vbd_find_image(struct hv_xs *xs, hv_domid backend, hv_domid frontend, const char *image, struct vbd *out, struct error *err)
+char *vbd_identity(struct hv_xs *xs, const struct vbd *v) { return read_backend(xs, v, "parallax-image"); }
+
+void vbd_set_number(struct vbd *v, unsigned vdev)
 {
-    char path[PATH_SIZE], **names;
-    unsigned count = 0;
-    snprintf(path, sizeof path, "/local/domain/%u/backend/vbd/%u", backend, frontend);
-    if (hv_xs_directory(xs, 0, path, &names, &count))
-        return error_set(err, -ENOENT, "domain %u has no disk of this store", frontend);
-    bool found = false;
-    for (unsigned i = 0; i < count && !found; i++) {
-        struct vbd v = { .backend = backend, .frontend = frontend, .vdev = (unsigned)strtoul(names[i], NULL, 10) };
-        snprintf(v.name, sizeof v.name, "%u", v.vdev);
-        char *shown = image_of(xs, &v);
-        found = shown && !strcmp(shown, image);
-        free(shown);
-        if (found)
-            *out = v;
-    }
-    free(names);
-    if (!found)
-        return error_set(err, -ENOENT, "'%.260s' is not attached to domain %u", image, frontend);
+    v->vdev = vdev;
+    snprintf(v->name, sizeof v->name, "%u", vdev);
     for (unsigned disk = 0; disk < NAMES_MAX; disk++)
-        if (device_number(disk, 0) == out->vdev)
-            name_of_disk(disk, out->name);
-    return 0;
+        if (device_number(disk, 0) == vdev)
+            name_of_disk(disk, v->name);
 }
 
 /* ---- Nodes ---- */
@@ -255,9 +240,8 @@ void vbd_remove_nodes(struct hv_xs *xs, const struct vbd *v)
 
 unsigned vbd_backend_state(struct hv_xs *xs, const struct vbd *v)
 {
-    char path[PATH_SIZE], *value;
-    backend_path(v, "state", path);
-    if (hv_xs_read(xs, 0, path, &value, NULL))
+    char *value = read_backend(xs, v, "state");
+    if (!value)
         return 0;
     unsigned state = (unsigned)strtoul(value, NULL, 10);
     free(value);
@@ -266,11 +250,8 @@ unsigned vbd_backend_state(struct hv_xs *xs, const struct vbd *v)
 
 char *vbd_problem(struct hv_xs *xs, const struct vbd *v)
 {
-    char path[PATH_SIZE], *value;
-    backend_path(v, "hotplug-error", path);
-    if (hv_xs_read(xs, 0, path, &value, NULL))
-        return NULL;
-    if (*value)
+    char *value = read_backend(xs, v, "hotplug-error");
+    if (!value || *value)
         return value;
     free(value);
     return NULL;

@@ -23,12 +23,15 @@ struct vbd {
 
 /* "xvda", "xvdb2", "xvdaa" or a plain number. */
 int vbd_parse_name(const char *text, struct vbd *out, struct error *err);
+/* The device of that number, with its xvd name if it has one. */
+void vbd_set_number(struct vbd *v, unsigned vdev);
 /* The domain of a domid or of a name. */
 int vbd_find_domain(struct hv_xs *xs, const char *text, hv_domid *out, struct error *err);
 /* The first xvd name that the frontend does not use. */
 int vbd_choose_free(struct hv_xs *xs, struct vbd *v, struct error *err);
-/* The device of the frontend that shows image; -ENOENT. */
-int vbd_find_image(struct hv_xs *xs, hv_domid backend, hv_domid frontend, const char *image, struct vbd *out, struct error *err);
+/* What the backend has attached, whatever it is called (an identity: docs/control-protocol.md), for the caller to free();
+ * NULL: nothing yet. */
+char *vbd_identity(struct hv_xs *xs, const struct vbd *v);
 
 int vbd_write_nodes(struct hv_xs *xs, const struct vbd *v, const char *image, bool read_only, struct error *err);
 /* online 0 and state Closing: asks both ends to let go. */

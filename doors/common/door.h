@@ -52,16 +52,11 @@ int door_ask(struct door *d, json_t *request, bool repeat, json_t **items, json_
 
 struct door_image {
     uint64_t size_bytes;
-    bool fixed;       /* a snapshot or a template: can only be read */
-    char holder[128]; /* who writes it, or "" */
+    bool fixed;         /* a snapshot or a template: can only be read */
+    char holder[128];   /* who writes it, or "" */
+    char identity[260]; /* what it is, whatever it is called: docs/control-protocol.md */
 };
 int door_find(struct door *d, const char *target, struct door_image *out, struct error *err);
-
-/* Tells which parts of [offset, offset + length) hold data and which read as zeroes because nothing is stored, exactly to the
- * block of 4096 bytes, as ascending ranges without gaps, until each returns non-zero (which is returned) or the range or the
- * image ends. Offsets in bytes, any. What each moment's answer covers is bounded; a long range is looked at in pieces. */
-int door_map(struct door *d, const char *target, uint64_t offset, uint64_t length,
-             int (*each)(void *ctx, uint64_t offset, uint64_t length, bool data), void *ctx, struct error *err);
 
 /* ---- A disk ---- */
 
@@ -81,7 +76,13 @@ void door_disk_close(struct door_disk *disk);
 
 uint64_t door_disk_size(const struct door_disk *disk); /* bytes, now */
 bool door_disk_read_only(const struct door_disk *disk);
-const char *door_disk_target(const struct door_disk *disk);
+const char *door_disk_target(const struct door_disk *disk); /* by which it was opened; it may be called otherwise by now */
+const char *door_disk_identity(const struct door_disk *disk); /* what is attached */
+/* Tells which parts of [offset, offset + length) hold data and which read as zeroes because nothing is stored, exactly to the
+ * block of 4096 bytes, as ascending ranges without gaps, until each returns non-zero (which is returned) or the range or the
+ * image ends. Offsets in bytes, any. What each moment's answer covers is bounded; a long range is looked at in pieces. */
+int door_disk_map(struct door_disk *disk, uint64_t offset, uint64_t length, int (*each)(void *ctx, uint64_t offset, uint64_t length, bool data),
+                  void *ctx, struct error *err);
 
 /* Any offset and length inside the disk; multiples of 4096 are fastest, what is no multiple of 512 costs a read for a write.
  * fua: on return the data survive a power cut. */

@@ -182,24 +182,26 @@ int door_find(struct door *d, const char *target, struct door_image *out, struct
     int bad = door_ask(d, json_pack("{s:s,s:s}", "command", "find", "target", target), true, NULL, &doc, err);
     if (bad)
         return bad;
-    const char *holder = json_string_value(json_object_get(doc, "holder"));
+    const char *holder = json_string_value(json_object_get(doc, "holder")), *identity = json_string_value(json_object_get(doc, "identity"));
     *out = (struct door_image){ .size_bytes = (uint64_t)json_integer_value(json_object_get(doc, "size")) };
     out->fixed = json_is_true(json_object_get(doc, "snapshot")) || json_is_true(json_object_get(doc, "template"));
     if (holder)
         strncpy(out->holder, holder, sizeof out->holder - 1);
+    if (identity)
+        strncpy(out->identity, identity, sizeof out->identity - 1);
     json_decref(doc);
     return 0;
 }
 
-int door_map(struct door *d, const char *target, uint64_t offset, uint64_t length,
-             int (*each)(void *ctx, uint64_t offset, uint64_t length, bool data), void *ctx, struct error *err)
+int door_disk_map(struct door_disk *k, uint64_t offset, uint64_t length, int (*each)(void *ctx, uint64_t offset, uint64_t length, bool data),
+                  void *ctx, struct error *err)
 {
     uint64_t end = offset + length;
     while (offset < end) {
         json_t *ranges = NULL, *range;
         size_t i;
-        int told = 0, bad = door_ask(d, json_pack("{s:s,s:s,s:I,s:I}", "command", "map", "target", target, "offset", (json_int_t)offset,
-                                                  "length", (json_int_t)(end - offset)), true, &ranges, NULL, err);
+        int told = 0, bad = door_ask(k->door, json_pack("{s:s,s:s,s:I,s:I}", "command", "map", "target", k->identity, "offset", (json_int_t)offset,
+                                                       "length", (json_int_t)(end - offset)), true, &ranges, NULL, err);
         if (bad)
             return bad;
         uint64_t before = offset;

@@ -59,6 +59,11 @@ static int connect_ring(struct door_disk *k, struct error *err)
         return err->code;
     blkfront_get_info(k->front, &info);
     atomic_store(&k->size_bytes, info.size_bytes);
+    pthread_mutex_lock(&k->door->toolstack_lock);
+    k->identity = vbd_identity(k->door->xs, &k->vbd);
+    pthread_mutex_unlock(&k->door->toolstack_lock);
+    if (!k->identity)
+        return error_set(err, -EPROTO, "the storage domain does not tell what '%s' is; it is of another version", k->target);
     int bad = door_slots_create(k);
     return bad ? error_set(err, bad, "no memory for %u requests", k->slot_count) : 0;
 }
@@ -150,6 +155,7 @@ static void destroy(struct door_disk *k)
     pthread_cond_destroy(&k->opened_cond);
     pthread_cond_destroy(&k->slot_free);
     pthread_mutex_destroy(&k->lock);
+    free(k->identity);
     free(k->slots);
     free(k);
 }
@@ -242,3 +248,4 @@ void door_disk_close(struct door_disk *k)
 uint64_t door_disk_size(const struct door_disk *k) { return atomic_load(&k->size_bytes); }
 bool door_disk_read_only(const struct door_disk *k) { return k->read_only; }
 const char *door_disk_target(const struct door_disk *k) { return k->target; }
+const char *door_disk_identity(const struct door_disk *k) { return k->identity; }

@@ -65,6 +65,7 @@ struct door_disk {
     struct list_node link;
     struct door_disk_options opt;
     char target[260];
+    char *identity; /* of what is attached */
     bool read_only;
     atomic_ullong size_bytes;
     pthread_t thread;

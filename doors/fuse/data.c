@@ -169,7 +169,7 @@ void data_lseek(fuse_req_t req, fuse_ino_t ino, off_t offset, int whence, struct
         reply(req, -EINVAL);
         return;
     }
-    int err = offset < 0 ? -ENXIO : file_seek(mount_of(req), handle_of(fi), (uint64_t)offset, whence == SEEK_HOLE, &at);
+    int err = offset < 0 ? -ENXIO : file_seek(handle_of(fi), (uint64_t)offset, whence == SEEK_HOLE, &at);
     if (err)
         reply(req, err);
     else

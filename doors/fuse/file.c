@@ -144,17 +144,13 @@ static int learn_range(void *ctx, uint64_t offset, uint64_t length, bool data)
     return w->count == MAP_RANGES;
 }
 
-static int learn(struct fuse_mount *m, struct handle *h, uint64_t from, uint64_t size)
+static int learn(struct handle *h, uint64_t from, uint64_t size)
 {
     struct map_window *w = h->map;
-    struct node_name name;
-    char target[TARGET_SIZE];
-    node_get_name(m, h->node, &name);
-    name_target(&name, target);
     w->from = w->to = from;
     w->count = 0;
     w->changes = __atomic_load_n(&h->node->changes, __ATOMIC_SEQ_CST); /* before the store is asked */
-    int err = door_map(m->door, target, from, size - from, learn_range, w, NULL);
+    int err = door_disk_map(h->disk, from, size - from, learn_range, w, NULL);
     if (err < 0)
         w->to = from;
     return err < 0 ? err : w->to == from ? -EIO : 0;
@@ -181,7 +177,7 @@ static uint64_t find_in_window(const struct map_window *w, uint64_t at, bool dat
     return w->to;
 }
 
-int file_seek(struct fuse_mount *m, struct handle *h, uint64_t offset, bool hole, uint64_t *out)
+int file_seek(struct handle *h, uint64_t offset, bool hole, uint64_t *out)
 {
     uint64_t size = door_disk_size(h->disk), at = offset;
     bool found = false;
@@ -193,7 +189,7 @@ int file_seek(struct fuse_mount *m, struct handle *h, uint64_t offset, bool hole
         err = -ENOMEM;
     while (!err && !found && at < size) {
         if (!is_believed(h, at))
-            err = learn(m, h, at, size);
+            err = learn(h, at, size);
         if (!err)
             at = find_in_window(h->map, at, !hole, &found);
     }

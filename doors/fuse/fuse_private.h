@@ -148,7 +148,7 @@ void file_abandon(struct fuse_mount *m);
 /* Waits until files of this name that were closed are closed; whether one is still open. */
 bool file_is_open(struct fuse_mount *m, const struct node_name *name);
 /* The next data (or, with hole, the next hole; the end of the file is one) at or after offset. -ENXIO: none. */
-int file_seek(struct fuse_mount *m, struct handle *h, uint64_t offset, bool hole, uint64_t *out);
+int file_seek(struct handle *h, uint64_t offset, bool hole, uint64_t *out);
 
 /* ---- Operations ---- */
 /* The positive errno that FUSE is told; what is no refusal of the request itself is also logged. */

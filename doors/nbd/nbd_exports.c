@@ -114,7 +114,11 @@ int nbd_exports_get(struct door *d, const char *target, bool read_only, struct n
     if (!x)
         return error_set(err, -ENOMEM, "no memory for an export");
     pthread_mutex_lock(&x->lock);
-    int bad = x->disk ? 0 : attach(d, x, read_only, err);
+    int bad = 0;
+    if (!x->disk)
+        bad = attach(d, x, read_only, err);
+    else if (!only_named && strcmp(image.identity, door_disk_identity(x->disk)))
+        bad = error_set(err, -EBUSY, "another image that was called '%.200s' before is still open here", target);
     if (!bad) {
         x->users++;
         *out = x;

@@ -64,7 +64,7 @@ static int nbd_extents(void *handle, uint32_t count, uint64_t offset, uint32_t f
 {
     struct error err = ERROR_NONE;
     struct status s = { extents, flags & NBDKIT_FLAG_REQ_ONE };
-    int told = door_map(nbd_door, door_disk_target(disk_of(handle)), offset, count, add_extent, &s, &err);
+    int told = door_disk_map(disk_of(handle), offset, count, add_extent, &s, &err);
     if (told >= 0)
         return 0;
     nbdkit_error("%s", *err.text ? err.text : strerror(-told));

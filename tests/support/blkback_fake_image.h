@@ -7,10 +7,12 @@
 #include "parallax/parallax.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define FAKE_LOG 4096
+#define FAKE_IDENTITY "id:fake/1" /* of any image that was attached */
 
 static struct fake {
     struct loop *loop;
@@ -21,6 +23,7 @@ static struct fake {
     bool hold;             /* requests wait for fake_release */
     int fail;              /* every request ends with this */
     int open_error;
+    char opened[IMAGE_TARGET_SIZE]; /* by what the last image was opened */
     unsigned opens, closes, writers, in_flight;
     enum image_op log[FAKE_LOG];
     uint64_t log_offset[FAKE_LOG];
@@ -82,7 +85,7 @@ int image_open(struct store *s, const char *target, const struct image_open_opti
     (void)s;
     if (fake.open_error)
         return error_set(err, fake.open_error, "image '%s' does not open", target);
-    if (strncmp(target, "disk", 4))
+    if (strncmp(target, "disk", 4) && strcmp(target, FAKE_IDENTITY))
         return error_set(err, -ENOENT, "no image '%s'", target);
     if (opt->mode == IMAGE_READ_WRITE && strchr(target, '@'))
         return error_set(err, -EROFS, "'%s' is a snapshot", target);
@@ -93,6 +96,7 @@ int image_open(struct store *s, const char *target, const struct image_open_opti
     img->opt = *opt;
     fake.writers += opt->mode == IMAGE_READ_WRITE;
     fake.opens++;
+    snprintf(fake.opened, sizeof fake.opened, "%s", target);
     fake.last = *out = img;
     return 0;
 }
@@ -102,6 +106,18 @@ void image_close(struct image *img)
     fake.closes++;
     fake.writers -= img->mode == IMAGE_READ_WRITE;
     free(img);
+}
+
+void image_name(const struct image *img, char out[static IMAGE_TARGET_SIZE])
+{
+    (void)img;
+    snprintf(out, IMAGE_TARGET_SIZE, "%s", "renamed");
+}
+
+void image_identity(const struct image *img, char out[static IMAGE_TARGET_SIZE])
+{
+    (void)img;
+    snprintf(out, IMAGE_TARGET_SIZE, "%s", FAKE_IDENTITY);
 }
 
 void store_stop_waiting(struct store *s) { (void)s; }

@@ -93,6 +93,13 @@ int toolstack_attach(struct hv_xs *xs, const struct toolstack_device *d)
     return err;
 }
 
+int toolstack_set_params(struct hv_xs *xs, const struct toolstack_device *d, const char *params)
+{
+    char path[160];
+    backend_path(path, d, "params");
+    return hv_xs_write(xs, 0, path, params);
+}
+
 int toolstack_ask_detach(struct hv_xs *xs, const struct toolstack_device *d)
 {
     char path[160];

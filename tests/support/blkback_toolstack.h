@@ -14,6 +14,8 @@ struct toolstack_device {
     const char *mode;   /* "w" or "r" */
 };
 int toolstack_attach(struct hv_xs *xs, const struct toolstack_device *d);
+/* Names another image, to be attached when the frontend connects next. */
+int toolstack_set_params(struct hv_xs *xs, const struct toolstack_device *d, const char *params);
 /* Asks for the end (online 0, state 5); the frontend answers. */
 int toolstack_ask_detach(struct hv_xs *xs, const struct toolstack_device *d);
 /* Removes both directories, whatever the ends think of it. */

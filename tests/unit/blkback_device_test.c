@@ -189,6 +189,33 @@ static void a_frontend_that_closed_may_connect_again(void)
     world_end();
 }
 
+/* The image may have been renamed meanwhile, and its name be another's: what was attached is opened, not what is called so. */
+static void what_was_attached_is_opened_again_whatever_its_name(void)
+{
+    world_begin(&(struct blkback_options){ 0 }, DISK_BYTES);
+    world_attach();
+    blkfront_close(world_open(&(struct blkfront_options){ 0 }));
+    CU_ASSERT_STRING_EQUAL(fake.opened, "disk");
+    struct blkfront *f = world_open(&(struct blkfront_options){ 0 });
+    CU_ASSERT_STRING_EQUAL(fake.opened, FAKE_IDENTITY);
+    CU_ASSERT_STRING_EQUAL(world_info().image, "renamed");
+    blkfront_close(f);
+    /* Another name is the toolstack's wish for another image. */
+    CU_ASSERT_EQUAL(toolstack_set_params(world.xs, &world.device, "disk2"), 0);
+    f = world_open(&(struct blkfront_options){ 0 });
+    CU_ASSERT_STRING_EQUAL(fake.opened, "disk2");
+    /* But not under a guest that goes on. */
+    CU_ASSERT_EQUAL(toolstack_set_params(world.xs, &world.device, "disk3"), 0);
+    blkback_stop(world.backend, true);
+    world_backend_start();
+    CU_ASSERT(world_until(fake.opens == 4));
+    CU_ASSERT_STRING_EQUAL(fake.opened, FAKE_IDENTITY);
+    uint8_t buffer[512] = { 7 };
+    CU_ASSERT_EQUAL(blkfront_write(f, 0, buffer, 512), 0);
+    blkfront_close(f);
+    world_end();
+}
+
 static void detaching_ends_in_an_empty_tree(void)
 {
     world_begin(&(struct blkback_options){ 0 }, DISK_BYTES);
@@ -304,7 +331,8 @@ int main(int argc, char **argv)
         UNIT(every_layout_order_and_segment_limit_carries_random_data), UNIT(several_queues_carry_random_data),
         UNIT(persistent_grants_carry_random_data), UNIT(granted_buffers_go_without_bounce), UNIT(a_read_only_disk_refuses_writes),
         UNIT(a_snapshot_asked_for_writing_is_refused),
-        UNIT(in_dom0_a_refusal_waits_for_the_script), UNIT(a_frontend_that_closed_may_connect_again), UNIT(detaching_ends_in_an_empty_tree),
+        UNIT(in_dom0_a_refusal_waits_for_the_script), UNIT(a_frontend_that_closed_may_connect_again),
+        UNIT(what_was_attached_is_opened_again_whatever_its_name), UNIT(detaching_ends_in_an_empty_tree),
         UNIT(a_frontend_that_vanishes_is_cleaned_up), UNIT(a_missing_image_is_told_to_the_toolstack), UNIT(a_second_writer_waits_for_the_first),
         UNIT(a_resize_reaches_the_frontend), UNIT(features_that_are_hidden_are_not_offered), { 0 } });
 }

@@ -71,6 +71,7 @@ static void find(struct session *s, json_t *request)
     }
     json_t *doc = doc_image(&info);
     json_object_set_new(doc, "snapshot", json_boolean(info.is_snapshot));
+    json_object_set_new(doc, "identity", json_string(info.identity));
     session_answer(s, doc);
 }
 

@@ -210,6 +210,29 @@ static int let_go(struct toolstack *t, const struct vbd *v, bool force, struct e
     return 0;
 }
 
+struct search {
+    const char *target;
+    struct vbd *v;
+};
+
+static void match_device(void *ctx, json_t *device)
+{
+    const struct search *s = ctx;
+    if (!s->v->vdev && (hv_domid)json_count(device, "domid") == s->v->frontend && !strcmp(json_text(device, "image"), s->target))
+        vbd_set_number(s->v, (unsigned)json_count(device, "vdev"));
+}
+
+/* By what the image is called now, as status tells it: the nodes keep the name by which it was attached. */
+static int find_attached(struct toolstack *t, const char *target, hv_domid domid, struct vbd *v, struct error *err)
+{
+    json_t *status = NULL;
+    *v = (struct vbd){ .backend = t->backend, .frontend = domid };
+    if (cli_request(t->cli, json_pack("{s:s}", "command", "status"), match_device, &(struct search){ target, v }, &status, err))
+        return err->code;
+    json_decref(status);
+    return v->vdev ? 0 : error_set(err, -ENOENT, "'%.260s' is not attached to domain %u", target, domid);
+}
+
 static int run_detach(struct cli *cli, const struct args *a)
 {
     struct toolstack t = { .cli = cli };
@@ -217,7 +240,7 @@ static int run_detach(struct cli *cli, const struct args *a)
     struct error err = ERROR_NONE;
     hv_domid domid = 0;
     if (toolstack_open(&t, false, &err) == 0 && vbd_find_domain(t.xs, a->words[1], &domid, &err) == 0 &&
-        vbd_find_image(t.xs, t.backend, domid, a->words[0], &v, &err) == 0)
+        find_attached(&t, a->words[0], domid, &v, &err) == 0)
         let_go(&t, &v, option_set(a, "force"), &err);
     toolstack_close(&t);
     if (err.code)
