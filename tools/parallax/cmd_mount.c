@@ -49,11 +49,13 @@ static int parse_owner(const struct args *a, struct owner *out)
         return cli_usage(a, "--owner: there is no user '%s'", user);
     if (group && !gr && !is_number(group))
         return cli_usage(a, "--owner: there is no group '%.63s'", group);
-    snprintf(out->uid, sizeof out->uid, "%s", pw ? "" : user);
+    /* is_number bounds what is taken as it stands */
     if (pw)
         snprintf(out->uid, sizeof out->uid, "%u", (unsigned)pw->pw_uid);
+    else
+        snprintf(out->uid, sizeof out->uid, "%.10s", user);
     if (group && !gr)
-        snprintf(out->gid, sizeof out->gid, "%s", group);
+        snprintf(out->gid, sizeof out->gid, "%.10s", group);
     else if (gr || pw)
         snprintf(out->gid, sizeof out->gid, "%u", gr ? (unsigned)gr->gr_gid : (unsigned)pw->pw_gid);
     return EXIT_DONE;
