@@ -307,7 +307,7 @@ static int change_within_space(struct catalog_bdb *b, const char *object, uint64
     if (b->unsaved_bytes > CHECKPOINT_BYTES && fail(b, catalog_bdb_checkpoint(b)))
         return 0;
     if (b->reserve_released && !catalog_reserve_needed(b->directory_fd, 2u * CATALOG_RESERVE_BYTES))
-        b->reserve_released = catalog_reserve_fill(b->directory_fd) != 0;
+        b->reserve_released = catalog_reserve_fill(b->directory_fd, CATALOG_RESERVE_BYTES) != 0;
     return 0;
 }
 
@@ -349,6 +349,9 @@ static void close_catalog(struct catalog *c)
     if (b->db && !b->latched && b->unsaved_bytes)
         fail(b, catalog_bdb_checkpoint(b));
     catalog_bdb_env_close(b, !b->latched);
+    /* So that nobody else takes it before the catalog is opened again. */
+    if (b->reserve_released)
+        catalog_reserve_fill(b->directory_fd, CATALOG_RESERVE_MIN_BYTES);
     catalog_witness_close(&b->witness);
     if (b->directory_fd >= 0)
         close(b->directory_fd);
@@ -397,11 +400,14 @@ static int hear_witness(struct catalog_bdb *b, struct error *err)
 /* A negative errno. */
 static int open_parts(struct catalog_bdb *b, bool create, struct error *err)
 {
-    int rc = create ? -catalog_reserve_fill(b->directory_fd) : 0;
+    int rc = create ? -catalog_reserve_fill(b->directory_fd, CATALOG_RESERVE_BYTES) : 0;
     if (!rc)
         rc = catalog_bdb_env_open(b, create);
-    if (rc == ENOSPC && !create && catalog_reserve_release(b->directory_fd)) {
+    if (rc && (rc == ENOSPC || b->disk_full) && !create && catalog_reserve_release(b->directory_fd)) {
         catalog_bdb_env_close(b, false);
+        b->reserve_released = true;
+        b->disk_full = false;
+        b->first_message[0] = 0;
         rc = catalog_bdb_env_open(b, create);
     }
     if (!rc)
@@ -409,12 +415,14 @@ static int open_parts(struct catalog_bdb *b, bool create, struct error *err)
     if (!rc)
         rc = get_number(b, NULL, count_key, sizeof count_key, &b->applied);
     if (rc) {
-        int code = catalog_bdb_map_open_error(rc);
+        int code = catalog_bdb_map_open_error(b, rc);
+        if (code == -ENOSPC)
+            return error_set(err, code, "cannot open the catalog in %s: its file system is full; make room there", b->directory);
         return error_set(err, code, code == -EBADMSG ? "the catalog in %s is damaged: %s" : "cannot open the catalog in %s: %s", b->directory,
                          b->first_message[0] ? b->first_message : db_strerror(rc));
     }
     /* What was used up, at a full disk, is set aside again as soon as there is room. */
-    b->reserve_released = catalog_reserve_fill(b->directory_fd) != 0;
+    b->reserve_released = catalog_reserve_fill(b->directory_fd, CATALOG_RESERVE_MIN_BYTES) != 0;
     if (!create)
         return hear_witness(b, err);
     int code = catalog_witness_create(b->directory_fd, &b->witness);

@@ -92,9 +92,12 @@ int catalog_bdb_env_open(struct catalog_bdb *b, bool create)
     return b->db->open(b->db, NULL, CATALOG_BDB_FILE, NULL, DB_BTREE, DB_AUTO_COMMIT | DB_THREAD | (create ? DB_CREATE | DB_EXCL : 0), 0600);
 }
 
-/* While opening, whatever is not the system's word about the device, memory or rights is about the contents. */
-int catalog_bdb_map_open_error(int rc)
+/* While opening, whatever is not the system's word about the device, memory or rights is about the contents. Of a full disk
+ * recovery makes a panic. */
+int catalog_bdb_map_open_error(const struct catalog_bdb *b, int rc)
 {
+    if (b->disk_full)
+        return -ENOSPC;
     switch (rc) {
     case ENOSPC: case EIO: case ENOMEM: case EACCES: case EPERM: case EROFS: case EMFILE: case ENFILE: case EDQUOT:
         return -rc;

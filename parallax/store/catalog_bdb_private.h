@@ -42,7 +42,7 @@ void catalog_bdb_env_close(struct catalog_bdb *b, bool clean);
 int catalog_bdb_checkpoint(struct catalog_bdb *b);
 /* To a negative errno: for calls on an open catalog, and for opening one. */
 int catalog_bdb_map_error(const struct catalog_bdb *b, int rc);
-int catalog_bdb_map_open_error(int rc);
+int catalog_bdb_map_open_error(const struct catalog_bdb *b, int rc);
 
 /* catalog_bdb_precheck.c: DB_VERIFY_BAD, with first_message, if Berkeley DB cannot be trusted with the files. */
 int catalog_bdb_precheck(struct catalog_bdb *b);

@@ -665,6 +665,68 @@ static void fill_disk_under_catalog(bool neighbour)
     CU_ASSERT_EQUAL(umount(directory), 0);
 }
 
+/* Leaves a log whose last file is short, so that recovery needs space. */
+static void leave_unclosed(uint64_t *random)
+{
+    int status;
+    pid_t pid = fork();
+    if (pid == 0) {
+        static struct oracle o;
+        struct catalog *c;
+        struct error err = ERROR_NONE;
+        int rc = catalog_bdb_open(directory, &c, &err);
+        memset(&o, 0xff, sizeof o);
+        o.revision = 0;
+        for (unsigned i = 0; i < 40 && !rc; i++)
+            rc = random_apply(c, "unclosed", &o, random, 60);
+        _exit(rc != 0);
+    }
+    waitpid(pid, &status, 0);
+    CU_ASSERT_EQUAL(status, 0);
+}
+
+/* Between two openings a neighbour takes all that the catalog has not set aside. */
+static void a_full_disk_does_not_stop_short_openings(void)
+{
+    static struct oracle o;
+    struct catalog *c;
+    struct error err = ERROR_NONE;
+    uint64_t random = unit_seed();
+    char filler[300], reserve[300];
+    CU_ASSERT_EQUAL_FATAL(mount("none", directory, "tmpfs", 0, "size=48m"), 0);
+    CU_ASSERT_EQUAL_FATAL(catalog_bdb_create(directory, &c, &err), 0);
+    snprintf(filler, sizeof filler, "%s/filler", directory);
+    snprintf(reserve, sizeof reserve, "%s/reserve", directory);
+    int fd = open(filler, O_WRONLY | O_CREAT, 0600), rc = 0, done = 0;
+    memset(&o, 0xff, sizeof o);
+    o.revision = 0;
+    for (; done < 40 && !rc; done++) {
+        catalog_close(c);
+        fill_up(fd);
+        CU_ASSERT_EQUAL_FATAL(catalog_bdb_open(directory, &c, &err), 0);
+        rc = random_apply(c, "o", &o, &random, 60);
+    }
+    printf("# %d openings on a full disk, then %d\n", done, rc);
+    CU_ASSERT_EQUAL(rc, 0);
+    catalog_close(c);
+    CU_ASSERT_EQUAL(ftruncate(fd, 0), 0);
+    leave_unclosed(&random);
+    unlink(reserve);
+    fill_up(fd);
+    rc = catalog_bdb_open(directory, &c, &err);
+    printf("# without the reserve: %d %s\n", rc, err.text);
+    CU_ASSERT_EQUAL(rc, -ENOSPC);
+    CU_ASSERT_PTR_NULL(strstr(err.text, "damaged"));
+    CU_ASSERT_EQUAL(ftruncate(fd, 0), 0);
+    err = (struct error)ERROR_NONE;
+    CU_ASSERT_EQUAL_FATAL(catalog_bdb_open(directory, &c, &err), 0);
+    CU_ASSERT(equals(c, "o", &o));
+    catalog_close(c);
+    close(fd);
+    unlink(filler);
+    CU_ASSERT_EQUAL(umount(directory), 0);
+}
+
 static void a_full_disk_does_not_stop_the_catalog(void) { fill_disk_under_catalog(false); }
 static void a_disk_without_any_room_is_an_error_and_loses_nothing(void) { fill_disk_under_catalog(true); }
 
@@ -688,6 +750,7 @@ int main(int argc, char **argv)
                                              UNIT(acknowledged_changes_survive_kill_at_any_moment),
                                              UNIT(damaged_files_are_refused_or_read_right),
                                              root ? (struct unit_test)UNIT(a_full_disk_does_not_stop_the_catalog) : (struct unit_test){ 0 },
+                                             UNIT(a_full_disk_does_not_stop_short_openings),
                                              UNIT(a_disk_without_any_room_is_an_error_and_loses_nothing), { 0 } });
     empty_directory();
     rmdir(directory);
