@@ -7,6 +7,6 @@
 
 /* Where the process has the right to (CAP_SYS_RESOURCE), and with no effect elsewhere: memory for it is found without writing
  * anything back, it is not slowed down for what others have written, and its own memory stays in memory. Holds for this thread
- * and for those that it starts: call it first. */
+ * and for those that it starts: call it first. Locked memory cannot be given back: madvise(MADV_DONTNEED) is refused and zeroes nothing. */
 void flusher_begin(void);
 #endif

@@ -4,6 +4,7 @@
 #include "base/hash.h"
 
 #include <errno.h>
+#include <string.h>
 #include <sys/mman.h>
 
 static void *reserve(uint64_t bytes)
@@ -43,8 +44,11 @@ void index_fini(struct index *ix)
 
 void index_clear(struct index *ix)
 {
-    /* Giving the pages back zeroes them, and costs the same however full the table was. */
-    madvise(ix->buckets, ((uint64_t)ix->bucket_mask + 1) * sizeof *ix->buckets, MADV_DONTNEED);
+    /* Giving the pages back zeroes them, and costs the same however full the table was. But locked memory (base/flusher.h) cannot be
+     * given back. Only the buckets must be zero; entries and held ones are written before they are read. */
+    uint64_t bytes = ((uint64_t)ix->bucket_mask + 1) * sizeof *ix->buckets;
+    if (madvise(ix->buckets, bytes, MADV_DONTNEED))
+        memset(ix->buckets, 0, bytes);
     madvise(ix->entries, (uint64_t)ix->capacity * sizeof *ix->entries, MADV_DONTNEED);
     madvise(ix->held, (uint64_t)ix->capacity * sizeof *ix->held, MADV_DONTNEED);
     ix->used = ix->held_used = 0;

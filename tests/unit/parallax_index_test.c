@@ -4,6 +4,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 static void put(struct index *ix, uint32_t block, uint64_t ticket, uint64_t address, uint64_t low, uint64_t high)
 {
@@ -64,9 +65,32 @@ static void growing_and_clearing_lose_nothing_and_leave_nothing(void)
     index_fini(&ix);
 }
 
+/* As in a daemon with the right to lock its memory, whose pages cannot be given back (base/flusher.h). */
+static void clearing_locked_memory_leaves_nothing(void)
+{
+    struct index ix;
+    CU_ASSERT_EQUAL_FATAL(index_init(&ix, 64), 0);
+    CU_ASSERT_EQUAL_FATAL(mlock(ix.buckets, 64 * sizeof *ix.buckets), 0);
+    CU_ASSERT_EQUAL_FATAL(mlock(ix.entries, 64 * sizeof *ix.entries), 0);
+    CU_ASSERT_EQUAL_FATAL(mlock(ix.held, 64 * sizeof *ix.held), 0);
+    for (uint32_t b = 0; b < 64; b++)
+        put(&ix, b, b + 1, 1000 + b, 0, UINT64_MAX);
+    index_clear(&ix);
+    for (uint32_t b = 0; b < 64; b++)
+        CU_ASSERT_PTR_NULL(index_find(&ix, 1, b, UINT64_MAX));
+    for (uint32_t b = 0; b < 64; b++)
+        put(&ix, 63 - b, 100 + b, 2000 + b, 0, UINT64_MAX);
+    for (uint32_t b = 0; b < 64; b++)
+        CU_ASSERT_EQUAL(index_find(&ix, 1, 63 - b, UINT64_MAX)->address, 2000 + b);
+    CU_ASSERT_EQUAL(ix.used, 64);
+    CU_ASSERT_EQUAL(ix.held_used, 0);
+    index_fini(&ix);
+}
+
 int main(int argc, char **argv)
 {
     return unit_main(argc, argv, "index",
                      (struct unit_test[]){ UNIT(the_highest_ticket_wins_whatever_the_order_of_completion), UNIT(a_cut_keeps_both_sides_apart),
-                                           UNIT(growing_and_clearing_lose_nothing_and_leave_nothing), { 0 } });
+                                           UNIT(growing_and_clearing_lose_nothing_and_leave_nothing),
+                                           UNIT(clearing_locked_memory_leaves_nothing), { 0 } });
 }
