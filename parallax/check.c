@@ -3,6 +3,7 @@
  *
  * It works on copies taken after a checkpoint while none runs, beside the loop, and counts as a reader until it ends. Shared
  * subtrees are walked once: a node that is marked already is not entered again.
+ * Nodes and data are read many at a time: one by one, a store of small blocks would take hours, and days beside busy guests.
  * Order: versions that somebody can name; hidden ones with branches, so that what only they hold is known; the rest. A
  * version whose deletion into its child has begun (V5) is no longer walked: what is left of it stands in the child's dead runs. */
 #include "parallax/mend.h"
@@ -29,6 +30,8 @@ struct finding {
     char line[512];
 };
 
+#define DATA_BATCH 256u /* data blocks read at once */
+
 struct check {
     struct owned owned;
     struct job job;
@@ -51,7 +54,11 @@ struct check {
     struct list_node findings;
     uint64_t finding_count;
     const char *name;
+    const struct checked_version *version; /* being walked */
     uint8_t *buffer;
+    struct radix_entry entries[DATA_BATCH]; /* data met and not read yet, of one version */
+    uint64_t offsets[DATA_BATCH];
+    uint32_t entry_count;
     int error;
 };
 
@@ -113,52 +120,67 @@ static bool mark(struct check *c, uint64_t address)
     return true;
 }
 
-static void check_data(struct check *c, uint64_t block, const struct radix_entry *e)
+/* Reads and verifies the data gathered so far. */
+static void check_gathered(struct check *c)
 {
-    if (!mark(c, e->address))
-        return;
-    c->result->blocks_checked++;
-    if (!(c->flags & STORE_CHECK_DATA))
-        return;
-    int err = bdev_read(c->store->blocks, e->address, c->buffer, 1);
-    if (err) /* what a second attempt reads is not damaged */
-        err = bdev_read(c->store->blocks, e->address, c->buffer, 1);
-    if (err || radix_checksum(c->store->super.seed, c->buffer) != e->crc) {
-        c->result->damaged++;
-        report(c, "%s: offset %llu: %s (block %llu)", c->name, (unsigned long long)(block * BDEV_BLOCK_SIZE), err ? "cannot be read" : "data does not match its checksum",
-               (unsigned long long)e->address);
-    }
+    int errors[DATA_BATCH];
+    uint32_t bad = blocks_read(c->store, c->entries, c->entry_count, c->buffer, errors);
+    for (uint32_t i = 0; bad && i < c->entry_count; i++)
+        if (errors[i]) {
+            c->result->damaged++;
+            report(c, "%s: offset %llu: %s (block %llu)", c->name, (unsigned long long)c->offsets[i],
+                   errors[i] == -EBADMSG ? "data does not match its checksum" : "cannot be read", (unsigned long long)c->entries[i].address);
+        }
+    c->entry_count = 0;
 }
 
-static int check_node(struct check *c, const struct checked_version *v, unsigned level, uint64_t first, const struct radix_entry *node)
+static int check_data(void *ctx, uint64_t block, const struct radix_entry *e)
+{
+    struct check *c = ctx;
+    if (!mark(c, e->address))
+        return 0;
+    c->result->blocks_checked++;
+    if (!(c->flags & STORE_CHECK_DATA))
+        return 0;
+    c->entries[c->entry_count] = *e;
+    c->offsets[c->entry_count++] = block * BDEV_BLOCK_SIZE;
+    if (c->entry_count == DATA_BATCH)
+        check_gathered(c);
+    return 0;
+}
+
+static bool enter_node(void *ctx, const struct radix_entry *node)
+{
+    struct check *c = ctx;
+    return mark(c, node->address) || c->version->cursor;
+}
+
+static int count_node(void *ctx, unsigned level, uint64_t first, const struct radix_entry *node)
+{
+    (void)level, (void)first, (void)node;
+    ((struct check *)ctx)->result->nodes_checked++;
+    return 0;
+}
+
+static int damaged_node(void *ctx, unsigned level, uint64_t first, const struct radix_entry *node, int error)
+{
+    struct check *c = ctx;
+    if (error != -EBADMSG && error != -EIO)
+        return error;
+    c->result->damaged++;
+    c->mend.blind = true;
+    report(c, "%s: offset %llu: unreadable for up to %llu bytes, as the map of them is damaged (node %llu, level %u)", c->name,
+           (unsigned long long)(first * BDEV_BLOCK_SIZE), (unsigned long long)BDEV_BLOCK_SIZE << 8 * level, (unsigned long long)node->address, level);
+    return 0;
+}
+
+static int check_subtree(struct check *c, const struct checked_version *v, unsigned level, const struct radix_entry *node)
 {
     struct radix_io io = { .device = c->store->blocks, .seed = c->store->super.seed };
-    struct radix_entry entries[RADIX_FANOUT];
-    if (node->birth < v->min_birth || (!mark(c, node->address) && !v->cursor))
-        return 0;
-    int err = radix_read_node(&io, node, level, entries);
-    if (err == -EIO)
-        err = radix_read_node(&io, node, level, entries);
-    if (err == -EBADMSG || err == -EIO) {
-        c->result->damaged++;
-        c->mend.blind = true;
-        report(c, "%s: offset %llu: unreadable for up to %llu bytes, as the map of them is damaged (node %llu, level %u)", c->name,
-               (unsigned long long)(first * BDEV_BLOCK_SIZE), (unsigned long long)BDEV_BLOCK_SIZE << 8 * level, (unsigned long long)node->address, level);
-        return 0;
-    }
-    c->result->nodes_checked++;
-    uint64_t span = 1ull << (8 * (level - 1));
-    for (unsigned i = 0; i < RADIX_FANOUT && !err; i++) {
-        const struct radix_entry *e = &entries[i];
-        uint64_t begin = first + i * span;
-        if (e->kind == RADIX_NONE || e->birth < v->min_birth || begin + span <= v->cursor)
-            continue;
-        if (e->kind == RADIX_DATA)
-            check_data(c, begin, e);
-        else
-            err = check_node(c, v, level - 1, begin, e);
-    }
-    return err;
+    struct radix_visit visit = { .ctx = c, .from = v->cursor, .min_birth = v->min_birth,
+                                 .enter = enter_node, .data = check_data, .node = count_node, .damaged = damaged_node };
+    c->version = v;
+    return radix_walk_subtree(&io, node, level, 0, &visit);
 }
 
 static bool is_marked(const struct check *c, uint64_t address)
@@ -172,7 +194,7 @@ static int check_dead_entry(struct check *c, const struct checked_version *v, co
 {
     static const struct checked_version whole = { .cursor = 0 };
     if (v->parent_begun)
-        return e->what == RADIX_DROP_SUBTREE ? check_node(c, &whole, e->level, 0, &e->block) : (mark(c, e->block.address), 0);
+        return e->what == RADIX_DROP_SUBTREE ? check_subtree(c, &whole, e->level, &e->block) : (mark(c, e->block.address), 0);
     if (is_marked(c, e->block.address) || c->mend.blind)
         return 0;
     c->result->damaged++;
@@ -234,7 +256,8 @@ static void work(struct job *j)
         uint64_t before = c->marked;
         c->name = v->name;
         if (v->root.height)
-            c->error = check_node(c, v, v->root.height, 0, &v->root.node);
+            c->error = check_subtree(c, v, v->root.height, &v->root.node);
+        check_gathered(c);
         c->result->hidden_bytes += v->is_branch ? (c->marked - before) * BDEV_BLOCK_SIZE : 0;
     }
     for (uint32_t i = 0; i < c->version_count && !c->error; i++) {
@@ -242,6 +265,7 @@ static void work(struct job *j)
         c->name = v->name;
         for (uint32_t k = 0; k < v->run_count && !c->error; k++)
             c->error = check_run(c, v, &c->runs[v->first_run + k]);
+        check_gathered(c);
     }
     if (!c->error)
         compare(c);
@@ -359,7 +383,7 @@ static int copy_all(struct check *c)
     c->runs = calloc(runs + 1, sizeof *c->runs);
     c->image = bit_map(c->words);
     c->reached = bit_map(c->words);
-    c->buffer = bdev_buffer_alloc(1);
+    c->buffer = bdev_buffer_alloc(DATA_BATCH);
     if (!c->versions || !c->runs || !c->image || !c->reached || !c->buffer)
         return -ENOMEM;
     memcpy(c->image, s->space.image, c->words * 8);

@@ -115,6 +115,8 @@ struct radix_visit {
     void *ctx;
     uint64_t from;      /* image block to begin at */
     uint64_t min_birth; /* entries born before it are passed over with all below them (births never grow downwards) */
+    /* Whether a node is read and visited, with all that is below it; asked before any of that is read. May be NULL: each is. */
+    bool (*enter)(void *ctx, const struct radix_entry *e);
     /* Each mapped data block, in order. May be NULL. */
     int (*data)(void *ctx, uint64_t block, const struct radix_entry *e);
     /* Each node, after all that is below it (level 1: a leaf; the root last). May be NULL. first: first image block below it. */

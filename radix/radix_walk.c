@@ -28,6 +28,11 @@ static bool wanted(const struct walk *w, unsigned level, uint64_t first, const s
     return e->kind != RADIX_NONE && e->birth >= w->v->min_birth && first + radix_span(level) > w->v->from;
 }
 
+static bool entered(const struct walk *w, unsigned level, uint64_t first, const struct radix_entry *e)
+{
+    return wanted(w, level, first, e) && (!w->v->enter || w->v->enter(w->v->ctx, e));
+}
+
 static int visit_leaf(struct walk *w, uint64_t first, const struct radix_disk_node *n)
 {
     for (unsigned i = 0; w->v->data && i < RADIX_FANOUT; i++) {
@@ -51,7 +56,7 @@ static int visit_inner(struct walk *w, unsigned level, uint64_t first, const str
     for (unsigned i = 0; i < RADIX_FANOUT; i++) {
         uint64_t child = first + i * radix_span(level - 1);
         radix_entry_unpack(&n->entry[i], &b->entry[b->count]);
-        if (wanted(w, level - 1, child, &b->entry[b->count]))
+        if (entered(w, level - 1, child, &b->entry[b->count]))
             b->first[b->count++] = child;
         if (b->count == WALK_BATCH || (i == RADIX_FANOUT - 1 && b->count)) {
             int err = visit_batch(w, level - 1);
@@ -99,7 +104,7 @@ int radix_walk_subtree(struct radix_io *io, const struct radix_entry *node, unsi
         return -ENOMEM;
     w->io = io;
     w->v = v;
-    if (!wanted(w, level, first_block, node)) {
+    if (!entered(w, level, first_block, node)) {
         free(w);
         return 0;
     }

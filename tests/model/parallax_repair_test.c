@@ -257,6 +257,44 @@ static void nothing_is_freed_that_a_damaged_node_may_hold(void)
     rig_end(&r);
 }
 
+static struct bdev_ops counting;
+static int (*plain_read)(struct bdev *d, uint64_t block, void *buf, uint32_t blocks);
+static unsigned reads_alone;
+
+static int count_read(struct bdev *d, uint64_t block, void *buf, uint32_t blocks)
+{
+    reads_alone++;
+    return plain_read(d, block, buf, blocks);
+}
+
+#define SCATTERED 512u
+
+/* A leaf a block, and no two blocks that follow each other on the device: read one by one, they would be 1,024 reads. */
+static void a_check_does_not_wait_for_each_block(void)
+{
+    struct rig r;
+    start(&r, __func__);
+    rig_create(&r, "wide", SCATTERED * 257ull * BDEV_BLOCK_SIZE);
+    struct image *img = rig_image(&r, "wide", IMAGE_READ_WRITE);
+    for (uint64_t i = SCATTERED; i--;)
+        rig_write(&r, img, i * 257, 1, 1);
+    image_close(img);
+    uint64_t address = first_data(&r, "wide");
+    rig_close(&r);
+    spoil(&r, address);
+    rig_open(&r);
+    const struct bdev_ops *ops = r.store->blocks->ops;
+    counting = *ops;
+    counting.read = count_read;
+    plain_read = ops->read;
+    r.store->blocks->ops = &counting;
+    struct store_check_result c = rig_check(&r, STORE_CHECK_DATA);
+    r.store->blocks->ops = ops;
+    CU_ASSERT(c.damaged == 1 && c.blocks_checked >= SCATTERED && c.nodes_checked >= SCATTERED);
+    CU_ASSERT(reads_alone < SCATTERED / 16);
+    rig_end(&r);
+}
+
 int main(int argc, char **argv)
 {
     static const struct unit_test tests[] = {
@@ -265,6 +303,7 @@ int main(int argc, char **argv)
         UNIT(an_unreadable_page_of_the_space_map_is_made_anew),
         UNIT(a_damaged_dead_list_costs_space_until_the_next_collection_and_nothing_else),
         UNIT(nothing_is_freed_that_a_damaged_node_may_hold),
+        UNIT(a_check_does_not_wait_for_each_block),
         { 0 },
     };
     return unit_main(argc, argv, "parallax repair", tests);

@@ -93,6 +93,50 @@ static void a_walk_by_birth_reads_only_what_is_new(void)
     radix_world_close(&w);
 }
 
+struct gate {
+    unsigned asked, nodes, blocks;
+};
+
+/* Every second node that is asked for stays closed, the root excepted. */
+static bool pass_gate(void *ctx, const struct radix_entry *e)
+{
+    (void)e;
+    return ((struct gate *)ctx)->asked++ % 2 == 0;
+}
+
+static int count_data(void *ctx, uint64_t block, const struct radix_entry *e)
+{
+    (void)block, (void)e;
+    ((struct gate *)ctx)->blocks++;
+    return 0;
+}
+
+static int count_nodes(void *ctx, unsigned level, uint64_t first, const struct radix_entry *e)
+{
+    (void)level, (void)first, (void)e;
+    ((struct gate *)ctx)->nodes++;
+    return 0;
+}
+
+static void a_node_that_is_not_entered_is_not_read(void)
+{
+    struct radix_world w;
+    radix_world_open(&w, DEVICE_BLOCKS, 1);
+    for (uint64_t b = 0; b < 200; b++)
+        radix_world_map(&w, b * 256);
+    CU_ASSERT_EQUAL(radix_world_merge(&w, 0), 0);
+    struct gate g = { 0 };
+    struct radix_visit v = { .ctx = &g, .enter = pass_gate, .data = count_data, .node = count_nodes };
+    uint64_t before = w.device->blocks_read;
+    CU_ASSERT_EQUAL(radix_walk(&w.io, &w.root, &v), 0);
+    CU_ASSERT(g.asked == 201 && g.nodes == 101 && g.blocks == 100);
+    CU_ASSERT_EQUAL(w.device->blocks_read - before, 101);
+    g.asked = 1;
+    CU_ASSERT_EQUAL(radix_walk(&w.io, &w.root, &v), 0);
+    CU_ASSERT_EQUAL(w.device->blocks_read - before, 101);
+    radix_world_close(&w);
+}
+
 static int stop_data(void *ctx, uint64_t block, const struct radix_entry *e)
 {
     (void)e;
@@ -260,6 +304,6 @@ int main(int argc, char **argv)
 {
     return unit_main(argc, argv, "radix walk",
                      (struct unit_test[]){ UNIT(walks_from_any_block_and_birth_agree_with_the_oracle), UNIT(a_walk_by_birth_reads_only_what_is_new),
-                                           UNIT(a_callback_stops_a_walk), UNIT(one_node_is_read_with_its_entries),
+                                           UNIT(a_node_that_is_not_entered_is_not_read), UNIT(a_callback_stops_a_walk), UNIT(one_node_is_read_with_its_entries),
                                            UNIT(random_maps_differ_as_their_oracles_do), UNIT(a_difference_reads_only_what_differs), { 0 } });
 }
