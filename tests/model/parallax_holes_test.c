@@ -1,4 +1,4 @@
-/* parallax_space_test.c - free space and the file system below: what is freed goes back to it, is taken again when needed, and
+/* parallax_holes_test.c - free space and the file system below: what is freed goes back to it, is taken again when needed, and
  * nothing is lost on the way. On a real file, because its holes are what this is about. */
 #include "parallax/parallax_private.h"
 #include "tests/support/engine_fail.h"
@@ -225,5 +225,5 @@ int main(int argc, char **argv)
         UNIT(a_write_that_waits_for_space_gets_it_from_a_discard_behind_it),
         { 0 },
     };
-    return unit_main(argc, argv, "parallax space", tests);
+    return unit_main(argc, argv, "parallax holes", tests);
 }
