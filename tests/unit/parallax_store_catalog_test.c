@@ -424,7 +424,7 @@ static int same_value(void *ctx, const void *key, size_t key_length, const void 
 static void acknowledged_changes_survive_kill_at_any_moment(void)
 {
     struct subject s;
-    uint64_t random = unit_seed(), acknowledged = 0;
+    uint64_t random = unit_seed(), acknowledged = 1;
     subject_open(&s, true);
     CU_ASSERT_EQUAL(catalog_apply(s.c, "o", 0, NULL, 0), 0);
     catalog_close(s.c);
