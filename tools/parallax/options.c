@@ -167,7 +167,7 @@ static int parse_words(struct parser *p)
             only_words = true;
         else if (!only_words && !strncmp(word, "--", 2))
             status = long_option(p, word + 2);
-        else if (!only_words && word[0] == '-' && word[1])
+        else if (!only_words && word[0] == '-' && word[1] && !isdigit((unsigned char)word[1])) /* -5M is a size, if a wrong one */
             status = short_options(p, word + 1);
         else if (!p->args->command)
             status = take_command(p);
