@@ -24,7 +24,7 @@
 #define RECENT 8u
 #define PIECE_FIRST 2u
 #define PIECE_GROWTH 3u
-#define REAP_MAX 32u
+#define REAP 8u
 #define HELD_PART 3u
 #define RETRY_MS 1
 
@@ -56,7 +56,6 @@ struct aio_queue {
     struct iocb *ready[DEPTH];
     unsigned ready_count, inflight;
     bool flushing;
-    unsigned reap_limit;
     struct transfer *recent[RECENT];
     unsigned recent_count;
     struct aio_queue_stats stats;
@@ -242,13 +241,15 @@ static unsigned at_work(const struct aio_queue *q)
     return q->inflight > ended ? q->inflight - ended : 0;
 }
 
-/* How many of ready[] go to the kernel by the next call.
+/* How many of ready[] go to the kernel by the next call. Writes all go at once, to be merged.
  *
  * A call's transfers begin when all of them are prepared, so the first pieces are small: the device is to work while the rest is
  * prepared. And many devices, virtual ones above all, tell of what they were given only when all of it is done; then they have
  * nothing to do until those who waited have sent more. So a part is held back, for the moment when something has completed. */
 static unsigned piece(const struct aio_queue *q, bool hold)
 {
+    if (q->ready[0]->aio_lio_opcode != IO_CMD_PREADV)
+        return q->ready_count;
     unsigned busy = at_work(q), all = busy + q->ready_count, most = hold ? all - all / HELD_PART : all;
     unsigned room = most > busy ? most - busy : !busy, limit = busy * PIECE_GROWTH;
     if (limit < PIECE_FIRST)
@@ -343,16 +344,16 @@ static void transfer_event(struct aio_queue *q, struct transfer *t, long result)
 }
 
 /* Takes completions from the ring in our own memory, else by the system call if the ring is of a kind not known here. */
-static unsigned reap(struct aio_queue *q, struct io_event *events, unsigned limit)
+static unsigned reap(struct aio_queue *q, struct io_event *events)
 {
     if (!visible_ring(q)) {
         struct timespec now = { 0, 0 };
-        int n = io_getevents(q->context, 0, (long)limit, events, &now);
+        int n = io_getevents(q->context, 0, REAP, events, &now);
         return n > 0 ? (unsigned)n : 0;
     }
     struct completion_ring *ring = (struct completion_ring *)q->context;
     unsigned head = ring->head, tail = __atomic_load_n(&ring->tail, __ATOMIC_ACQUIRE), count = 0;
-    while (head != tail && count < limit) {
+    while (head != tail && count < REAP) {
         events[count++] = ring->events[head];
         head = (head + 1) % ring->nr;
     }
@@ -364,21 +365,18 @@ static void events_ready(struct loop_fd *w, uint32_t epoll_events)
 {
     (void)epoll_events;
     struct aio_queue *q = container_of(w, struct aio_queue, events);
-    struct io_event events[REAP_MAX];
+    struct io_event events[REAP];
     uint64_t ignored;
     ssize_t got = read(w->fd, &ignored, sizeof ignored);
     (void)got; /* the ring, not the counter, says what has completed */
     send(q, false);
-    /* A few in the first turn, then more: those who wait for the first can send new work while the rest is looked at. */
-    unsigned n = reap(q, events, q->reap_limit);
+    /* A few a turn: those who wait for the first ones can send the device new work while the rest is looked at. */
+    unsigned n = reap(q, events);
     for (unsigned i = 0; i < n; i++)
         transfer_event(q, events[i].data, (long)events[i].res);
-    if (n == q->reap_limit) {
+    if (n == REAP) {
         uint64_t more = 1;
         got = write(w->fd, &more, sizeof more);
-        q->reap_limit = n * PIECE_GROWTH < REAP_MAX ? n * PIECE_GROWTH : REAP_MAX;
-    } else {
-        q->reap_limit = PIECE_FIRST;
     }
     schedule(q);
 }
@@ -411,7 +409,6 @@ int aio_queue_open(struct loop *loop, int fd, uint64_t offset_bytes, atomic_int 
     q->retry.expired = retry_expired;
     q->events.ready = events_ready;
     q->events.fd = -1;
-    q->reap_limit = PIECE_FIRST;
     list_init(&q->waiting);
     list_init(&q->flushes);
     list_init(&q->failed);
