@@ -12,7 +12,7 @@ serve() {
     i=0; until [ \$(grep -c '^ready' /run/parallaxd.log) -gt \$n ]; do i=\$((i + 1)); [ \$i -lt 600 ] || exit 1; usleep 100000; done"
 }
 start_storage() {
-  config storage 256 storage "" 'driver_domain=1' \
+  config storage 512 storage "" 'driver_domain=1' \
     "disk=['format=raw,vdev=xvda,access=rw,backendtype=phy,script=/bin/hotplug-device,target=/dev/vda']"
   create storage && backend=/local/domain/$(xl domid storage)/backend/vbd
 }
@@ -127,7 +127,7 @@ part_refusals() {
 # same pattern on both disks in turn. In the emulation every system call and every change of domain costs many times what it does on
 # a processor, and both backends are made of little else; so the ratio says something, the rates do not.
 part_cost() {
-  config kernel 192 storage "" 'driver_domain=1' \
+  config kernel 512 storage "" 'driver_domain=1' \
     "disk=['format=raw,vdev=xvda,access=rw,backendtype=phy,script=/bin/hotplug-device,target=/dev/vdb']"
   check "a storage domain with the kernel's backend" create kernel
   in_domain kernel "insmod /modules/xen-blkback.ko" >/dev/null
