@@ -137,6 +137,13 @@ void loop_cancel(struct loop *l, struct loop_task *t)
     list_remove(&t->link);
 }
 
+void loop_unpost(struct loop *l, struct loop_task *t)
+{
+    pthread_mutex_lock(&l->post_lock);
+    loop_cancel(l, t);
+    pthread_mutex_unlock(&l->post_lock);
+}
+
 void loop_post(struct loop *l, struct loop_task *t)
 {
     pthread_mutex_lock(&l->post_lock);

@@ -66,4 +66,6 @@ void loop_cancel(struct loop *l, struct loop_task *t);
 
 /* Any thread: runs t on the loop's thread. A task may be posted again once it has started to run. */
 void loop_post(struct loop *l, struct loop_task *t);
+/* Takes a posted task back, on the loop's thread; whoever posts it has ended. */
+void loop_unpost(struct loop *l, struct loop_task *t);
 #endif

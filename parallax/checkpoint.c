@@ -277,7 +277,7 @@ void checkpoint_fini(struct store *s)
         return;
     plan_end(c);
     loop_timer_stop(s->loop, &s->idle_timer);
-    loop_cancel(s->loop, &c->refill_task);
+    loop_unpost(s->loop, &c->refill_task);
     free(c->gather.entries);
     pthread_mutex_destroy(&c->lock);
     pthread_cond_destroy(&c->refilled);

@@ -63,7 +63,7 @@ void worker_stop(struct worker *w)
     pthread_cond_signal(&w->wake);
     pthread_mutex_unlock(&w->lock);
     pthread_join(w->thread, NULL);
-    loop_cancel(w->loop, &w->deliver);
+    loop_unpost(w->loop, &w->deliver);
     pthread_mutex_destroy(&w->lock);
     pthread_cond_destroy(&w->wake);
     w->started = false;
