@@ -41,7 +41,7 @@ finish() {
     xenstore-exists "/local/domain/$id" || return 125
     usleep 50000
   done
-  xenstore-read -R "/local/domain/$id/data/out"
+  xenstore-read -R "/local/domain/$id/data/out"; echo # it has no newline at its end
   return "${reply#* }"
 }
 in_domain() { start "$1" "$2" && finish "$1" "${3:-}"; }
