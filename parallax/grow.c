@@ -104,6 +104,28 @@ static void grow(struct store *s)
     worker_submit(&s->helper, &g->job);
 }
 
+/* While opening, before anything allocates: a file that came without its zeroes has holes where the reserve was, and the first
+ * checkpoint lives on that. What cannot be had now is missed when it is needed. */
+void space_restore_reserve(struct store *s)
+{
+    while (s->space.free_blocks < space_reserve(s, 0)) {
+        uint64_t missing = space_reserve(s, 0) - s->space.free_blocks, have = bdev_blocks(s->blocks);
+        struct space_run holes;
+        int err;
+        if (space_find_holes(&s->space, missing, &holes)) {
+            err = have + missing <= s->space.max_blocks ? bdev_grow(s->blocks, have + missing) : -ENOSPC;
+            space_set_usable(&s->space, bdev_blocks(s->blocks));
+        } else if (!(err = bdev_fill(s->blocks, holes.next, holes.end - holes.next))) {
+            space_fill_holes(&s->space, holes.next, holes.end);
+        }
+        if (err) {
+            log_limited(&s->grow_complaints, LOG_LEVEL_WARNING, "the reserve cannot be restored store=%s blocks=%llu error=%d", store_name(s),
+                        (unsigned long long)missing, err);
+            return;
+        }
+    }
+}
+
 void space_grow_ahead(struct store *s)
 {
     if (s->space.free_blocks < space_reserve(s, 0) + space_spare(s))

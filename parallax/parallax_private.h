@@ -261,6 +261,7 @@ uint64_t space_reserve(const struct store *s, uint64_t more);
  * nobody waits any more. */
 int space_ready(struct store *s, uint32_t blocks, bool may_wait);
 void space_grow_ahead(struct store *s);
+void space_restore_reserve(struct store *s);
 /* How many more blocks the limit, or what lies below, lets the store allocate. */
 uint64_t space_room(struct store *s);
 /* Free blocks to be kept allocated ahead of need. */

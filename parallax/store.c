@@ -330,6 +330,7 @@ static int open_loaded(struct store *s, struct error *err)
     state_fini(&l.state);
     if (rc)
         return error_set(err, rc, "store '%s': cannot be opened: %s", store_name(s), strerror(-rc));
+    space_restore_reserve(s);
     if (s->stats.recovered_records)
         checkpoint_request(s);
     ops_clean_up(s);
