@@ -109,10 +109,13 @@ static void grow(struct store *s)
 void space_restore_reserve(struct store *s)
 {
     while (s->space.free_blocks < space_reserve(s, 0)) {
-        uint64_t missing = space_reserve(s, 0) - s->space.free_blocks, have = bdev_blocks(s->blocks);
+        uint64_t missing = space_reserve(s, 0) - s->space.free_blocks, have = bdev_blocks(s->blocks), room = space_room(s);
         struct space_run holes;
         int err;
-        if (space_find_holes(&s->space, missing, &holes)) {
+        missing = missing < room ? missing : room;
+        if (!missing) {
+            err = -ENOSPC;
+        } else if (space_find_holes(&s->space, missing, &holes)) {
             err = have + missing <= s->space.max_blocks ? bdev_grow(s->blocks, have + missing) : -ENOSPC;
             space_set_usable(&s->space, bdev_blocks(s->blocks));
         } else if (!(err = bdev_fill(s->blocks, holes.next, holes.end - holes.next))) {

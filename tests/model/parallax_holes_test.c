@@ -85,18 +85,23 @@ static void holes_are_known_after_opening_again(void)
 }
 
 /* Copied by a program that leaves zeroes out, also those of the journal and of what is kept ready. */
+static void in_directory(const struct rig *r, const char *commands)
+{
+    char command[700];
+    snprintf(command, sizeof command, "cd '%s' && %s", r->directory, commands);
+    CU_ASSERT_EQUAL(system(command), 0);
+}
+
 static void a_store_copied_without_its_zeroes_is_whole(void)
 {
     struct rig r;
-    char command[700];
     start(&r, __func__, 128 * MIB);
     rig_create(&r, "disk", 64 * MIB);
     struct image *img = rig_image(&r, "disk", IMAGE_READ_WRITE);
     CU_ASSERT_EQUAL(rig_write(&r, img, 0, BLOCKS(8), 1), 0);
     image_close(img);
     rig_close(&r);
-    snprintf(command, sizeof command, "cd '%s' && cp --sparse=always blocks copy && mv copy blocks", r.directory);
-    CU_ASSERT_EQUAL(system(command), 0);
+    in_directory(&r, "cp --sparse=always blocks copy && mv copy blocks");
     CU_ASSERT(rig_allocated_bytes(&r) < 24 * MIB);
     rig_open(&r);
     img = rig_image(&r, "disk", IMAGE_READ_WRITE);
@@ -106,6 +111,29 @@ static void a_store_copied_without_its_zeroes_is_whole(void)
     rig_expect(&r, img, BLOCKS(4), BLOCKS(30), 2);
     image_close(img);
     CU_ASSERT(rig_is_sound(&r));
+    rig_end(&r);
+}
+
+/* As it is after a crash, and without zeroes: recovery's checkpoint needs the reserve, which has become a hole. */
+static void a_store_that_crashed_and_lost_its_zeroes_is_whole(void)
+{
+    struct rig r;
+    start(&r, __func__, 128 * MIB);
+    rig_create(&r, "disk", 64 * MIB);
+    rig_checkpoint(&r);
+    struct image *img = rig_image(&r, "disk", IMAGE_READ_WRITE);
+    CU_ASSERT_EQUAL(rig_write(&r, img, 0, BLOCKS(8), 1), 0);
+    CU_ASSERT_EQUAL(rig_flush(&r, img), 0);
+    in_directory(&r, "mkdir crashed && cp -r --sparse=always blocks catalog crashed");
+    image_close(img);
+    rig_close(&r);
+    in_directory(&r, "rm -r blocks catalog && mv crashed/* . && rmdir crashed");
+    rig_open(&r);
+    CU_ASSERT(rig_status(&r).recovered_records > 0);
+    CU_ASSERT(rig_is_sound(&r));
+    img = rig_image(&r, "disk", IMAGE_READ_WRITE);
+    rig_expect(&r, img, 0, BLOCKS(8), 1);
+    image_close(img);
     rig_end(&r);
 }
 
@@ -221,6 +249,7 @@ int main(int argc, char **argv)
         UNIT(discarded_space_goes_back_to_the_file_system_and_is_taken_again),
         UNIT(holes_are_known_after_opening_again),
         UNIT(a_store_copied_without_its_zeroes_is_whole),
+        UNIT(a_store_that_crashed_and_lost_its_zeroes_is_whole),
         UNIT(the_limit_moves_up_and_down_while_the_store_is_open),
         UNIT(a_write_that_waits_for_space_gets_it_from_a_discard_behind_it),
         { 0 },
