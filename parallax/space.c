@@ -114,6 +114,20 @@ void space_opened(struct space *sp)
     }
 }
 
+uint64_t space_end_in_use(const struct space *sp)
+{
+    for (uint32_t p = sp->stored_pages; p-- > 0;) {
+        if (p >= sp->pages && sp->page_state[p])
+            return sp->zone_start + (uint64_t)p * PAGE_BLOCKS + 1;
+        for (uint32_t w = PAGE_WORDS; w-- > 0 && !sp->page_lost[p];) {
+            uint64_t word = sp->image[(uint64_t)p * PAGE_WORDS + w];
+            if (word)
+                return sp->zone_start + (uint64_t)p * PAGE_BLOCKS + w * 64 + 64 - (unsigned)__builtin_clzll(word);
+        }
+    }
+    return sp->zone_start;
+}
+
 void space_mark_taken(struct space *sp, uint64_t address)
 {
     uint64_t i = index_of(sp, address);

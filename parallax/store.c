@@ -308,6 +308,14 @@ static void destroy(struct store *s)
     free(s);
 }
 
+/* What is in use must be there: a file that was cut short is not grown again over its loss. */
+static int check_length(struct store *s, struct error *err)
+{
+    uint64_t have = bdev_blocks(s->blocks), need = space_end_in_use(&s->space);
+    return have >= need ? 0 : error_set(err, -EBADMSG, "store '%s' is damaged: its blocks end at byte %llu, but at least %llu bytes are in use; it was cut short, restore it from a copy",
+                                        store_name(s), (unsigned long long)have * BDEV_BLOCK_SIZE, (unsigned long long)need * BDEV_BLOCK_SIZE);
+}
+
 static int open_loaded(struct store *s, struct error *err)
 {
     struct loading l = { .s = s };
@@ -322,6 +330,8 @@ static int open_loaded(struct store *s, struct error *err)
         rc = space_load(&s->space, s->blocks, s->super.seed, l.page_states, l.page_states_length);
         space_opened(&s->space);
     }
+    if (!rc)
+        rc = check_length(s, err);
     if (!rc)
         rc = trim_find_holes(s);
     if (!rc)
