@@ -30,6 +30,7 @@ int super_decode(const uint8_t *block, struct super *out);
 #define ZONE_BLOCKS 258048u
 #define ZONE_HEAD_BLOCKS 16u
 #define ZONE_PAGES 8u
+#define PAGE_LOST 3u /* the state of a page whose content is not to be believed */
 #define PAGE_BLOCKS 32256u /* blocks that one page covers */
 #define PAGE_WORDS (PAGE_BLOCKS / 64u)
 

@@ -216,7 +216,7 @@ static int replay_write(struct recovery *r, const struct sealed_range *v, const 
             continue;
         uint64_t address = rec->address + i;
         bool shared = rec->type == JRECORD_SHARE; /* of what the committed space map holds, as nothing else is (P4) */
-        if (!space_covers(&r->s->space, address) || space_image_test(&r->s->space, address) != shared)
+        if (!space_covers(&r->s->space, address) || (!space_image_lost(&r->s->space, address) && space_image_test(&r->s->space, address) != shared))
             return damaged(r, ticket_seq(ticket), "names blocks that belong to something else");
         if (!shared)
             space_mark_taken(&r->s->space, address);

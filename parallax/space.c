@@ -11,6 +11,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#define PAGE_ATTEMPTS 3u
+
 static uint64_t index_of(const struct space *sp, uint64_t address) { return address - sp->zone_start; }
 
 static bool test(const uint64_t *map, uint64_t i) { return map[i / 64] >> (i % 64) & 1; }
@@ -338,6 +340,8 @@ void space_page_rebuild(struct space *sp, uint32_t page, const uint64_t *used)
     sp->page_dirty[page] = 1;
 }
 
+bool space_image_lost(const struct space *sp, uint64_t address) { return sp->page_lost[index_of(sp, address) / PAGE_BLOCKS]; }
+
 bool space_image_test(const struct space *sp, uint64_t address) { return test(sp->image, index_of(sp, address)); }
 
 static uint64_t copy_address(const struct space *sp, uint32_t page, unsigned copy)
@@ -372,7 +376,7 @@ uint32_t space_encode_states(const struct space *sp, uint8_t *states)
 {
     uint32_t length = 0;
     for (uint32_t p = 0, pages = page_count(sp); p < pages; p++) {
-        unsigned s = sp->page_written[p] ? sp->page_written[p] : sp->page_state[p];
+        unsigned s = sp->page_lost[p] ? PAGE_LOST : sp->page_written[p] ? sp->page_written[p] : sp->page_state[p];
         if (!s)
             continue;
         states[p / 4] |= (uint8_t)(s << 2 * (p % 4));
@@ -412,6 +416,18 @@ uint64_t space_release(struct space *sp)
     return released;
 }
 
+/* An attempt that failed must not lose a page that can be read. */
+static int read_page(const struct space *sp, struct bdev *device, uint32_t seed, uint32_t page, unsigned copy, uint8_t *buffer)
+{
+    int err = -EBADMSG;
+    for (unsigned attempt = 0; attempt < PAGE_ATTEMPTS && err; attempt++) {
+        err = bdev_read(device, copy_address(sp, page, copy), buffer, 1);
+        if (!err)
+            err = page_decode(buffer, seed, page / ZONE_PAGES, page % ZONE_PAGES, sp->image + (uint64_t)page * PAGE_WORDS);
+    }
+    return err;
+}
+
 int space_load(struct space *sp, struct bdev *device, uint32_t seed, const uint8_t *states, size_t length)
 {
     uint8_t *buffer = bdev_buffer_alloc(1);
@@ -423,9 +439,7 @@ int space_load(struct space *sp, struct bdev *device, uint32_t seed, const uint8
             continue;
         sp->page_state[p] = (uint8_t)s;
         sp->stored_pages = p + 1;
-        int err = s > 2 ? -EBADMSG : p >= sp->pages ? -ENXIO : bdev_read(device, copy_address(sp, p, s), buffer, 1);
-        if (!err)
-            err = page_decode(buffer, seed, p / ZONE_PAGES, p % ZONE_PAGES, sp->image + (uint64_t)p * PAGE_WORDS);
+        int err = s == PAGE_LOST ? -EBADMSG : p >= sp->pages ? -ENXIO : read_page(sp, device, seed, p, s, buffer);
         if (err) {
             log_error("space map page unreadable, its blocks stay unused page=%u error=%d", p, err);
             sp->page_lost[p] = 1;

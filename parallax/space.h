@@ -22,7 +22,7 @@ struct space {
     uint32_t stored_pages;           /* as many had a state when the store was opened */
     uint32_t *free_in_page;          /* by taken; L */
     uint32_t *holes_in_page;         /* L */
-    uint8_t *page_state;             /* 0 never written, 1 copy A, 2 copy B; changed at install */
+    uint8_t *page_state;             /* 0 never written, 1 copy A, 2 copy B, or PAGE_LOST; changed at install */
     uint8_t *page_dirty;             /* C: image differs from the valid copy */
     uint8_t *page_written;           /* C: copy written by the checkpoint under way (1 or 2) */
     uint8_t *page_freed;             /* some freed bit is set */
@@ -73,6 +73,8 @@ bool space_mark_used(struct space *sp, uint64_t address);
 /* A lost page becomes what `used` says (PAGE_WORDS words), and is lost no longer. */
 void space_page_rebuild(struct space *sp, uint32_t page, const uint64_t *used);
 bool space_image_test(const struct space *sp, uint64_t address);
+/* Nothing is known of it: its page is lost. */
+bool space_image_lost(const struct space *sp, uint64_t address);
 bool space_covers(const struct space *sp, uint64_t address);
 /* C: writes the dirty pages to the copies that are not valid; buffer: one block. */
 int space_write_pages(struct space *sp, struct bdev *device, uint32_t seed, uint64_t checkpoint, uint8_t *buffer);
