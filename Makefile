@@ -17,7 +17,7 @@
 #   make clean
 #
 #   Variables: D=asan|tsan (a build with that sanitizer, in build-asan/ …), O=DIR (where to build), V=1 (show commands),
-#   TEST=GLOB (only the tests whose name matches), JOBS=N (so many test programs at a time), CFLAGS_EXTRA. XEN= (leave Xen out; without libxen-dev's grant library it is).
+#   TEST="GLOB…" (only the test programs whose name matches), JOBS=N (so many test programs at a time), CFLAGS_EXTRA. XEN= (leave Xen out; without libxen-dev's grant library it is).
 MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := all
 SHELL := /bin/bash
