@@ -1,7 +1,8 @@
 /* aio_batch.c - see aio_batch.h.
  *
  * One Linux AIO context with DEPTH iocbs, kept full: whatever completes makes room for the next reads. Context, iocbs and
- * events belong to whoever holds the lock; no read is in flight when it is free. */
+ * events belong to whoever holds the lock; no read is in flight when it is free. The context is made at the first read: to
+ * destroy one takes the kernel tens of milliseconds, which a command that only lists must not pay. */
 #include "parallax/store/aio_batch.h"
 
 #include "base/bdev.h"
@@ -30,11 +31,6 @@ int aio_batch_open(int fd, uint64_t offset_bytes, struct aio_batch **out)
         return -ENOMEM;
     b->fd = fd;
     b->offset_bytes = offset_bytes;
-    int err = io_setup((int)DEPTH, &b->context);
-    if (err) {
-        free(b);
-        return err;
-    }
     pthread_mutex_init(&b->lock, NULL);
     for (unsigned i = 0; i < DEPTH; i++)
         b->free[b->free_count++] = &b->iocbs[i];
@@ -44,7 +40,8 @@ int aio_batch_open(int fd, uint64_t offset_bytes, struct aio_batch **out)
 
 void aio_batch_close(struct aio_batch *b)
 {
-    io_destroy(b->context);
+    if (b->context)
+        io_destroy(b->context);
     pthread_mutex_destroy(&b->lock);
     free(b);
 }
@@ -97,8 +94,8 @@ static void drop_ready(struct aio_batch *b)
 
 int aio_batch_read(struct aio_batch *b, const uint64_t *blocks, void *const *bufs, unsigned count)
 {
-    int err = 0;
     pthread_mutex_lock(&b->lock);
+    int err = b->context ? 0 : io_setup((int)DEPTH, &b->context);
     for (unsigned next = 0; (next < count && !err) || b->ready_count || b->inflight;) {
         for (; next < count && !err && b->free_count; next++) {
             struct iocb *cb = b->free[--b->free_count];
