@@ -204,6 +204,28 @@ static void a_full_store_can_still_checkpoint_discard_and_delete(void)
 }
 
 /* Whatever rots, nobody is given wrong bytes, and what did not rot is there. */
+/* Requests that come together need a reserve each until the checkpoint that they make necessary. */
+static void requests_that_come_together_wait_for_room_that_a_checkpoint_makes(void)
+{
+    enum { TOGETHER = 20, BLOCKS = 256 };
+    struct bare_io io[TOGETHER];
+    unsigned failed = 0;
+    bare_begin(&b, STORE_BYTES);
+    for (unsigned i = 0; i < TOGETHER; i++)
+        bare_submit(&b, &io[i], IMAGE_WRITE, (uint64_t)i * BLOCKS, BLOCKS, 1 + i);
+    for (unsigned i = 0; i < TOGETHER; i++) {
+        for (unsigned turns = 0; turns < 20000 && io[i].error == BARE_PENDING; turns++)
+            bare_turn(&b, 1);
+        failed += io[i].error != 0;
+        bare_io_fini(&io[i]);
+    }
+    CU_ASSERT_EQUAL(failed, 0);
+    for (unsigned i = 0; i < TOGETHER; i++)
+        expect_run((uint64_t)i * BLOCKS, BLOCKS, 1 + i);
+    CU_ASSERT(bare_is_sound(&b));
+    bare_end(&b);
+}
+
 static void a_block_that_rotted_is_an_error_and_costs_no_other(void)
 {
     uint8_t block[BDEV_BLOCK_SIZE];
@@ -229,6 +251,6 @@ int main(int argc, char **argv)
     return unit_main(argc, argv, "space", (struct unit_test[]){
         UNIT(what_a_checkpoint_drops_is_not_used_before_it_commits), UNIT(the_journal_is_not_used_again_before_the_commit),
         UNIT(changes_never_exceed_the_index),
-        UNIT(a_block_that_is_being_read_is_not_used_again), UNIT(a_full_store_can_still_checkpoint_discard_and_delete),
+        UNIT(a_block_that_is_being_read_is_not_used_again), UNIT(a_full_store_can_still_checkpoint_discard_and_delete), UNIT(requests_that_come_together_wait_for_room_that_a_checkpoint_makes),
         UNIT(a_block_that_rotted_is_an_error_and_costs_no_other), { 0 } });
 }
