@@ -172,6 +172,13 @@ int space_ready(struct store *s, uint32_t blocks, bool may_wait)
     return -EAGAIN;
 }
 
+void space_return_run(struct store *s)
+{
+    if (s->run.next < s->run.end)
+        space_give_back(&s->space, s->run.next, s->run.end - s->run.next);
+    s->run = (struct space_run){ 0 };
+}
+
 static void full_expired(struct loop_timer *t)
 {
     struct store *s = container_of(t, struct store, full_timer);

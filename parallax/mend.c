@@ -34,9 +34,7 @@ static void claim_used(struct store *s, struct mend *m, uint64_t w)
 
 void mend_begin(struct store *s, struct mend *m)
 {
-    if (s->run.next < s->run.end) /* what is lent and not used is no new use of a block */
-        space_give_back(&s->space, s->run.next, s->run.end - s->run.next);
-    s->run = (struct space_run){ 0 };
+    space_return_run(s); /* what is lent and not used is no new use of a block */
     for (uint32_t p = 0; p < s->space.pages && (p + 1ull) * PAGE_WORDS <= m->words; p++) {
         uint64_t from = (uint64_t)p * PAGE_WORDS;
         if (s->space.page_lost[p]) {

@@ -260,6 +260,8 @@ uint64_t space_reserve(const struct store *s, uint64_t more);
 /* Room for `blocks` of data now? 0, -EAGAIN (wait: growing or checkpointing, or for space if may_wait), -ENOSPC; -ECANCELED:
  * nobody waits any more. */
 int space_ready(struct store *s, uint32_t blocks, bool may_wait);
+/* Gives back what is lent to data and not yet used. */
+void space_return_run(struct store *s);
 void space_grow_ahead(struct store *s);
 void space_restore_reserve(struct store *s);
 /* How many more blocks the limit, or what lies below, lets the store allocate. */

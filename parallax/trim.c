@@ -39,6 +39,13 @@ static uint64_t above_limit(const struct store *s)
     return limit && present > limit ? present - limit : 0;
 }
 
+/* What is lent to data and not used counts against the limit too. */
+static void take_back(struct store *s)
+{
+    if (above_limit(s))
+        space_return_run(s);
+}
+
 /* How many of `free` blocks are not needed. */
 static uint64_t excess(const struct store *s, uint64_t free)
 {
@@ -79,6 +86,8 @@ static void done(struct loop_task *task)
     struct trim *t = container_of(task, struct trim, job.done);
     struct store *s = t->store;
     t->stepping = false;
+    if (t->done_count)
+        s->grow_error = 0; /* holes are room to grow into */
     for (uint32_t i = 0; i < t->run_count; i++) {
         if (i >= t->done_count)
             space_fill_holes(&s->space, t->runs[i].next, t->runs[i].end);
@@ -100,6 +109,7 @@ static void done(struct loop_task *task)
 static void step(struct trim *t)
 {
     struct store *s = t->store;
+    take_back(s);
     uint64_t most = excess(s, s->space.free_blocks);
     most = most < t->budget ? most : t->budget;
     most = most < STEP_BLOCKS ? most : STEP_BLOCKS;
@@ -148,6 +158,7 @@ void trim_note(struct store *s)
 {
     struct trim *t = s->trim;
     t->noted = true;
+    take_back(s);
     if (t->armed || t->passing || t->unsupported || s->closing || s->failed || !excess(s, s->space.free_blocks))
         return;
     t->armed = true;
