@@ -2,13 +2,16 @@
 #include "tools/parallax/commands.h"
 
 #include "tools/common/size.h"
+#include "tools/parallax/paste.h"
 #include "tools/parallax/tree.h"
 #include "tools/parallax/xl.h"
 
+#include <errno.h>
 #include <fnmatch.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* Builds the list of images that match; a snapshot follows its image. */
 struct selection {
@@ -121,14 +124,45 @@ static void print_info(const json_t *doc)
     }
 }
 
+/* Prints the socket's path in full, and says how to serve the image there if nobody does. */
+static int print_paste(const struct cli *cli, const struct args *a, bool read_only, void (*print)(const char *, const char *, bool))
+{
+    const char *target = a->words[0], *path = option_value(a, "socket");
+    char socket[PATH_MAX], directory[PATH_MAX] = "";
+    if (!path)
+        paste_default_socket(target, socket);
+    else if (*path != '/' && !getcwd(directory, sizeof directory))
+        return cli_fail_text("cannot tell the working directory: %s", strerror(errno));
+    else if (snprintf(socket, sizeof socket, "%s%s%s", directory, *directory ? "/" : "", path) >= (int)sizeof socket)
+        return cli_usage(a, "--socket is too long");
+    print(target, socket, read_only);
+    if (access(socket, F_OK) && path)
+        cli_note(cli, "parallax: note: nobody serves it there yet: parallax nbd %s --socket %s", target, socket);
+    else if (access(socket, F_OK))
+        cli_note(cli, "parallax: note: nobody serves it there yet: systemctl start parallax-nbd@%s", target);
+    return EXIT_DONE;
+}
+
 static int run_info(struct cli *cli, const struct args *a)
 {
-    json_t *result = NULL, *snapshots = json_array();
+    bool xl = option_set(a, "xl"), qemu = option_set(a, "qemu"), libvirt = option_set(a, "libvirt");
+    const char *socket = option_value(a, "socket");
+    json_t *result = NULL, *snapshots;
+    if (xl + qemu + libvirt + cli->json > 1)
+        return cli_usage(a, "--xl, --qemu, --libvirt and --json exclude each other");
+    if (socket && !qemu && !libvirt)
+        return cli_usage(a, "--socket belongs to --qemu or --libvirt");
+    if (socket && !*socket)
+        return cli_usage(a, "--socket names no path");
+    snapshots = json_array();
     int status = cli_call(cli, json_pack("{s:s,s:s}", "command", "info", "target", a->words[0]), append, snapshots, &result);
     if (status == EXIT_DONE) {
+        bool read_only = json_flag(result, "snapshot") || json_flag(result, "template");
         json_object_set(result, "snapshots", snapshots);
-        if (option_set(a, "xl"))
-            xl_print(a->words[0], json_flag(result, "snapshot") || json_flag(result, "template"));
+        if (xl)
+            xl_print(a->words[0], read_only);
+        else if (qemu || libvirt)
+            status = print_paste(cli, a, read_only, qemu ? paste_qemu : paste_libvirt);
         else if (!cli_json(cli, result))
             print_info(result);
     }
@@ -179,8 +213,12 @@ const struct command list_commands[] = {
       .options = { { "long", 'l', NULL, "with size, parent, snapshots and state" } },
       .examples = "  parallax ls\n  parallax ls -l 'node-*'\n  parallax ls --json\n" },
     { .name = "info", .arguments = "NAME[@SNAP]", .summary = "Tell everything about an image or snapshot", .run = run_info, .least = 1, .most = 1,
-      .options = { { "xl", 0, NULL, "print the disk line of an xl.cfg instead" } },
-      .examples = "  parallax info vm1\n  parallax info --json vm1@before-upgrade\n  parallax info --xl vm1 >>guest.cfg\n" },
+      .options = { { "qemu", 0, NULL, "print the option of QEMU for it instead, as parallax nbd serves it" },
+                   { "libvirt", 0, NULL, "print the <disk> of a libvirt domain instead" },
+                   { "socket", 0, "PATH", "with these: where it is served (default: /run/parallax/nbd/NAME.sock)" },
+                   { "xl", 0, NULL, "print the disk line of an xl.cfg instead" } },
+      .examples = "  parallax info vm1\n  parallax info --json vm1@before-upgrade\n  parallax info --qemu vm1 --socket /run/vm1.sock\n"
+                  "  parallax info --libvirt vm1 >disk.xml\n  parallax info --xl vm1 >>guest.cfg\n" },
     { .name = "tree", .arguments = "", .summary = "Show which image comes from which", .run = run_tree, .least = 0, .most = 0,
       .options = { { "dot", 0, NULL, "as a graph for dot(1)" } }, .examples = "  parallax tree\n  parallax tree --dot | dot -Tsvg >tree.svg\n" },
     { .name = "du", .arguments = "[NAME[@SNAP]]", .summary = "Tell how much images map, and how much only they hold", .run = run_du, .least = 0,

@@ -1,0 +1,49 @@
+/* paste.c - see paste.h.
+ *
+ * Names of images are safe in every one of these languages; a socket's path is whatever its owner chose. In a URI everything
+ * but letters, digits and a few signs is written as %XX, which QEMU's option parser and the shell leave alone too. */
+#include "tools/parallax/paste.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <string.h>
+
+#define SERVED_SOCKETS "/run/parallax/nbd"
+
+void paste_default_socket(const char *target, char out[PATH_MAX]) { snprintf(out, PATH_MAX, "%s/%s.sock", SERVED_SOCKETS, target); }
+
+static void put_for_uri(const char *text)
+{
+    for (; *text; text++)
+        if (isalnum((unsigned char)*text) || strchr("/-._~@", *text))
+            putchar(*text);
+        else
+            printf("%%%02X", (unsigned char)*text);
+}
+
+static void put_for_xml(const char *text)
+{
+    for (; *text; text++)
+        if (strchr("&<>'\"", *text))
+            printf("&#%d;", *text);
+        else
+            putchar(*text);
+}
+
+void paste_qemu(const char *target, const char *socket, bool read_only)
+{
+    printf("-drive 'file=nbd+unix:///");
+    put_for_uri(target);
+    printf("?socket=");
+    put_for_uri(socket);
+    printf(",format=raw,if=virtio,cache=none,%s'\n", read_only ? "readonly=on" : "discard=unmap");
+}
+
+void paste_libvirt(const char *target, const char *socket, bool read_only)
+{
+    printf("<disk type='network' device='disk'>\n  <driver name='qemu' type='raw' cache='none' discard='unmap'/>\n  <source protocol='nbd' name='");
+    put_for_xml(target);
+    printf("'>\n    <host transport='unix' socket='");
+    put_for_xml(socket);
+    printf("'/>\n  </source>\n  <target dev='vda' bus='virtio'/>\n%s</disk>\n", read_only ? "  <readonly/>\n" : "");
+}
