@@ -1,8 +1,9 @@
 /* place.c - see place.h. */
 #include "control/place.h"
 
+#include "control/config.h"
+
 #include <errno.h>
-#include <grp.h>
 #include <limits.h>
 #include <pwd.h>
 #include <stdint.h>
@@ -16,21 +17,6 @@
 #define SYSTEM_SOCKETS "/run/parallax"
 #define LINK_NAME "daemon.sock"
 
-static bool in_system_group(void)
-{
-    if (geteuid() == 0)
-        return true;
-    struct group *g = getgrnam(PLACE_GROUP);
-    if (!g)
-        return false;
-    gid_t groups[256];
-    int n = getgroups(256, groups);
-    bool found = getegid() == g->gr_gid;
-    for (int i = 0; i < n; i++)
-        found = found || groups[i] == g->gr_gid;
-    return found;
-}
-
 static int put(char out[PLACE_MAX], struct error *err, const char *fmt, const char *a, const char *b)
 {
     int n = snprintf(out, PLACE_MAX, fmt, a, b);
@@ -42,7 +28,12 @@ int place_default_url(char out[PLACE_MAX], struct error *err)
     const char *env = getenv("PARALLAX_STORE");
     if (env && *env)
         return put(out, err, "%s%s", env, "");
-    if (in_system_group())
+    char configured[CONFIG_VALUE_MAX];
+    if (config_value("store", configured, err))
+        return err->code;
+    if (*configured)
+        return put(out, err, "%s%s", configured, "");
+    if (config_of_system())
         return put(out, err, "%s%s", SYSTEM_STORE, "");
     const char *home = getenv("HOME");
     struct passwd *pw = home && *home ? NULL : getpwuid(geteuid());

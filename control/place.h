@@ -14,8 +14,8 @@
 #define PLACE_GROUP "parallax"
 #define PLACE_CANDIDATES 4
 
-/* The store's URL to use when none is given: PARALLAX_STORE, else /var/lib/parallax for root and group parallax, else
- * ~/.local/share/parallax. */
+/* The store's URL to use when none is given: PARALLAX_STORE, else what the configuration says (config.h), else
+ * /var/lib/parallax for root and group parallax, else ~/.local/share/parallax. */
 int place_default_url(char out[PLACE_MAX], struct error *err);
 /* The key of a URL. A directory that does not exist yet keeps its name, made absolute. */
 int place_store_key(const char *url, char out[PLACE_MAX], struct error *err);

@@ -14,7 +14,7 @@ for program in parallax parallaxd parallax-hypervisor; do
   [ -x "$O/$program" ] || { echo "not ok cli: $(basename "$0") - $O/$program is not built; run make tests"; exit 1; }
 done
 work=$(mktemp -d /var/tmp/parallax-cli.XXXXXX) || exit 1
-export PARALLAX_STORE=$work/store PARALLAX_HYPERVISOR_DIR=$work/hv PARALLAX_HYPERVISOR_BIN=$O/parallax-hypervisor
+export PARALLAX_CONFIG=/dev/null PARALLAX_STORE=$work/store PARALLAX_HYPERVISOR_DIR=$work/hv PARALLAX_HYPERVISOR_BIN=$O/parallax-hypervisor
 mkdir "$work/hv"
 daemon='' pids=() mounts=() mode='no daemon' why='' rc=0
 

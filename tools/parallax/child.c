@@ -129,7 +129,7 @@ int child_run(struct cli *cli, char *const argv[], bool lives_on, pid_t *out, st
 
 int child_start(struct cli *cli, const char *hypervisor, pid_t *out, struct error *err)
 {
-    char *argv[] = { "parallaxd", "--store", cli->store_url, "--hypervisor", (char *)hypervisor, NULL };
+    char *argv[] = { "parallaxd", "--store", cli->store_url, hypervisor ? "--hypervisor" : NULL, (char *)hypervisor, NULL };
     pid_t pid;
     if (child_run(cli, argv, false, &pid, err))
         return err->code;

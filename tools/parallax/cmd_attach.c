@@ -44,7 +44,7 @@ static int toolstack_open(struct toolstack *t, bool may_start, struct error *err
 {
     char hypervisor[16] = "";
     int bad = cli_connect_daemon(t->cli, err);
-    if (bad == -ENOENT && may_start && child_start(t->cli, "auto", &t->child, err) == 0)
+    if (bad == -ENOENT && may_start && child_start(t->cli, NULL, &t->child, err) == 0)
         cli_note(t->cli, "parallax: no daemon serves this store: started one, pid %d; it ends with this command", (int)t->child);
     else if (bad == -ENOENT && !may_start)
         error_set(err, -ENOENT, "no daemon serves this store, so nothing of it is attached");

@@ -5,8 +5,8 @@
 
 static const char global_options[] =
     "Options of all commands, before or after COMMAND:\n"
-    "  --store URL         the store: DIR, file:DIR or file:DIR?device=/dev/X (default: $PARALLAX_STORE, else /var/lib/parallax\n"
-    "                      for root and group parallax, else ~/.local/share/parallax)\n"
+    "  --store URL         the store: DIR, file:DIR or file:DIR?device=/dev/X (default: $PARALLAX_STORE, else what\n"
+    "                      parallax.conf(5) says, else /var/lib/parallax for root and group parallax, else ~/.local/share/parallax)\n"
     "  --json              print one JSON document (help stays text)\n"
     "  -q, --quiet         print nothing but results and errors\n"
     "  --progress          show progress on stderr also where that is no terminal\n"

@@ -1,5 +1,8 @@
-/* main.c - parallaxd: the storage domain. */
+/* main.c - parallaxd: the storage domain.
+ *
+ * What the command line does not say is taken from the configuration, as if it stood there. */
 #include "base/flusher.h"
+#include "control/config.h"
 #include "control/place.h"
 #include "tools/common/size.h"
 #include "tools/parallaxd/daemon.h"
@@ -8,13 +11,14 @@
 #include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const char usage[] =
     "usage: parallaxd [OPTION …]\n\n"
     "Serves the images of a store to guests, and its commands on a control socket, until SIGTERM or SIGINT.\n\n"
-    "  --store URL            the store: DIR, file:DIR or file:DIR?device=/dev/X (default: $PARALLAX_STORE, else\n"
-    "                         /var/lib/parallax for root and group parallax, else ~/.local/share/parallax)\n"
+    "  --store URL            the store: DIR, file:DIR or file:DIR?device=/dev/X (default: $PARALLAX_STORE, else the\n"
+    "                         configuration's, else /var/lib/parallax for root and group parallax, else ~/.local/share/parallax)\n"
     "  --hypervisor KIND      auto (default), xen or local (the embedded one)\n"
     "  --name NAME            name of the storage domain with the embedded hypervisor (default: storage)\n"
     "  --socket PATH          the control socket (default: derived from the store)\n"
@@ -24,6 +28,7 @@ static const char usage[] =
     "  --hide [GLOB:]LIST     features not to offer, for images that match GLOB (default: all), as far as LIST names them: flush,\n"
     "                         barrier, discard, indirect, multi-queue, multi-page; may be repeated\n"
     "  --help, --version\n\n"
+    "Each of the others may stand in /etc/parallax/parallax.conf without its dashes: on-full = wait. See parallax.conf(5).\n"
     "It logs on stderr; a line \"ready store=… socket=…\" says that it serves, as READY=1 to NOTIFY_SOCKET does.\n"
     "Exit: 0 ended on request, 1 failed, 2 wrong usage.\n\n"
     "Examples:\n"
@@ -81,10 +86,30 @@ static int take_option(struct daemon_options *o, int option, char *value, struct
     }
 }
 
+struct settings {
+    struct daemon_options *options;
+    bool said[OPT_HELP - OPT_STORE]; /* on the command line */
+};
+
+/* The key is known, and the value lives as long as the program. */
+static int take_setting(void *ctx, const char *key, char *value, struct error *err)
+{
+    struct settings *s = ctx;
+    const struct option *o = long_options;
+    while (strcmp(o->name, key))
+        o++;
+    /* Which store is the default is place.h's business: the environment goes before a file. The socket is that store's. */
+    if (o->val == OPT_STORE || s->said[o->val - OPT_STORE] || (o->val == OPT_SOCKET && s->said[0]))
+        return 0;
+    char *kept = strdup(value);
+    return kept ? take_option(s->options, o->val, kept, err) : error_set(err, -ENOMEM, "out of memory");
+}
+
 int main(int argc, char **argv)
 {
     char url[PLACE_MAX], text[256];
     struct daemon_options o = { .hypervisor = "auto", .name = "storage" };
+    struct settings settings = { .options = &o };
     struct error err = ERROR_NONE;
     int option;
     opterr = 0;
@@ -99,11 +124,14 @@ int main(int argc, char **argv)
         }
         if (take_option(&o, option, optarg, &err))
             return fail(2, err.text);
+        settings.said[option - OPT_STORE] = true;
     }
     if (optind < argc) {
         snprintf(text, sizeof text, "'%.64s' is one argument too many", argv[optind]);
         return fail(2, text);
     }
+    if (config_read(take_setting, &settings, &err))
+        return fail(1, err.text);
     if (!o.url) {
         if (place_default_url(url, &err))
             return fail(1, err.text);
