@@ -11,7 +11,11 @@ static const char usage[] =
     "Serves domains, grants, event channels and the xenstore in DIR (default: PARALLAX_HYPERVISOR_DIR, else\n"
     "/run/parallax/hypervisor as root, else $XDG_RUNTIME_DIR/parallax/hypervisor, else /dev/shm/parallax-UID/hypervisor).\n"
     "  --daemon  go to the background once connections are accepted\n"
-    "  --stay    stay when the last domain is gone\n";
+    "  --stay    stay when the last domain is gone\n"
+    "  --help\n\n"
+    "Examples:\n"
+    "  parallax-hypervisor --stay                      as a service does\n"
+    "  parallax-hypervisor --daemon /dev/shm/mine/hv   then: PARALLAX_HYPERVISOR_DIR=/dev/shm/mine/hv parallaxd …\n";
 
 int main(int argc, char **argv)
 {

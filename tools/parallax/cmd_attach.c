@@ -256,8 +256,11 @@ const struct command attach_commands[] = {
     { .name = "attach", .arguments = "NAME[@SNAP] DOMAIN", .summary = "Give an image to a guest as a disk", .run = run_attach, .least = 2, .most = 2,
       .options = { { "vdev", 0, "DEVICE", "as which disk: xvda, xvdb, … (default: the first that is free)" },
                    { "mode", 0, "w|r", "writable (default) or read-only" } },
-      .examples = "  parallax attach vm1 7\n  parallax attach data web --vdev xvdb\n  parallax attach vm1@before web --mode r\n" },
+      .examples = "  parallax attach vm1 7                     # to the domain with that number\n"
+                  "  parallax attach data web --vdev xvdb      # to the one of that name\n"
+                  "  parallax attach vm1@before web --mode r   # a snapshot, to look at\n" },
     { .name = "detach", .arguments = "NAME[@SNAP] DOMAIN", .summary = "Take an image away from a guest", .run = run_detach, .least = 2, .most = 2,
-      .options = { { "force", 0, NULL, "also if the guest does not let go" } }, .examples = "  parallax detach data web\n" },
+      .options = { { "force", 0, NULL, "also if the guest does not let go" } },
+      .examples = "  parallax detach data web   # when the guest has unmounted it\n" },
     { 0 },
 };

@@ -146,18 +146,26 @@ const struct command check_commands[] = {
     { .name = "check", .arguments = "", .summary = "Walk the whole store and verify every block and the map", .run = run_check, .least = 0,
       .most = 0, .usage_status = CHECK_FAILED, .options = { { "quick", 0, NULL, "verify the map, and leave the data unread" },
                    { "repair", 0, NULL, "put the space map right; data is never given up: what is lost is listed and left" } },
-      .examples = "  parallax check\n  parallax check --quick --json\n  parallax check --repair\n" },
+      .examples = "  parallax check                  # also while guests run\n"
+                  "  parallax check --quick --json   # the map alone, and no data\n"
+                  "  parallax check --repair         # frees leaked space; never gives up data\n" },
     { .name = "gc", .arguments = "", .summary = "End deletions, free what leaked, give free space back", .run = run_gc, .least = 0, .most = 0,
-      .examples = "  parallax gc\n" },
+      .examples = "  parallax gc   # what else happens by and by, now\n" },
     { .name = "scrub", .arguments = "", .summary = "Read and verify all data while the store is in use; goes on where it was stopped", .run = run_scrub,
       .least = 0, .most = 0, .usage_status = CHECK_FAILED,
       .options = { { "rate", 0, "R", "bytes a second at most, such as 50M (default: as much as leaves others in peace)" } },
-      .examples = "  parallax scrub\n  parallax scrub --rate 50M --json\n" },
+      .examples = "  parallax scrub --rate 50M   # beside running guests\n"
+                  "  parallax scrub --json\n" },
     { .name = "dedup", .arguments = "NAME", .summary = "Share blocks that a template or snapshot holds already", .run = content_dedup, .least = 1,
-      .most = 1, .examples = "  parallax dedup vm1\n  parallax dedup debian-12 --json\n" },
+      .most = 1,
+      .examples = "  parallax dedup vm1   # with what templates and snapshots hold\n"
+                  "  parallax dedup debian-12 --json\n" },
     { .name = "digest", .arguments = "NAME[@SNAP]", .summary = "Print the digest (SHA-256) of what an image holds", .run = content_digest, .least = 1,
-      .most = 1, .examples = "  parallax digest debian-12\n  parallax digest vm1@monday --json\n" },
+      .most = 1,
+      .examples = "  parallax digest debian-12 >debian-12.digest\n"
+                  "  parallax digest vm1@monday --json\n" },
     { .name = "verify", .arguments = "NAME[@SNAP] DIGEST", .summary = "Read an image whole and compare its digest", .run = content_verify, .least = 2,
-      .most = 2, .examples = "  parallax verify debian-12 \"$(cat debian-12.digest)\"\n" },
+      .most = 2,
+      .examples = "  parallax verify debian-12 $(cut -c1-64 debian-12.digest)   # exit 0: the same bytes\n" },
     { 0 },
 };

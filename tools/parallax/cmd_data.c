@@ -136,11 +136,15 @@ static int run_diff(struct cli *cli, const struct args *a)
 
 const struct command data_commands[] = {
     { .name = "read", .arguments = "NAME[@SNAP] OFFSET LENGTH", .summary = "Print bytes of an image on standard output", .run = run_read,
-      .least = 3, .most = 3, .examples = "  parallax read vm1 0 512 | xxd\n  parallax read vm1@before 1M 4K >block\n" },
+      .least = 3, .most = 3,
+      .examples = "  parallax read vm1 0 512 | xxd   # the first sector\n"
+                  "  parallax read vm1@before 1M 4K >block\n" },
     { .name = "write", .arguments = "NAME OFFSET", .summary = "Write standard input into an image that nobody else writes", .run = run_write,
-      .least = 2, .most = 2, .examples = "  parallax write vm1 0 <bootsector\n" },
+      .least = 2, .most = 2,
+      .examples = "  parallax write vm1 0 <bootsector   # multiples of 512 bytes\n" },
     { .name = "diff", .arguments = "NAME[@SNAP]", .summary = "List where an image differs from a snapshot, or from nothing", .run = run_diff,
       .least = 1, .most = 1, .options = { { "from", 0, "SNAP", "compare with this snapshot of the image, or with NAME@SNAP" } },
-      .examples = "  parallax diff vm1\n  parallax diff --from monday vm1@tuesday\n" },
+      .examples = "  parallax diff vm1                         # what is stored, and where\n"
+                  "  parallax diff --from monday vm1@tuesday   # what changed in between\n" },
     { 0 },
 };

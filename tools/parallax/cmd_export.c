@@ -42,6 +42,9 @@ const struct command export_commands[] = {
     { .name = "export", .arguments = "NAME[@SNAP] DST", .summary = "Write an image as a sparse file, to a device or to standard output (-)",
       .run = run_export, .least = 2, .most = 2, .options = { { "force", 0, NULL, "replace an existing file, or overwrite a device" },
                                          { "format", 0, "F", "raw (default), qcow2 or vhd" } },
-      .examples = "  parallax export vm1 vm1.raw\n  parallax export vm1@nightly - | zstd >vm1.zst\n  parallax export vm1 vm1.qcow2 --format qcow2\n  parallax export vm1 /dev/vg0/copy --force\n" },
+      .examples = "  parallax export vm1 vm1.raw                 # sparse; of a running guest: as of this instant\n"
+                  "  parallax export vm1@nightly - | zstd >vm1.zst\n"
+                  "  parallax export vm1 vm1.qcow2 --format qcow2\n"
+                  "  parallax export vm1 /dev/vg0/copy --force   # over what is there\n" },
     { 0 },
 };

@@ -176,23 +176,34 @@ static int run_unprotect(struct cli *cli, const struct args *a) { return set_pro
 
 const struct command image_commands[] = {
     { .name = "create", .arguments = "NAME SIZE", .summary = "Make an empty image", .run = run_create, .least = 2, .most = 2,
-      .examples = "  parallax create vm1 20G\n  parallax create scratch 512M\n" },
+      .examples = "  parallax create vm1 20G   # takes no space until it is written\n"
+                  "  parallax create scratch 512M\n" },
     { .name = "template", .arguments = "NAME", .summary = "Seal an image as a template: read-only, meant to be cloned", .run = run_template,
-      .least = 1, .most = 1, .examples = "  parallax template debian-12\n" },
+      .least = 1, .most = 1,
+      .examples = "  parallax template debian-12   # from now on it can be cloned and not be written\n" },
     { .name = "clone", .arguments = "SRC[@SNAP] NEW|PREFIX", .summary = "Make images that begin as SRC is, without copying", .run = run_clone,
       .least = 2, .most = 2,
       .options = { { "count", 0, "N", "make N clones PREFIX0, PREFIX1, … in one step: all or none" },
                    { "first", 0, "M", "with --count: the number of the first (default: 0)" } },
-      .examples = "  parallax clone debian-12 vm1\n  parallax clone vm1@before-upgrade test\n  parallax clone --count 1000 --first 1 debian-12 node-\n" },
+      .examples = "  parallax clone debian-12 vm1\n"
+                  "  parallax clone vm1 vm1-copy                             # of a running guest: as of this instant\n"
+                  "  parallax clone vm1@before-upgrade test\n"
+                  "  parallax clone --count 1000 --first 1 debian-12 node-   # node-1 to node-1000 in one step\n" },
     { .name = "rm", .arguments = "NAME …", .summary = "Remove images, all or none", .run = run_rm, .least = 1, .most = 100000,
       .options = { { "snapshots", 0, NULL, "remove their snapshots too" }, { "dry-run", 'n', NULL, "only say what would come back" } },
-      .examples = "  parallax rm vm1\n  parallax rm -n vm1 vm2\n  parallax rm --snapshots vm3\n" },
-    { .name = "mv", .arguments = "NAME NEW", .summary = "Rename an image", .run = run_mv, .least = 2, .most = 2, .examples = "  parallax mv vm1 web1\n" },
+      .examples = "  parallax rm -n vm1 vm2        # only says what they would give back\n"
+                  "  parallax rm vm1 vm2           # both or none\n"
+                  "  parallax rm --snapshots vm3   # with all its snapshots\n" },
+    { .name = "mv", .arguments = "NAME NEW", .summary = "Rename an image", .run = run_mv, .least = 2, .most = 2,
+      .examples = "  parallax mv vm1 web1   # also while a guest has it\n" },
     { .name = "resize", .arguments = "NAME [+]SIZE", .summary = "Change an image's size", .run = run_resize, .least = 2, .most = 2,
       .options = { { "shrink", 0, NULL, "allow a smaller size: what lies behind is lost" } },
-      .examples = "  parallax resize vm1 40G\n  parallax resize vm1 +10G\n  parallax resize --shrink vm1 5G\n" },
+      .examples = "  parallax resize vm1 40G\n"
+                  "  parallax resize vm1 +10G          # a running guest sees it at once\n"
+                  "  parallax resize --shrink vm1 5G   # what lies behind is lost\n" },
     { .name = "protect", .arguments = "NAME[@SNAP]", .summary = "Refuse to remove an image or snapshot", .run = run_protect, .least = 1, .most = 1,
-      .examples = "  parallax protect golden\n  parallax protect vm1@audit\n" },
+      .examples = "  parallax protect golden\n"
+                  "  parallax protect vm1@audit\n" },
     { .name = "unprotect", .arguments = "NAME[@SNAP]", .summary = "Allow to remove it again", .run = run_unprotect, .least = 1, .most = 1,
       .examples = "  parallax unprotect golden\n" },
     { 0 },

@@ -199,7 +199,10 @@ const struct command import_commands[] = {
                    { "format", 0, "F", "raw, qcow2, vhd, vhdx, vmdk or vdi (default: what its content looks like)" },
                    { "with-backing", 0, NULL, "read the other files that the image file refers to" },
                    { "size", 0, "SIZE", "how long raw standard input is: saves a temporary copy" } },
-      .examples = "  parallax import debian-12.qcow2 debian-12 --template\n  xzcat disk.raw.xz | parallax import - vm1\n"
-                  "  parallax import nbd://10.0.0.1/old-disk vm2\n  parallax import overlay.qcow2 vm3 --with-backing\n" },
+      .examples = "  parallax import debian-12.qcow2 debian-12 --template   # to be cloned; the format is found by content\n"
+                  "  xzcat disk.raw.xz | parallax import - vm1\n"
+                  "  parallax import nbd://10.0.0.1/old-disk vm2            # from a server on another machine\n"
+                  "  parallax import overlay.qcow2 vm3 --with-backing       # reads its backing file too\n"
+                  "  parallax import /dev/vg0/old vm4                       # a device, byte for byte\n" },
     { 0 },
 };

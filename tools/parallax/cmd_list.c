@@ -211,17 +211,26 @@ static int run_tree(struct cli *cli, const struct args *a)
 const struct command list_commands[] = {
     { .name = "ls", .arguments = "[GLOB]", .summary = "List images", .run = run_ls, .least = 0, .most = 1,
       .options = { { "long", 'l', NULL, "with size, parent, snapshots and state" } },
-      .examples = "  parallax ls\n  parallax ls -l 'node-*'\n  parallax ls --json\n" },
+      .examples = "  parallax ls\n"
+                  "  parallax ls -l 'node-*'                                   # size, parent, snapshots, who writes it\n"
+                  "  parallax ls --json | jq -r '.[]|select(.template).name'   # the templates\n" },
     { .name = "info", .arguments = "NAME[@SNAP]", .summary = "Tell everything about an image or snapshot", .run = run_info, .least = 1, .most = 1,
       .options = { { "qemu", 0, NULL, "print the option of QEMU for it instead, as parallax nbd serves it" },
                    { "libvirt", 0, NULL, "print the <disk> of a libvirt domain instead" },
                    { "socket", 0, "PATH", "with these: where it is served (default: /run/parallax/nbd/NAME.sock)" },
                    { "xl", 0, NULL, "print the disk line of an xl.cfg instead" } },
-      .examples = "  parallax info vm1\n  parallax info --json vm1@before-upgrade\n  parallax info --qemu vm1 --socket /run/vm1.sock\n"
-                  "  parallax info --libvirt vm1 >disk.xml\n  parallax info --xl vm1 >>guest.cfg\n" },
+      .examples = "  parallax info vm1\n"
+                  "  parallax info --json vm1@before-upgrade\n"
+                  "  parallax info --qemu vm1 --socket /run/vm1.sock   # to paste behind qemu-system-x86_64\n"
+                  "  parallax info --libvirt vm1 >disk.xml             # for virsh attach-device\n"
+                  "  parallax info --xl vm1 >>guest.cfg\n" },
     { .name = "tree", .arguments = "", .summary = "Show which image comes from which", .run = run_tree, .least = 0, .most = 0,
-      .options = { { "dot", 0, NULL, "as a graph for dot(1)" } }, .examples = "  parallax tree\n  parallax tree --dot | dot -Tsvg >tree.svg\n" },
+      .options = { { "dot", 0, NULL, "as a graph for dot(1)" } },
+      .examples = "  parallax tree\n"
+                  "  parallax tree --dot | dot -Tsvg >tree.svg   # a picture, by Graphviz\n" },
     { .name = "du", .arguments = "[NAME[@SNAP]]", .summary = "Tell how much images map, and how much only they hold", .run = run_du, .least = 0,
-      .most = 1, .examples = "  parallax du\n  parallax du vm1\n" },
+      .most = 1,
+      .examples = "  parallax du   # USED is what only that image holds\n"
+                  "  parallax du vm1\n" },
     { 0 },
 };

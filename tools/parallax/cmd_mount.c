@@ -236,6 +236,6 @@ const struct command mount_commands[] = {
                   "  parallax mount --read-only --cached /mnt/images                  # to look into snapshots\n"
                   "  parallax mount --manage /mnt/images                              # mv renames, rm removes\n" },
     { .name = "umount", .arguments = "DIR", .summary = "End what mount began", .run = run_umount, .least = 1, .most = 1,
-      .examples = "  parallax umount /mnt/images\n" },
+      .examples = "  parallax umount /mnt/images   # when nothing there is open\n" },
     { 0 },
 };

@@ -205,7 +205,8 @@ const struct command nbd_commands[] = {
                    { "port", 0, "N", "serve a TCP port (default: " DEFAULT_PORT ")" },
                    { "bind", 0, "ADDR", "of this address (default: 127.0.0.1)" },
                    { "read-only", 0, NULL, "let nobody write; others may have the image open for writing" } },
-      .examples = "  parallax nbd vm1 --socket /run/vm1.sock\n  parallax nbd vm1@nightly --port 10810\n"
+      .examples = "  parallax nbd vm1 --socket /run/vm1.sock   # then: parallax info --qemu vm1 --socket /run/vm1.sock\n"
+                  "  parallax nbd vm1@nightly --port 10810     # of 127.0.0.1\n"
                   "  qemu-img convert nbd+unix:///vm1?socket=/run/vm1.sock -O qcow2 vm1.qcow2\n" },
     { 0 },
 };

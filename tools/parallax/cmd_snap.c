@@ -128,18 +128,24 @@ static int run_rollback(struct cli *cli, const struct args *a)
 
 const struct command snap_commands[] = {
     { .name = "snap create", .arguments = "NAME[@SNAP] …", .summary = "Freeze images, all at one point in time", .run = run_create, .least = 1,
-      .most = 10000, .examples = "  parallax snap create vm1@before-upgrade\n  parallax snap create vm1          (named by the time in UTC)\n"
-                                 "  parallax snap create db-data@b1 db-log@b1\n" },
+      .most = 10000,
+      .examples = "  parallax snap create vm1@before-upgrade\n"
+                  "  parallax snap create vm1                    # named by the time in UTC\n"
+                  "  parallax snap create db-data@b1 db-log@b1   # both frozen at the same instant\n" },
     { .name = "snap ls", .arguments = "NAME", .summary = "List the snapshots of an image", .run = run_ls, .least = 1, .most = 1,
-      .examples = "  parallax snap ls vm1\n  parallax snap ls --json vm1\n" },
+      .examples = "  parallax snap ls vm1\n"
+                  "  parallax snap ls --json vm1 | jq -r '.[].name'\n" },
     { .name = "snap rm", .arguments = "NAME@SNAP …", .summary = "Remove snapshots, all or none", .run = run_rm, .least = 1, .most = 10000,
-      .options = { { "dry-run", 'n', NULL, "only say what would come back" } }, .examples = "  parallax snap rm vm1@old\n" },
+      .options = { { "dry-run", 'n', NULL, "only say what would come back" } },
+      .examples = "  parallax snap rm -n vm1@old          # only says what it would give back\n"
+                  "  parallax snap rm vm1@old vm1@older   # in any order, also under clones\n" },
     { .name = "snap mv", .arguments = "NAME@A B", .summary = "Rename a snapshot", .run = run_mv, .least = 2, .most = 2,
-      .examples = "  parallax snap mv vm1@a before-upgrade\n" },
+      .examples = "  parallax snap mv vm1@a before-upgrade   # now vm1@before-upgrade\n" },
     { .name = "snap purge", .arguments = "NAME", .summary = "Remove all snapshots of an image", .run = run_purge, .least = 1, .most = 1,
-      .examples = "  parallax snap purge vm1\n" },
+      .examples = "  parallax snap purge vm1   # the image itself stays as it is\n" },
     { .name = "snap rollback", .arguments = "NAME@SNAP", .summary = "Put an image back to a snapshot", .run = run_rollback, .least = 1, .most = 1,
       .options = { { "keep", 0, "SNAP", "first take a snapshot SNAP of the state that is thrown away" } },
-      .examples = "  parallax snap rollback vm1@before-upgrade\n  parallax snap rollback vm1@good --keep bad\n" },
+      .examples = "  parallax snap rollback vm1@before-upgrade    # its guest must be off; newer snapshots stay\n"
+                  "  parallax snap rollback vm1@good --keep bad   # what is thrown away stays as vm1@bad\n" },
     { 0 },
 };

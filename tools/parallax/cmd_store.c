@@ -123,12 +123,16 @@ const struct command store_commands[] = {
     { .name = "init", .arguments = "", .summary = "Make a store", .run = run_init, .least = 0, .most = 0,
       .options = { { "size", 0, "SIZE", "how large it may grow (default: the file system less max(1 GiB, 5 %))" },
                    { "force", 0, NULL, "use a directory or device that holds something else; never a store" } },
-      .examples = "  parallax init\n  parallax --store /srv/images init --size 500G\n  parallax --store 'file:/srv/p?device=/dev/vg0/p' init\n" },
+      .examples = "  parallax init                                           # uses what the file system has, leaving some free\n"
+                  "  parallax --store /srv/images init --size 500G           # bounded, and elsewhere\n"
+                  "  parallax --store 'file:/srv/p?device=/dev/vg0/p' init   # blocks on a device, names in a directory\n" },
     { .name = "resize-store", .arguments = "SIZE", .summary = "Set how large the store may grow, up or down", .run = run_resize_store, .least = 1, .most = 1,
-      .examples = "  parallax resize-store 2T\n" },
+      .examples = "  parallax resize-store 2T     # more, if the file system has it\n"
+                  "  parallax resize-store 200G   # less: what is free above goes back at once\n" },
     { .name = "status", .arguments = "", .summary = "Show the store, its daemon and the devices in use", .run = run_status, .least = 0, .most = 0,
-      .examples = "  parallax status\n  parallax status --json\n" },
+      .examples = "  parallax status\n"
+                  "  parallax status --json | jq '.devices[].image'   # what guests have attached\n" },
     { .name = "doctor", .arguments = "", .summary = "Look for what would keep the store from working well", .run = doctor_run, .least = 0, .most = 0,
-      .examples = "  parallax doctor\n" },
+      .examples = "  parallax doctor   # before the first guest, and when something is slow\n" },
     { 0 },
 };

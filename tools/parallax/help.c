@@ -13,13 +13,22 @@ static const char global_options[] =
     "  --lock-timeout S    how long to wait for another command on this store (default: 10 seconds)\n"
     "  --help, --version\n";
 
+static const char first_steps[] =
+    "Examples:\n"
+    "  parallax init                                            # a store\n"
+    "  parallax import debian-12.qcow2 debian-12 --template     # a disk to clone from\n"
+    "  parallax clone debian-12 vm1                             # a disk of its own, at once, without copying\n"
+    "  parallax nbd vm1 --socket /run/vm1.sock                  # … for QEMU, until it is ended\n"
+    "  parallax snap create vm1@before                          # while the guest runs\n"
+    "  parallax snap rollback vm1@before                        # when it is off\n";
+
 void help_overview(void)
 {
     puts("usage: parallax [OPTION …] COMMAND …\n\nCommands (parallax COMMAND --help tells more):");
     for (unsigned f = 0; command_families[f]; f++)
         for (const struct command *c = command_families[f]; c->name; c++)
             printf("  %-14s %s\n", c->name, c->summary);
-    printf("\n%s\nSizes are bytes, or K M G T P (KiB … PiB, 1024). Exit: 0 done, 1 failed, 2 wrong usage.\n", global_options);
+    printf("\n%s\n%s\nSizes are bytes, or K M G T P (KiB … PiB, 1024). Exit: 0 done, 1 failed, 2 wrong usage.\n", global_options, first_steps);
 }
 
 void help_command(const struct command *c)
