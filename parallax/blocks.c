@@ -56,7 +56,7 @@ uint32_t blocks_read(struct store *s, const struct radix_entry *entries, uint32_
         int err = read_window(s, entries + first, end - first, buffer + (size_t)first * BDEV_BLOCK_SIZE);
         for (uint32_t i = first; i < end; i++) {
             uint8_t *block = buffer + (size_t)i * BDEV_BLOCK_SIZE;
-            errors[i] = 0;
+            errors[i] = entries[i].kind == RADIX_LOST ? -EBADMSG : 0;
             if (entries[i].kind == RADIX_DATA && (err || !lies_inside(s, &entries[i]) || verify(s, &entries[i], block)))
                 errors[i] = read_alone(s, &entries[i], block);
             bad += errors[i] != 0;

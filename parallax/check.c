@@ -5,8 +5,10 @@
  * subtrees are walked once: a node that is marked already is not entered again.
  * Nodes and data are read many at a time: one by one, a store of small blocks would take hours, and days beside busy guests.
  * Order: versions that somebody can name; hidden ones with branches, so that what only they hold is known; the rest. A
- * version whose deletion into its child has begun (V5) is no longer walked: what is left of it stands in the child's dead runs. */
+ * version whose deletion into its child has begun (V5) is no longer walked: what is left of it stands in the child's dead runs.
+ * References are counted by a second walk: each version by the births that are its own (consistency.md, 31a). */
 #include "parallax/mend.h"
+#include "parallax/references.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -19,6 +21,7 @@ struct checked_version {
     struct radix_root root;
     uint64_t cursor;     /* of a deletion under way: what lies before is gone */
     uint64_t min_birth;  /* of a deletion under way: what is older belongs to others */
+    uint64_t own_birth;  /* references born from here on are its own; older ones were met in its ancestors */
     bool is_branch;      /* hidden, with branches */
     bool parent_begun;   /* the parent's deletion into this one has begun */
     uint32_t first_run, run_count;
@@ -41,6 +44,8 @@ struct check {
     unsigned flags;
     uint64_t used_before;
     struct mend mend;
+    struct references references;
+    bool may_miss_references;
     void (*finding)(void *ctx, const char *line);
     void *ctx;
     struct store_check_result *result;
@@ -76,6 +81,7 @@ static void check_free(struct check *c)
         munmap(c->reached, c->words * 8);
     for (uint32_t i = 0; i < c->run_count; i++)
         free(c->runs[i].crcs);
+    references_fini(&c->references);
     free(c->versions);
     free(c->runs);
     free(c->buffer);
@@ -162,6 +168,17 @@ static int count_node(void *ctx, unsigned level, uint64_t first, const struct ra
     return 0;
 }
 
+/* What could not be read then may still be below it: nobody knows what it led to. */
+static int lost_range(void *ctx, uint64_t first, uint64_t count, const struct radix_entry *e)
+{
+    struct check *c = ctx;
+    c->result->damaged++;
+    c->mend.blind = true;
+    report(c, "%s: offset %llu: %llu bytes are lost, as the map of them was damaged (node %llu); writing or discarding them makes them good", c->name,
+           (unsigned long long)(first * BDEV_BLOCK_SIZE), (unsigned long long)(count * BDEV_BLOCK_SIZE), (unsigned long long)e->address);
+    return 0;
+}
+
 static int damaged_node(void *ctx, unsigned level, uint64_t first, const struct radix_entry *node, int error)
 {
     struct check *c = ctx;
@@ -178,7 +195,7 @@ static int check_subtree(struct check *c, const struct checked_version *v, unsig
 {
     struct radix_io io = { .device = c->store->blocks, .seed = c->store->super.seed };
     struct radix_visit visit = { .ctx = c, .from = v->cursor, .min_birth = v->min_birth,
-                                 .enter = enter_node, .data = check_data, .node = count_node, .damaged = damaged_node };
+                                 .enter = enter_node, .data = check_data, .node = count_node, .lost = lost_range, .damaged = damaged_node };
     c->version = v;
     return radix_walk_subtree(&io, node, level, 0, &visit);
 }
@@ -189,12 +206,66 @@ static bool is_marked(const struct check *c, uint64_t address)
     return address >= c->store->super.zone_start && address < c->usable && c->reached[i / 64] >> (i % 64) & 1;
 }
 
+/* ---- References ---- */
+
+static int count_reference(void *ctx, uint64_t block, const struct radix_entry *e)
+{
+    struct check *c = ctx;
+    (void)block;
+    references_add(&c->references, e->address);
+    return 0;
+}
+
+static int miss_references(void *ctx, unsigned level, uint64_t first, const struct radix_entry *node, int error)
+{
+    (void)level, (void)first, (void)node;
+    ((struct check *)ctx)->may_miss_references = true;
+    return error == -EBADMSG || error == -EIO ? 0 : error; /* told by the first walk */
+}
+
+static int count_references(struct check *c, const struct checked_version *v, uint64_t from, unsigned level, const struct radix_entry *node)
+{
+    struct radix_io io = { .device = c->store->blocks, .seed = c->store->super.seed };
+    struct radix_visit visit = { .ctx = c, .from = from, .min_birth = v->own_birth, .data = count_reference, .damaged = miss_references };
+    return radix_walk_subtree(&io, node, level, 0, &visit);
+}
+
+/* Of a version whose parent's deletion into it has begun: what the parent alone holds of its own births. */
+static int count_dead_reference(struct check *c, const struct checked_version *v, const struct dead_entry *e)
+{
+    if (e->what == RADIX_DROP_SUBTREE)
+        return count_references(c, v, 0, e->level, &e->block);
+    if (e->what == RADIX_DROP_DATA && e->block.birth >= v->own_birth)
+        references_add(&c->references, e->block.address);
+    return 0;
+}
+
+static void tell_count(void *ctx, uint64_t address, uint64_t counted, uint64_t met)
+{
+    struct check *c = ctx;
+    uint64_t *n = counted > met ? &c->result->overcounted : &c->result->undercounted;
+    if (++*n <= 20)
+        report(c, "block %llu has %llu references, but %llu are counted: it would %s", (unsigned long long)address, (unsigned long long)met,
+               (unsigned long long)counted, counted > met ? "never be freed" : "be freed while it is in use");
+}
+
+static int compare_references(struct check *c)
+{
+    int err = 0;
+    for (uint32_t i = 0; i < c->version_count && !err; i++)
+        if (c->versions[i].root.height)
+            err = count_references(c, &c->versions[i], c->versions[i].cursor, c->versions[i].root.height, &c->versions[i].root.node);
+    return err ? err : references_compare(&c->references, c->may_miss_references || c->mend.blind, tell_count, c);
+}
+
 /* An entry names what the parent holds; if that is being given up already, the entry alone holds it. */
 static int check_dead_entry(struct check *c, const struct checked_version *v, const struct dead_entry *e)
 {
     static const struct checked_version whole = { .cursor = 0 };
-    if (v->parent_begun)
-        return e->what == RADIX_DROP_SUBTREE ? check_subtree(c, &whole, e->level, &e->block) : (mark(c, e->block.address), 0);
+    if (v->parent_begun) {
+        int err = e->what == RADIX_DROP_SUBTREE ? check_subtree(c, &whole, e->level, &e->block) : (mark(c, e->block.address), 0);
+        return err ? err : count_dead_reference(c, v, e);
+    }
     if (is_marked(c, e->block.address) || c->mend.blind)
         return 0;
     c->result->damaged++;
@@ -216,6 +287,7 @@ static int check_run(struct check *c, const struct checked_version *v, const str
             c->result->dead_damaged++;
             report(c, "%s: a block of its dead list is damaged (block %llu): what it names comes back by 'parallax gc' after deletions", v->name,
                    (unsigned long long)(r->address + b));
+            c->may_miss_references |= v->parent_begun;
             n = 0;
             err = 0;
         }
@@ -268,8 +340,16 @@ static void work(struct job *j)
         check_gathered(c);
     }
     if (!c->error)
+        c->error = compare_references(c);
+    if (!c->error)
         compare(c);
 }
+
+/* ---- On the checkpointer's thread ---- */
+
+static void load_counts(struct job *j) { references_load(&container_of(j, struct check, job)->references); }
+
+static void mend_counts(struct job *j) { references_mend(&container_of(j, struct check, job)->references); }
 
 /* ---- On the loop ---- */
 
@@ -313,6 +393,12 @@ static void mend(struct store_op *op)
         finish(c);
 }
 
+static void counts_mended(struct loop_task *t)
+{
+    struct check *c = container_of(t, struct check, job.done);
+    checkpoint_then(c->store, c->op, mend);
+}
+
 static void done(struct loop_task *t)
 {
     struct check *c = container_of(t, struct check, job.done);
@@ -321,21 +407,15 @@ static void done(struct loop_task *t)
     c->mend.reached = c->reached;
     c->mend.words = c->words;
     c->mend.result = c->result;
-    bool wrong = c->result->leaked_blocks || c->result->wrongly_free || c->result->lost_pages;
-    if (c->flags & (STORE_CHECK_REPAIR | STORE_CHECK_COLLECT) && wrong && !c->error)
-        checkpoint_then(c->store, c->op, mend);
-    else
+    bool wrong = c->result->leaked_blocks || c->result->wrongly_free || c->result->lost_pages || c->references.wrong_count;
+    if (!(c->flags & (STORE_CHECK_REPAIR | STORE_CHECK_COLLECT)) || !wrong || c->error) {
         finish(c);
-}
-
-static void name_version(const struct version *v, char *out, size_t size)
-{
-    if (v->image && v->image->name && v->name)
-        snprintf(out, size, "%s@%s", v->image->name, v->name);
-    else if (v->image && v->image->name)
-        snprintf(out, size, "%s", v->image->name);
-    else
-        snprintf(out, size, "(hidden version %llu)", (unsigned long long)v->id);
+        return;
+    }
+    c->result->mended = c->references.wrong_count;
+    c->job.work = mend_counts;
+    c->job.done.run = counts_mended;
+    worker_submit(&c->store->checkpointer, &c->job);
 }
 
 static bool is_begun(const struct version *v) { return v && v->delete_cursor && v->child_count; }
@@ -345,12 +425,16 @@ static int copy_version(struct check *c, const struct version *v)
     struct checked_version *k = &c->versions[c->version_count++];
     if (!is_begun(v))
         k->root = *lookup_root(v);
+    const struct version *older = v->parent;
+    while (is_begun(older)) /* what it leaves is v's already */
+        older = older->parent;
+    k->own_birth = older ? older->generation + 1 : 0;
     k->cursor = v->delete_cursor;
     k->min_birth = v->delete_cursor ? parent_generation(v) + 1 : 0;
     k->is_branch = !v->image && v->child_count > 1;
     k->parent_begun = is_begun(v->parent);
     k->first_run = c->run_count;
-    name_version(v, k->name, sizeof k->name);
+    version_describe(v, k->name, sizeof k->name);
     for (uint32_t i = 0; i < v->runs.count; i++, k->run_count++) {
         struct dead_run *r = &c->runs[c->run_count];
         size_t bytes = dead_run_blocks(&v->runs.runs[i]) * sizeof *r->crcs;
@@ -384,7 +468,7 @@ static int copy_all(struct check *c)
     c->image = bit_map(c->words);
     c->reached = bit_map(c->words);
     c->buffer = bdev_buffer_alloc(DATA_BATCH);
-    if (!c->versions || !c->runs || !c->image || !c->reached || !c->buffer)
+    if (references_init(&c->references, s) || !c->versions || !c->runs || !c->image || !c->reached || !c->buffer)
         return -ENOMEM;
     memcpy(c->image, s->space.image, c->words * 8);
     for (uint64_t w = 0; w < c->words; w++)
@@ -401,6 +485,15 @@ static int copy_all(struct check *c)
     return err;
 }
 
+static void loaded(struct loop_task *t)
+{
+    struct check *c = container_of(t, struct check, job.done);
+    c->error = c->references.error;
+    c->job.work = work;
+    c->job.done.run = done;
+    worker_submit(&c->store->helper, &c->job);
+}
+
 static void ready(struct store_op *op)
 {
     struct check *c = op->work;
@@ -415,10 +508,10 @@ static void ready(struct store_op *op)
         op->done(op);
         return;
     }
-    c->job.work = work;
-    c->job.done.run = done;
+    c->job.work = load_counts;
+    c->job.done.run = loaded;
     reader_begin(c->store, &c->era);
-    worker_submit(&c->store->helper, &c->job);
+    worker_submit(&c->store->checkpointer, &c->job); /* before the next checkpoint changes them */
 }
 
 static void run_check(struct store_op *op)

@@ -87,6 +87,19 @@ static void cut(struct checkpoint *c)
 
 /* ---- Start and installation ---- */
 
+static void tell_losses(const struct checkpoint *c)
+{
+    char name[IMAGE_TARGET_SIZE];
+    for (uint32_t i = 0; i < c->loss_count && i < LOSSES_TOLD; i++) {
+        const struct loss *l = &c->losses[i];
+        version_describe(l->v, name, sizeof name);
+        log_error("the map of a range was damaged and had to be changed; what is not written anew is lost store=%s image=%s offset=%llu bytes=%llu address=%llu level=%u",
+                  store_name(c->store), name, (unsigned long long)(l->block * BDEV_BLOCK_SIZE), (unsigned long long)BDEV_BLOCK_SIZE << 8 * l->level, (unsigned long long)l->address, l->level);
+    }
+    if (c->loss_count > LOSSES_TOLD)
+        log_error("%u more ranges were lost; 'parallax check' lists them store=%s", c->loss_count - LOSSES_TOLD, store_name(c->store));
+}
+
 static void install_lines(struct checkpoint *c)
 {
     for (uint32_t i = 0; i < c->version_count; i++) {
@@ -171,12 +184,14 @@ static void install(struct loop_task *t)
     }
     s->catalog_revision++;
     s->checkpoint_number = c->state_record.checkpoint;
+    s->has_lost = c->state_record.has_lost;
     s->journal.tail = c->cut_seq + 1;
     if (s->journal.durable < c->cut_seq)
         s->journal.durable = c->cut_seq; /* the flush before the commit covered it */
     s->stats.checkpoints++;
     s->old_readers += s->new_readers;
     s->new_readers = 0;
+    tell_losses(c);
     install_lines(c);
     install_deletions(c);
     for (uint32_t i = 0; i < frozen->held_used; i++)

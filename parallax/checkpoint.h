@@ -35,6 +35,14 @@ struct deletion {
     bool finished;
 };
 
+/* What a version lost because a map node could not be read when it had to be changed. */
+#define LOSSES_TOLD 16u
+struct loss {
+    struct version *v;
+    uint64_t block, address;
+    unsigned level;
+};
+
 struct change_order {
     uint32_t version, entry;           /* planned version, entry of the frozen index */
     uint32_t block;
@@ -54,6 +62,8 @@ struct checkpoint {
     uint32_t version_count, line_count, deletion_count; /* versions: those to merge first, by line and cut */
     struct change_order *order;
     uint32_t order_count;
+    struct loss losses[LOSSES_TOLD];
+    uint32_t loss_count;
     struct stored_state state_record;
 
     struct catalog_change *changes; /* of the catalog; each value and key malloc'ed in one piece with it */

@@ -114,6 +114,12 @@ static int hash_leaf(struct digest *d, uint64_t first, struct radix_entry entrie
     return 0;
 }
 
+static int lost(struct digest *d, uint64_t block)
+{
+    d->bad_block = block;
+    return -EBADMSG;
+}
+
 static int hash_node(struct digest *d, const struct radix_entry *node, unsigned level, uint64_t first, uint8_t out[IMAGE_DIGEST_BYTES])
 {
     struct radix_io io = { .device = d->store->blocks, .seed = d->store->super.seed };
@@ -137,6 +143,8 @@ static int hash_node(struct digest *d, const struct radix_entry *node, unsigned 
     for (unsigned i = 0; i < RADIX_FANOUT && !err && level > 1; i++)
         if (entries[i].kind == RADIX_NODE && (first + i * span) * BDEV_BLOCK_SIZE < d->size_bytes)
             err = hash_node(d, &entries[i], level - 1, first + i * span, d->children[level] + i * IMAGE_DIGEST_BYTES);
+        else if (entries[i].kind == RADIX_LOST && (first + i * span) * BDEV_BLOCK_SIZE < d->size_bytes)
+            err = lost(d, first + i * span);
     if (err)
         return err;
     hash(d->children[level], NODE_BYTES, out);
@@ -159,7 +167,7 @@ static int hash_map(struct digest *d, unsigned height, uint8_t top[IMAGE_DIGEST_
             return err;
         node = entries[0];
     }
-    int err = node.kind == RADIX_NODE ? hash_node(d, &node, level, 0, top) : 0;
+    int err = node.kind == RADIX_NODE ? hash_node(d, &node, level, 0, top) : node.kind == RADIX_LOST ? lost(d, 0) : 0;
     for (; !err && level && level < height; level++) {
         memset(d->children[1], 0, NODE_BYTES);
         memcpy(d->children[1], top, IMAGE_DIGEST_BYTES);

@@ -2,7 +2,9 @@
  *
  * Entries are put in order of (planned version, block); each version is then one radix_merge of its changes onto the root
  * before it (consistency.md, 9). Zero ranges of the version's interval and its entries are woven into one ascending stream:
- * where both cover a block, the higher ticket wins. */
+ * where both cover a block, the higher ticket wins.
+ * A map node that cannot be read costs what it mapped and nothing else (consistency.md, 9a): the version goes on with lost
+ * entries in its place. */
 #include "parallax/checkpoint.h"
 
 #include <errno.h>
@@ -150,6 +152,17 @@ static int drop(void *ctx, enum radix_drop what, const struct radix_entry *e, un
     return checkpoint_drop(st->c, st->v, st->limit, what, e, level);
 }
 
+static int lost(void *ctx, unsigned level, uint64_t first_block, const struct radix_entry *e, int error)
+{
+    struct stream *st = ctx;
+    struct checkpoint *c = st->c;
+    (void)error; /* it was logged when the node was read */
+    c->state_record.has_lost = true;
+    if (c->loss_count++ < LOSSES_TOLD)
+        c->losses[c->loss_count - 1] = (struct loss){ .v = st->v, .block = first_block, .level = level, .address = e->address };
+    return 0;
+}
+
 /* The version's own ranges, sorted and joined. */
 static int collect_ranges(struct stream *st)
 {
@@ -180,7 +193,7 @@ static int merge_version(struct checkpoint *c, const struct planned_line *l, str
     struct version *v = pv->v;
     struct stream st = { .c = c, .v = v, .next = pv->change_first, .end = pv->change_first + pv->change_count,
                          .all = l->ranges, .all_count = l->range_count, .low = low, .high = pv->cut, .limit = parent_generation(v) };
-    struct radix_merge m = { .next = next_change, .drop = drop, .ctx = &st, .birth = v->generation, .min_blocks = pv->blocks };
+    struct radix_merge m = { .next = next_change, .drop = drop, .lost = lost, .ctx = &st, .birth = v->generation, .min_blocks = pv->blocks };
     struct radix_io io = checkpoint_io(c);
     struct radix_root root = *base;
     int err = collect_ranges(&st);

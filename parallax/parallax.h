@@ -238,9 +238,11 @@ struct store_check_result {
     uint64_t dead_damaged;  /* blocks of dead lists likewise: the space they name is found again by a collection, after deletions */
     uint64_t leaked_blocks; /* counted as used, and nothing reaches them */
     uint64_t wrongly_free;  /* counted as free, and something reaches them */
+    uint64_t overcounted;   /* blocks for which more references are counted than there are: they would never be freed */
+    uint64_t undercounted;  /* fewer: they would be freed while they are in use */
     uint64_t lost_pages;    /* of the space map: their free blocks cannot be used */
     uint64_t hidden_bytes;  /* held only by deleted images and snapshots from which two or more others still branch */
-    uint64_t mended;        /* leaked, wrongly free, pages: put right, durably; the counts above are those before */
+    uint64_t mended;        /* leaked, wrongly free, wrongly counted, pages: put right, durably; the counts above are those before */
     uint64_t freed_bytes;   /* a collection: used bytes less than before */
 };
 enum store_check_flags {

@@ -114,6 +114,7 @@ struct store {
     struct radix_cache *map;
     uint64_t catalog_revision, checkpoint_number;
     int failed;            /* first error of a metadata write */
+    bool has_lost;         /* some map may have lost entries */
     bool closing;
 
     struct list_node write_queue;  /* image_req.link: whole-block writes and discards without a ticket yet */
@@ -300,6 +301,7 @@ struct stored_state {
     uint8_t uuid[16];
     uint64_t checkpoint, epoch, tail, next_version, next_image;
     uint32_t next_line, sealed_count;
+    bool has_lost;
     struct sealed_range *sealed;
 };
 uint8_t *state_encode(const struct stored_state *st, uint32_t *length); /* malloc'ed */

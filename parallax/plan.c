@@ -42,7 +42,7 @@ void plan_end(struct checkpoint *c)
     c->lines = NULL;
     c->deletions = NULL;
     c->order = NULL;
-    c->change_count = c->change_capacity = c->version_count = c->line_count = c->deletion_count = c->order_count = 0;
+    c->change_count = c->change_capacity = c->version_count = c->line_count = c->deletion_count = c->order_count = c->loss_count = 0;
 }
 
 bool plan_wants_deletion(const struct version *v)
@@ -161,7 +161,7 @@ static void plan_state(struct checkpoint *c)
 {
     struct store *s = c->store;
     c->state_record = (struct stored_state){ .checkpoint = s->checkpoint_number + 1, .epoch = s->journal.epoch, .tail = c->cut_seq + 1,
-                                             .next_version = s->tree.next_version, .next_image = s->tree.next_image, .next_line = s->tree.next_line };
+                                             .has_lost = s->has_lost, .next_version = s->tree.next_version, .next_image = s->tree.next_image, .next_line = s->tree.next_line };
     memcpy(c->state_record.uuid, s->super.uuid, 16);
 }
 

@@ -156,6 +156,18 @@ bool pool_drop(struct pool *p, uint64_t address)
     return true;
 }
 
+void pool_adjust(struct pool *p, uint64_t address, int64_t difference)
+{
+    struct group *g = take_group(p, address);
+    if (!g)
+        return;
+    uint32_t *count = &g->counts[address % POOL_GROUP];
+    int64_t right = *count + difference;
+    *count = right < 0 ? 0 : right > POOL_COUNT_MAX ? POOL_COUNT_MAX : (uint32_t)right;
+    mark(p, address, *count > 0);
+    g->changed = true;
+}
+
 int pool_write(struct pool *p, int (*put)(void *ctx, const void *key, size_t key_length, const void *value, size_t length), void *ctx)
 {
     uint8_t key[9], value[POOL_VALUE_MAX];

@@ -38,6 +38,8 @@ static inline bool pool_shared(const struct pool *p, uint64_t address)
 void pool_add(struct pool *p, uint64_t address);
 /* One less; false: there is none beyond the first, and the block is free. */
 bool pool_drop(struct pool *p, uint64_t address);
+/* Puts a count right that was wrong by so much; never below zero. */
+void pool_adjust(struct pool *p, uint64_t address, int64_t difference);
 /* Gives the groups that have changed since the last time to put (value NULL: no key any more), and forgets them. The first
  * error of pool_add or pool_drop since then is returned. */
 int pool_write(struct pool *p, int (*put)(void *ctx, const void *key, size_t key_length, const void *value, size_t length), void *ctx);

@@ -166,15 +166,20 @@ static bool read_again(struct read *r)
     return n > 0;
 }
 
+static void report(struct read *r, uint32_t i, const char *what)
+{
+    char name[IMAGE_TARGET_SIZE];
+    version_describe(image_version(r->req->image), name, sizeof name);
+    log_limited(&r->store->reads->damage_log, LOG_LEVEL_ERROR, "%s store=%s image=%s offset=%llu address=%llu", what, store_name(r->store), name,
+                (unsigned long long)((r->lookup.first + i) * BDEV_BLOCK_SIZE), (unsigned long long)r->entries[i].address);
+    r->error = -EIO;
+}
+
 static void report_damage(struct read *r)
 {
     for (uint32_t i = 0; i < r->count; i++)
-        if (!verified(r, i)) {
-            const char *name = r->req->image->disk && r->req->image->disk->name ? r->req->image->disk->name : "(unnamed)";
-            log_limited(&r->store->reads->damage_log, LOG_LEVEL_ERROR, "checksum mismatch store=%s image=%s offset=%llu address=%llu", store_name(r->store), name,
-                        (unsigned long long)((r->lookup.first + i) * BDEV_BLOCK_SIZE), (unsigned long long)r->entries[i].address);
-            r->error = -EIO;
-        }
+        if (!verified(r, i))
+            report(r, i, "checksum mismatch");
 }
 
 static void io_done(struct bdev_req *q, int error)
@@ -189,6 +194,17 @@ static void io_done(struct bdev_req *q, int error)
     if (!r->error && r->again)
         report_damage(r);
     finish(r);
+}
+
+/* Ends a read that meets a block whose map was damaged when it had to be changed (consistency.md, 9a). */
+static bool meets_a_loss(struct read *r)
+{
+    for (uint32_t i = 0; i < r->count; i++)
+        if (r->entries[i].kind == RADIX_LOST) {
+            report(r, i, "what is read here was lost with its map");
+            return true;
+        }
+    return false;
 }
 
 static void issue(struct read *r)
@@ -228,7 +244,10 @@ static void looked_up(struct radix_lookup *l, int error)
     for (uint32_t i = 0; i < r->count; i++)
         if (r->known[i])
             r->entries[i] = r->changes[i];
-    issue(r);
+    if (meets_a_loss(r))
+        finish(r);
+    else
+        issue(r);
 }
 
 static void place_blocks(struct read *r)

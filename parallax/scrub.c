@@ -29,8 +29,8 @@ struct place {
 
 struct bad {
     struct radix_entry entry;
-    uint64_t block;
-    unsigned level; /* 0: data */
+    uint64_t block, count; /* count: of what is lost */
+    unsigned level; /* 0: data, or what is lost */
     int error;
 };
 
@@ -137,7 +137,15 @@ static int damaged_node(void *ctx, unsigned level, uint64_t first_block, const s
 {
     struct scrub *c = ctx;
     if (c->bad_count < NODES_TOLD)
-        c->bad[c->bad_count++] = (struct bad){ *e, first_block, level, error };
+        c->bad[c->bad_count++] = (struct bad){ .entry = *e, .block = first_block, .level = level, .error = error };
+    return 0;
+}
+
+static int lost_range(void *ctx, uint64_t first_block, uint64_t count, const struct radix_entry *e)
+{
+    struct scrub *c = ctx;
+    if (c->bad_count < NODES_TOLD)
+        c->bad[c->bad_count++] = (struct bad){ .entry = *e, .block = first_block, .count = count, .error = -EBADMSG };
     return 0;
 }
 
@@ -145,7 +153,7 @@ static void step(struct job *j)
 {
     struct scrub *c = container_of(j, struct scrub, job);
     struct radix_io io = { .device = c->store->blocks, .seed = c->store->super.seed };
-    struct radix_visit visit = { .ctx = c, .from = c->place.block, .min_birth = c->min_birth, .data = gather, .damaged = damaged_node };
+    struct radix_visit visit = { .ctx = c, .from = c->place.block, .min_birth = c->min_birth, .data = gather, .lost = lost_range, .damaged = damaged_node };
     int errors[STEP_BLOCKS];
     c->step_ms = clock_monotonic_ms();
     if (c->save)
@@ -157,22 +165,24 @@ static void step(struct job *j)
     if (!c->error && c->count && blocks_read(c->store, c->entries, c->count, c->buffer, errors))
         for (uint32_t i = 0; i < c->count; i++)
             if (errors[i])
-                c->bad[c->bad_count++] = (struct bad){ c->entries[i], c->blocks[i], 0, errors[i] };
+                c->bad[c->bad_count++] = (struct bad){ .entry = c->entries[i], .block = c->blocks[i], .error = errors[i] };
     c->step_ms = clock_monotonic_ms() - c->step_ms;
 }
 
-/* Whether a map has that very block or node in that place. */
+/* Whether a map has that very block or node in that place, or has lost it with that very node. */
 static bool uses(struct radix_io *io, const struct radix_root *root, const struct bad *b)
 {
     struct radix_entry node = root->node, entries[RADIX_FANOUT];
     if (root->height < b->level || b->block >> 8 * root->height)
         return false;
     for (unsigned level = root->height; level > b->level; level--) {
+        if (node.kind == RADIX_LOST && b->entry.kind == RADIX_LOST)
+            break;
         if (node.kind != RADIX_NODE || radix_read_node(io, &node, level, entries))
             return false;
         node = entries[b->block >> 8 * (level - 1) & (RADIX_FANOUT - 1)];
     }
-    return node.kind != RADIX_NONE && node.address == b->entry.address && node.birth == b->entry.birth;
+    return node.kind == b->entry.kind && node.address == b->entry.address && node.birth == b->entry.birth;
 }
 
 static void find_users(struct job *j)
@@ -244,7 +254,10 @@ static void tell(struct scrub *c, const struct bad *b, const char *name)
     char line[512];
     unsigned long long offset = b->block * BDEV_BLOCK_SIZE, address = b->entry.address;
     const char *what = b->error == -EBADMSG ? "does not match its checksum" : "cannot be read";
-    if (b->level)
+    if (b->count)
+        snprintf(line, sizeof line, "%s: offset %llu: %llu bytes are lost, as the map of them was damaged (node %llu); writing or discarding them makes them good", name,
+                 offset, (unsigned long long)(b->count * BDEV_BLOCK_SIZE), address);
+    else if (b->level)
         snprintf(line, sizeof line, "%s: offset %llu: the map of what follows, up to %llu bytes, %s (node %llu, level %u)", name, offset,
                  (unsigned long long)BDEV_BLOCK_SIZE << 8 * b->level, what, address, b->level);
     else

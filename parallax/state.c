@@ -8,6 +8,7 @@
 
 #define STATE_HEAD 72u
 #define STATE_FORMAT 1u
+#define STATE_FORMAT_LOST 2u /* the same, of a store whose maps may have lost entries */
 #define SEALED_HEAD 32u
 
 uint8_t *state_encode(const struct stored_state *st, uint32_t *length)
@@ -18,7 +19,7 @@ uint8_t *state_encode(const struct stored_state *st, uint32_t *length)
     uint8_t *b = calloc(1, size), *p = b + STATE_HEAD;
     if (!b)
         return NULL;
-    put_le32(b, STATE_FORMAT);
+    put_le32(b, st->has_lost ? STATE_FORMAT_LOST : STATE_FORMAT);
     memcpy(b + 8, st->uuid, 16);
     put_le64(b + 24, st->checkpoint);
     put_le64(b + 32, st->epoch);
@@ -78,8 +79,11 @@ static int decode_range(const uint8_t **at, size_t *left, struct sealed_range *r
 int state_decode(const uint8_t *b, size_t length, struct stored_state *st)
 {
     *st = (struct stored_state){ 0 };
-    if (length < STATE_HEAD || get_le32(b) != STATE_FORMAT)
+    if (length < STATE_HEAD || get_le32(b) < STATE_FORMAT)
         return -EBADMSG;
+    if (get_le32(b) > STATE_FORMAT_LOST)
+        return -EPROTONOSUPPORT;
+    st->has_lost = get_le32(b) == STATE_FORMAT_LOST;
     memcpy(st->uuid, b + 8, 16);
     st->checkpoint = get_le64(b + 24);
     st->epoch = get_le64(b + 32);

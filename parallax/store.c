@@ -188,6 +188,11 @@ static int load_run_item(void *ctx, const void *key, size_t key_length, const vo
     return *(const uint8_t *)key == KEY_RUN ? load_run(&l->s->tree, key, key_length, value, length) : 0;
 }
 
+static int too_new(struct store *s, struct error *err)
+{
+    return error_set(err, -EPROTONOSUPPORT, "store '%s' was made by a newer version of Parallax; upgrade to open it", store_name(s));
+}
+
 static int load_catalog(struct loading *l, struct error *err)
 {
     struct store *s = l->s;
@@ -198,12 +203,15 @@ static int load_catalog(struct loading *l, struct error *err)
         rc = -EBADMSG;
     if (!rc)
         rc = tree_link(&s->tree);
+    if (rc == -EPROTONOSUPPORT)
+        return too_new(s, err);
     if (rc)
         return error_set(err, rc, "store '%s': its catalog cannot be used: %s", store_name(s), rc == -EBADMSG ? "damaged, or not of these blocks" : strerror(-rc));
     s->tree.next_version = l->state.next_version > s->tree.next_version ? l->state.next_version : s->tree.next_version;
     s->tree.next_image = l->state.next_image > s->tree.next_image ? l->state.next_image : s->tree.next_image;
     s->tree.next_line = l->state.next_line > s->tree.next_line ? l->state.next_line : s->tree.next_line;
     s->checkpoint_number = l->state.checkpoint;
+    s->has_lost = l->state.has_lost;
     return 0;
 }
 
@@ -220,7 +228,7 @@ static int load_super(struct store *s, struct error *err)
     }
     free(block);
     if (rc == -EPROTONOSUPPORT)
-        return error_set(err, rc, "store '%s' was made by a newer version of Parallax; upgrade to open it", store_name(s));
+        return too_new(s, err);
     if (rc)
         return error_set(err, rc, "store '%s': no superblock can be read: %s", store_name(s), rc == -EBADMSG ? "its blocks are damaged or not a store's" : strerror(-rc));
     return 0;

@@ -2,6 +2,7 @@
 #include "parallax/tree.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,6 +14,16 @@ void tree_init(struct tree *t)
     list_init(&t->dirty_versions);
     list_init(&t->orphans);
     list_init(&t->gone);
+}
+
+void version_describe(const struct version *v, char *out, size_t size)
+{
+    if (v->image && v->image->name && v->name)
+        snprintf(out, size, "%s@%s", v->image->name, v->name);
+    else if (v->image && v->image->name)
+        snprintf(out, size, "%s", v->image->name);
+    else
+        snprintf(out, size, "(hidden version %llu)", (unsigned long long)v->id);
 }
 
 struct vdisk *tree_image(const struct tree *t, uint64_t id)

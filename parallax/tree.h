@@ -130,6 +130,8 @@ static inline bool version_unwanted(const struct version *v)
 {
     return !v->image && !(v->flags & VERSION_FLAG_TEMPORARY) && v->child_count <= 1;
 }
+/* IMAGE, IMAGE@SNAPSHOT, or that it has no name; for people. The loop's. */
+void version_describe(const struct version *v, char *out, size_t size);
 static inline uint64_t version_blocks(const struct version *v) { return (v->size_bytes + BDEV_BLOCK_SIZE - 1) / BDEV_BLOCK_SIZE; }
 static inline uint64_t parent_generation(const struct version *v) { return v->parent ? v->parent->generation : 0; }
 

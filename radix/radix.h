@@ -20,7 +20,9 @@
 #define RADIX_MAX_HEIGHT 4u
 #define RADIX_MAX_BLOCKS (1ull << 32) /* 16 TiB of blocks */
 
-enum radix_kind { RADIX_NONE = 0, RADIX_DATA = 1, RADIX_NODE = 2 };
+/* RADIX_LOST: what stood here was in a node that could not be read when it had to be changed. address is that node's, birth the
+ * generation in which the loss was met; whoever reads such a block gets an error, and mapping or unmapping it makes it good. */
+enum radix_kind { RADIX_NONE = 0, RADIX_DATA = 1, RADIX_NODE = 2, RADIX_LOST = 3 };
 
 struct radix_entry {
     uint64_t address; /* 48 bits */
@@ -53,7 +55,7 @@ struct radix_lookup {
     struct radix_root root;
     uint64_t first;              /* image block */
     uint32_t count;              /* 1 … 257: one call answers a 1 MiB request at any offset */
-    struct radix_entry *entries; /* count of them, the caller's, filled before done; RADIX_NONE where nothing was written */
+    struct radix_entry *entries; /* count of them, the caller's, filled before done; RADIX_NONE where nothing was written, RADIX_LOST */
     void (*done)(struct radix_lookup *l, int error);
     /* private until done */
     uint32_t at;
@@ -99,6 +101,10 @@ struct radix_merge {
     /* Told before the new root is returned; an error stops the merge. An entry that is replaced by one with the same address
      * is still reached and not dropped. first_block: the image block, or the first one below the node. */
     int (*drop)(void *ctx, enum radix_drop what, const struct radix_entry *e, unsigned level, uint64_t first_block);
+    /* Told when a node that has to be changed cannot be read (-EBADMSG or -EIO, at the second attempt too): 0 puts a new node
+     * in its place, in which all that is not changed is RADIX_LOST; the old node and what is below it are not dropped. NULL:
+     * the merge stops with the error. */
+    int (*lost)(void *ctx, unsigned level, uint64_t first_block, const struct radix_entry *e, int error);
     void *ctx;
     uint64_t birth;     /* of the new nodes */
     uint64_t min_blocks; /* the new root is at least high enough for an image of this many blocks, if it maps anything */
@@ -121,6 +127,8 @@ struct radix_visit {
     int (*data)(void *ctx, uint64_t block, const struct radix_entry *e);
     /* Each node, after all that is below it (level 1: a leaf; the root last). May be NULL. first: first image block below it. */
     int (*node)(void *ctx, unsigned level, uint64_t first_block, const struct radix_entry *e);
+    /* Each run of blocks that are RADIX_LOST by the same loss, in order with the data. May be NULL. */
+    int (*lost)(void *ctx, uint64_t first_block, uint64_t count, const struct radix_entry *e);
     /* A node that could not be read or is invalid: 0 goes on without it. NULL: stops with -EBADMSG (or -EIO). */
     int (*damaged)(void *ctx, unsigned level, uint64_t first_block, const struct radix_entry *e, int error);
 };

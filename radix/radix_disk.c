@@ -40,11 +40,11 @@ static bool all_zero(const void *bytes16) { return (get_le64(bytes16) | get_le64
 int radix_entry_decode(const void *bytes16, struct radix_entry *out)
 {
     const struct radix_disk_entry *d = bytes16;
-    if (d->kind > RADIX_NODE || (d->kind == RADIX_NONE && !all_zero(d)))
+    if (d->kind > RADIX_LOST || (d->kind == RADIX_NONE && !all_zero(d)))
         return -EBADMSG;
     struct radix_entry e;
     radix_entry_unpack(d, &e);
-    if (e.kind != RADIX_NONE && e.address == 0)
+    if ((e.kind != RADIX_NONE && e.address == 0) || (e.kind == RADIX_LOST && e.crc))
         return -EBADMSG;
     *out = e;
     return 0;
@@ -66,7 +66,7 @@ int radix_node_check(const struct radix_disk_node *n, uint32_t seed, const struc
         struct radix_entry x;
         if (radix_entry_decode(&n->entry[i], &x))
             return -EBADMSG;
-        if (x.kind != RADIX_NONE && (x.kind != legal || x.address >= device_blocks || x.birth > e->birth))
+        if (x.kind != RADIX_NONE && ((x.kind != legal && x.kind != RADIX_LOST) || x.address >= device_blocks || x.birth > e->birth))
             return -EBADMSG;
     }
     return 0;

@@ -9,7 +9,7 @@
  *    6   1  kind          low 4 bits: enum radix_kind; high 4 bits: reserved, zero
  *    7   5  birth         generation the target was written in; never after the birth of the node that holds the entry
  *   12   4  crc           of the target: radix_checksum of a data block, radix_node_checksum of a node
- * An entry that leads nowhere (RADIX_NONE) is 16 zero bytes. */
+ * An entry that leads nowhere (RADIX_NONE) is 16 zero bytes. A lost one has no crc (zero). */
 #ifndef RADIX_RADIX_DISK_H
 #define RADIX_RADIX_DISK_H
 #include "base/endian.h"

@@ -19,17 +19,17 @@
 
 #define MAX_COUNT 257u
 
-static void fill_none(struct radix_lookup *l, uint64_t until_block)
+static void fill(struct radix_lookup *l, const struct radix_entry *e, uint64_t until_block)
 {
     while (l->at < l->count && l->first + l->at < until_block)
-        l->entries[l->at++] = (struct radix_entry){ .kind = RADIX_NONE };
+        l->entries[l->at++] = *e;
 }
 
 /* Aims at the root for the next entry to be filled. */
 static void aim_at_root(struct radix_lookup *l)
 {
     if (l->root.node.kind == RADIX_NONE || l->first + l->at >= radix_capacity(l->root.height))
-        fill_none(l, UINT64_MAX);
+        fill(l, &(struct radix_entry){ .kind = RADIX_NONE }, UINT64_MAX);
     l->waiting_for = l->root.node;
     l->level = l->root.height;
 }
@@ -48,8 +48,8 @@ static void consult(struct radix_lookup *l, const struct radix_disk_node *n)
     struct radix_entry e;
     radix_entry_unpack(&n->entry[i], &e);
     unsigned below = l->level - 1;
-    if (e.kind == RADIX_NONE) {
-        fill_none(l, radix_first(below, block) + radix_span(below));
+    if (e.kind != RADIX_NODE) {
+        fill(l, &e, radix_first(below, block) + radix_span(below));
         aim_at_root(l);
         return;
     }

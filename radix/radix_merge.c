@@ -9,7 +9,9 @@
  *    old one and changes the entry in the parent. Closing one that was not changed does nothing: its parent keeps the old entry.
  * 3. Every old entry that loses its place is dropped exactly once: data when it is replaced or unmapped, a node when its
  *    replacement is closed, a subtree when a range covers it.
- * 4. A tree grows by making the holder a node and putting a new holder above it. */
+ * 4. A tree grows by making the holder a node and putting a new holder above it.
+ * 5. Where the old node cannot be read, and below what is lost already, a node is opened that holds lost entries only; it drops
+ *    nothing, as nobody knows what the old one led to. */
 #include "radix/radix_ahead.h"
 #include "radix/radix_gather.h"
 
@@ -62,6 +64,24 @@ static void grow(struct merge *mg)
     mg->height++;
 }
 
+static void open_lost(struct merge *mg, unsigned level, uint64_t first, uint64_t address, uint64_t birth)
+{
+    open_empty(mg, level, first);
+    struct radix_entry e = { .kind = RADIX_LOST, .address = address, .birth = birth };
+    for (unsigned i = 0; i < RADIX_FANOUT; i++)
+        radix_entry_encode(&e, &mg->frame[level].node->entry[i]);
+}
+
+static int lose(struct merge *mg, unsigned level, uint64_t first, const struct radix_entry *e, int error)
+{
+    if (!mg->m->lost || (error != -EBADMSG && error != -EIO))
+        return error;
+    int err = mg->m->lost(mg->m->ctx, level, first, e, error);
+    if (!err)
+        open_lost(mg, level, first, e->address, mg->m->birth);
+    return err;
+}
+
 static int open_old(struct merge *mg, unsigned level, uint64_t first, const struct radix_entry *e)
 {
     struct frame *f = &mg->frame[level];
@@ -71,7 +91,7 @@ static int open_old(struct merge *mg, unsigned level, uint64_t first, const stru
     } else {
         int unused, err = radix_read_nodes(mg->io, level, e, &f->node, 1, &unused);
         if (err)
-            return err;
+            return lose(mg, level, first, e, err);
     }
     f->first = first;
     f->old = *e;
@@ -122,6 +142,8 @@ static int seek(struct merge *mg, uint64_t block, unsigned level, bool create)
         int err = 0;
         if (e.kind == RADIX_NODE)
             err = open_old(mg, below, radix_first(below, block), &e);
+        else if (e.kind == RADIX_LOST)
+            open_lost(mg, below, radix_first(below, block), e.address, e.birth);
         else if (create)
             open_empty(mg, below, radix_first(below, block));
         else
@@ -147,7 +169,7 @@ static int map_block(struct merge *mg, uint64_t block, const struct radix_entry 
     radix_entry_encode(e, place);
     mg->frame[1].changed = true;
     /* The same address described anew is still reached, so it is not dropped. */
-    if (old.kind == RADIX_NONE || old.address == e->address)
+    if (old.kind != RADIX_DATA || old.address == e->address)
         return 0;
     return mg->m->drop(mg->m->ctx, RADIX_DROP_DATA, &old, 0, block);
 }
@@ -163,6 +185,8 @@ static int unmap_child(struct merge *mg, uint64_t block)
         return 0;
     memset(place, 0, sizeof *place);
     mg->frame[level].changed = true;
+    if (old.kind == RADIX_LOST)
+        return 0;
     return mg->m->drop(mg->m->ctx, level == 1 ? RADIX_DROP_DATA : RADIX_DROP_SUBTREE, &old, level - 1, block);
 }
 
@@ -225,7 +249,8 @@ static bool find_entry(struct merge *mg, unsigned level, uint64_t block, unsigne
     return out->kind == RADIX_NODE;
 }
 
-static int read_ahead_level(struct merge *mg, unsigned level)
+/* What could not be read is tried once more when it is opened, and it is decided there what that means. */
+static void read_ahead_level(struct merge *mg, unsigned level)
 {
     struct radix_ahead_level *q = &mg->ahead->level[level];
     struct radix_disk_node *nodes[RADIX_BATCH];
@@ -244,17 +269,25 @@ static int read_ahead_level(struct merge *mg, unsigned level)
         q->count++;
     }
     int errors[RADIX_BATCH];
-    return q->count ? radix_read_nodes(mg->io, level, q->entry, nodes, q->count, errors) : 0;
+    if (q->count == 0 || !radix_read_nodes(mg->io, level, q->entry, nodes, q->count, errors))
+        return;
+    unsigned kept = 0;
+    for (unsigned i = 0; i < q->count; i++) {
+        if (errors[i])
+            continue;
+        q->entry[kept] = q->entry[i];
+        q->first[kept] = q->first[i];
+        if (kept != i)
+            q->nodes[kept] = q->nodes[i];
+        kept++;
+    }
+    q->count = kept;
 }
 
-static int read_ahead(struct merge *mg)
+static void read_ahead(struct merge *mg)
 {
-    for (unsigned level = mg->height; level >= 1; level--) {
-        int err = read_ahead_level(mg, level);
-        if (err)
-            return err;
-    }
-    return 0;
+    for (unsigned level = mg->height; level >= 1; level--)
+        read_ahead_level(mg, level);
 }
 
 /* ---- The whole ---- */
@@ -274,10 +307,10 @@ static int run(struct merge *mg, struct radix_root *out)
 {
     do {
         int err = radix_ahead_pull(mg->ahead, mg->io);
-        if (!err)
-            err = read_ahead(mg);
-        if (!err)
-            err = apply_slice(mg);
+        if (err)
+            return err;
+        read_ahead(mg);
+        err = apply_slice(mg);
         if (err)
             return err;
     } while (!mg->ahead->ended);

@@ -33,14 +33,33 @@ static bool entered(const struct walk *w, unsigned level, uint64_t first, const 
     return wanted(w, level, first, e) && (!w->v->enter || w->v->enter(w->v->ctx, e));
 }
 
+/* Tells of what is lost from entry i of a node on; *end: the first entry that says something else. */
+static int visit_lost(struct walk *w, unsigned level, uint64_t first, const struct radix_disk_node *n, unsigned i, unsigned *end)
+{
+    uint64_t span = radix_span(level - 1);
+    struct radix_entry e, next;
+    radix_entry_unpack(&n->entry[i], &e);
+    for (*end = i + 1; *end < RADIX_FANOUT; ++*end) {
+        radix_entry_unpack(&n->entry[*end], &next);
+        if (!radix_same_entry(&e, &next))
+            break;
+    }
+    return w->v->lost ? w->v->lost(w->v->ctx, first + i * span, (*end - i) * span, &e) : 0;
+}
+
 static int visit_leaf(struct walk *w, uint64_t first, const struct radix_disk_node *n)
 {
-    for (unsigned i = 0; w->v->data && i < RADIX_FANOUT; i++) {
+    for (unsigned i = 0, end; i < RADIX_FANOUT; i = end) {
         struct radix_entry e;
+        int err = 0;
+        end = i + 1;
         radix_entry_unpack(&n->entry[i], &e);
         if (!wanted(w, 0, first + i, &e))
             continue;
-        int err = w->v->data(w->v->ctx, first + i, &e);
+        if (e.kind == RADIX_LOST)
+            err = visit_lost(w, 1, first, n, i, &end);
+        else if (w->v->data)
+            err = w->v->data(w->v->ctx, first + i, &e);
         if (err)
             return err;
     }
@@ -49,23 +68,36 @@ static int visit_leaf(struct walk *w, uint64_t first, const struct radix_disk_no
 
 static int visit_batch(struct walk *w, unsigned level);
 
+/* The children gathered for that level, all that is below them, and none is gathered any more. */
+static int visit_gathered(struct walk *w, unsigned level)
+{
+    struct batch *b = &w->batch[level];
+    int err = b->count ? visit_batch(w, level) : 0;
+    b->count = 0;
+    return err;
+}
+
 static int visit_inner(struct walk *w, unsigned level, uint64_t first, const struct radix_disk_node *n)
 {
     struct batch *b = &w->batch[level - 1];
+    int err = 0;
     b->count = 0;
-    for (unsigned i = 0; i < RADIX_FANOUT; i++) {
+    for (unsigned i = 0, end; i < RADIX_FANOUT && !err; i = end) {
         uint64_t child = first + i * radix_span(level - 1);
-        radix_entry_unpack(&n->entry[i], &b->entry[b->count]);
-        if (entered(w, level - 1, child, &b->entry[b->count]))
+        struct radix_entry *e = &b->entry[b->count];
+        end = i + 1;
+        radix_entry_unpack(&n->entry[i], e);
+        if (e->kind == RADIX_LOST && wanted(w, level - 1, child, e)) {
+            err = visit_gathered(w, level - 1);
+            if (!err)
+                err = visit_lost(w, level, first, n, i, &end);
+        } else if (e->kind == RADIX_NODE && entered(w, level - 1, child, e)) {
             b->first[b->count++] = child;
-        if (b->count == WALK_BATCH || (i == RADIX_FANOUT - 1 && b->count)) {
-            int err = visit_batch(w, level - 1);
-            if (err)
-                return err;
-            b->count = 0;
         }
+        if (b->count == WALK_BATCH)
+            err = visit_gathered(w, level - 1);
     }
-    return 0;
+    return err ? err : visit_gathered(w, level - 1);
 }
 
 /* Reads the nodes gathered for that level and visits each with all that is below it. */

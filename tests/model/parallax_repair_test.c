@@ -6,6 +6,7 @@
 #include "tests/support/rig.h"
 #include "tests/support/unit.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -305,6 +306,206 @@ static void nothing_is_freed_that_a_damaged_node_may_hold(void)
     rig_end(&r);
 }
 
+/* The address of the leaf that holds image block 0. */
+static int first_leaf(void *ctx, unsigned level, uint64_t first_block, const struct radix_entry *e)
+{
+    *(uint64_t *)ctx = level == 1 && first_block == 0 ? e->address : 0;
+    return -ECANCELED;
+}
+
+static uint64_t leaf_of(struct rig *r, const char *name)
+{
+    uint64_t address = 0;
+    struct radix_root root = root_of(r, name);
+    struct radix_io io = { .device = r->store->blocks, .seed = r->store->super.seed };
+    struct radix_visit visit = { .ctx = &address, .node = first_leaf };
+    radix_walk(&io, &root, &visit);
+    return address;
+}
+
+static void expect(struct rig *r, const char *target, uint64_t first_block, uint64_t count, uint32_t version)
+{
+    struct image *img = rig_image(r, target, IMAGE_READ_ONLY);
+    rig_expect(r, img, first_block, count, version);
+    image_close(img);
+}
+
+static bool reads(struct rig *r, const char *target, uint64_t block)
+{
+    bool same;
+    struct image *img = rig_image(r, target, IMAGE_READ_ONLY);
+    int err = rig_read(r, img, block, 1, 1, &same);
+    image_close(img);
+    return !err;
+}
+
+static void write_to(struct rig *r, const char *name, uint64_t first_block, uint64_t count, uint32_t version)
+{
+    struct image *img = rig_image(r, name, IMAGE_READ_WRITE);
+    CU_ASSERT_EQUAL(rig_write(r, img, first_block, count, version), 0);
+    CU_ASSERT_EQUAL(rig_flush(r, img), 0);
+    image_close(img);
+}
+
+#define HURT 512u /* blocks of the image whose map is damaged: two leaves */
+
+/* An image with a snapshot; its first leaf, which both share, is spoilt while the store is closed. */
+static void start_hurt(struct rig *r, const char *test)
+{
+    start(r, test);
+    rig_create(r, "hurt", HURT * BDEV_BLOCK_SIZE);
+    write_to(r, "hurt", 0, HURT, 1);
+    rig_snapshot(r, "hurt@before");
+    rig_snapshot(r, "kept@before");
+    uint64_t leaf = leaf_of(r, "hurt");
+    CU_ASSERT_FATAL(leaf != 0);
+    rig_close(r);
+    spoil(r, leaf);
+    rig_open(r);
+}
+
+static void a_damaged_map_node_costs_its_image_alone(void)
+{
+    struct rig r;
+    start_hurt(&r, __func__);
+    for (uint32_t version = 2; version < 6; version++) { /* many checkpoints, all of which have to change what is damaged */
+        write_to(&r, "hurt", 7, 3, version);
+        write_to(&r, "kept", 0, 32, version);
+        rig_checkpoint(&r);
+        CU_ASSERT(!rig_status(&r).failed);
+        expect(&r, "hurt", 7, 3, version);
+        expect(&r, "hurt", 256, HURT - 256, 1);
+        CU_ASSERT(!reads(&r, "hurt", 6) && !reads(&r, "hurt", 10));
+        expect(&r, "kept", 0, 32, version);
+        expect(&r, "kept@before", 0, BLOCKS, 1);
+        rig_snapshot(&r, version % 2 ? "hurt@odd" : "hurt@even");
+        rig_unsnapshot(&r, version % 2 ? "hurt@odd" : "hurt@even");
+    }
+    rig_close(&r);
+    rig_open(&r);
+    expect(&r, "hurt", 7, 3, 5);
+    CU_ASSERT(!reads(&r, "hurt", 0) && !reads(&r, "hurt", 255) && !reads(&r, "hurt@before", 7));
+    struct store_check_result c = rig_check(&r, STORE_CHECK_DATA);
+    CU_ASSERT(c.damaged >= 3 && !c.wrongly_free); /* two ranges of the head, the leaf of the snapshot */
+    CU_ASSERT_EQUAL(rig_check(&r, STORE_CHECK_COLLECT).mended, 0);
+    rig_unsnapshot(&r, "hurt@before");
+    rig_settle(&r);
+    c = rig_check(&r, STORE_CHECK_COLLECT); /* what is lost may be below the node still */
+    CU_ASSERT(c.damaged == 2 && c.leaked_blocks && !c.mended);
+    write_to(&r, "hurt", 0, 256, 9);
+    rig_settle(&r);
+    expect(&r, "hurt", 0, 256, 9);
+    c = rig_check(&r, STORE_CHECK_COLLECT);
+    CU_ASSERT(!c.damaged && c.leaked_blocks && c.mended == c.leaked_blocks);
+    CU_ASSERT(rig_is_sound(&r));
+    rig_end(&r);
+}
+
+static void what_was_lost_is_gone_with_a_discard_or_with_its_image(void)
+{
+    struct rig r;
+    start_hurt(&r, __func__);
+    write_to(&r, "hurt", 7, 1, 2);
+    rig_clone(&r, "hurt", "clone");
+    rig_checkpoint(&r);
+    struct image *img = rig_image(&r, "clone", IMAGE_READ_WRITE);
+    CU_ASSERT_EQUAL(rig_discard(&r, img, 0, 200), 0);
+    image_close(img);
+    rig_settle(&r);
+    expect(&r, "clone", 0, 200, 0);
+    CU_ASSERT(!reads(&r, "clone", 200) && !reads(&r, "hurt", 0));
+    rig_delete(&r, "hurt");
+    rig_settle(&r);
+    CU_ASSERT(rig_check(&r, STORE_CHECK_DATA).damaged > 0);
+    rig_delete(&r, "clone");
+    rig_settle(&r);
+    rig_check(&r, STORE_CHECK_COLLECT);
+    CU_ASSERT(rig_is_sound(&r));
+    expect_kept(&r);
+    rig_end(&r);
+}
+
+/* A program that does not know lost entries must not take their nodes for damaged. */
+static void a_store_with_lost_entries_says_so(void)
+{
+    struct rig r;
+    start_hurt(&r, __func__);
+    CU_ASSERT(!r.store->has_lost);
+    write_to(&r, "hurt", 7, 1, 2);
+    rig_checkpoint(&r);
+    rig_close(&r);
+    rig_open(&r);
+    CU_ASSERT(r.store->has_lost);
+    struct stored_state st = { .has_lost = true }, back;
+    uint32_t length;
+    uint8_t *b = state_encode(&st, &length);
+    CU_ASSERT_EQUAL(b[0], 2);
+    b[0] = 3;
+    CU_ASSERT_EQUAL(state_decode(b, length, &back), -EPROTONOSUPPORT);
+    free(b);
+    rig_end(&r);
+}
+
+static void dedup(struct rig *r, const char *name)
+{
+    struct store_op op;
+    struct image_dedup d;
+    rig_arm(&op);
+    image_dedup(r->store, &op, name, &d);
+    CU_ASSERT_EQUAL(rig_run(r, &op), 0);
+    CU_ASSERT_EQUAL(d.shared_bytes, BLOCKS * BDEV_BLOCK_SIZE);
+}
+
+/* Nothing else counts meanwhile: no checkpoint runs. */
+static void miscount(struct rig *r, uint64_t address, int by)
+{
+    rig_settle(r);
+    pool_adjust(&r->store->pool, address, by);
+    rig_checkpoint(r);
+}
+
+static void wrong_counts_of_references_are_found_and_put_right(void)
+{
+    struct rig r;
+    start(&r, __func__);
+    rig_settle(&r);
+    uint64_t used = rig_status(&r).used_bytes;
+    rig_snapshot(&r, "kept@s");
+    rig_create(&r, "twin", BLOCKS * BDEV_BLOCK_SIZE);
+    write_to(&r, "twin", 0, BLOCKS, 1);
+    dedup(&r, "twin");
+    rig_snapshot(&r, "twin@s");
+    write_to(&r, "twin", 0, 300, 2);
+    rig_clone(&r, "twin@s", "third");
+    CU_ASSERT(rig_is_sound(&r));
+    uint64_t address = first_data(&r, "kept");
+    miscount(&r, address, 2);
+    struct store_check_result c = rig_check(&r, 0);
+    CU_ASSERT(c.overcounted == 1 && !c.undercounted && !c.damaged && !c.mended);
+    CU_ASSERT_EQUAL(rig_check(&r, STORE_CHECK_COLLECT).mended, 1);
+    CU_ASSERT(rig_is_sound(&r));
+    miscount(&r, address, -1);
+    c = rig_check(&r, STORE_CHECK_REPAIR);
+    CU_ASSERT(c.undercounted == 1 && !c.overcounted && c.mended == 1);
+    rig_close(&r);
+    rig_open(&r);
+    CU_ASSERT(rig_is_sound(&r));
+    rig_delete(&r, "twin");
+    rig_delete(&r, "third");
+    rig_settle(&r);
+    expect_kept(&r);
+    miscount(&r, address, 2); /* a block with a count left over is leaked when it is dropped */
+    write_to(&r, "kept", 0, BLOCKS, 1);
+    rig_unsnapshot(&r, "kept@s");
+    rig_settle(&r);
+    c = rig_check(&r, STORE_CHECK_COLLECT);
+    CU_ASSERT(c.overcounted == 1 && c.leaked_blocks == 1 && c.mended == 2);
+    CU_ASSERT(rig_is_sound(&r));
+    CU_ASSERT_EQUAL(rig_status(&r).used_bytes, used);
+    expect_kept(&r);
+    rig_end(&r);
+}
+
 static struct bdev_ops counting;
 static int (*plain_read)(struct bdev *d, uint64_t block, void *buf, uint32_t blocks);
 static unsigned reads_alone;
@@ -352,6 +553,10 @@ int main(int argc, char **argv)
         UNIT(a_page_of_the_space_map_that_comes_back_is_not_believed),
         UNIT(a_damaged_dead_list_costs_space_until_the_next_collection_and_nothing_else),
         UNIT(nothing_is_freed_that_a_damaged_node_may_hold),
+        UNIT(a_damaged_map_node_costs_its_image_alone),
+        UNIT(what_was_lost_is_gone_with_a_discard_or_with_its_image),
+        UNIT(a_store_with_lost_entries_says_so),
+        UNIT(wrong_counts_of_references_are_found_and_put_right),
         UNIT(a_check_does_not_wait_for_each_block),
         { 0 },
     };

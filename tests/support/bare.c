@@ -304,7 +304,7 @@ bool bare_is_sound(struct bare *b)
     struct store_check_result r = { 0 };
     bare_arm(&run);
     store_check(b->store, &run.op, true, finding, NULL, &r);
-    return bare_wait(b, &run) == 0 && !r.damaged && !r.leaked_blocks && !r.wrongly_free;
+    return bare_wait(b, &run) == 0 && !r.damaged && !r.leaked_blocks && !r.wrongly_free && !r.overcounted && !r.undercounted;
 }
 
 /* ---- The device ---- */

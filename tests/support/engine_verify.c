@@ -230,7 +230,7 @@ void engine_check(struct engine *e)
         return;
     if (err)
         engine_fail("check: %s", run.op.error.text);
-    if (result.damaged || result.leaked_blocks || result.wrongly_free)
+    if (result.damaged || result.leaked_blocks || result.wrongly_free || result.overcounted || result.undercounted)
         engine_fail("check: %llu damaged, %llu leaked, %llu wrongly free", (unsigned long long)result.damaged, (unsigned long long)result.leaked_blocks,
                     (unsigned long long)result.wrongly_free);
 }

@@ -186,7 +186,7 @@ struct store_check_result rig_check(struct rig *r, unsigned flags)
 bool rig_is_sound(struct rig *r)
 {
     struct store_check_result c = rig_check(r, STORE_CHECK_DATA);
-    return !c.damaged && !c.dead_damaged && !c.leaked_blocks && !c.wrongly_free && !c.lost_pages;
+    return !c.damaged && !c.dead_damaged && !c.leaked_blocks && !c.wrongly_free && !c.lost_pages && !c.overcounted && !c.undercounted;
 }
 
 struct store_status rig_status(struct rig *r)

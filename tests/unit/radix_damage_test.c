@@ -249,7 +249,7 @@ static void sealed_nodes_with_illegal_entries_are_refused(void)
     struct radix_world w;
     radix_world_open(&w, DEVICE_BLOCKS, 1);
     struct radix_entry good = { .kind = RADIX_DATA, .address = 100, .birth = 7, .crc = 1 }, e;
-    for (unsigned i = 0; i < 9; i++) {
+    for (unsigned i = 0; i < 10; i++) {
         struct radix_disk_node n;
         memset(&n, 0, sizeof n);
         radix_entry_encode(&good, &n.entry[0]);
@@ -266,9 +266,10 @@ static void sealed_nodes_with_illegal_entries_are_refused(void)
         radix_entry_encode(&e, &n.entry[200]);
         switch (i) {
         case 5: n.entry[200].kind |= 0x10; break;                                /* a reserved bit */
-        case 6: n.entry[200].kind = 3; break;                                    /* a kind that does not exist */
+        case 6: n.entry[200].kind = 4; break;                                    /* a kind that does not exist */
         case 7: n.entry[200].kind = 0; break;                                    /* nothing, but with an address */
         case 8: memset(&n.entry[200], 0, 15), n.entry[200].crc[3] = 1; break;    /* nothing, but with a checksum */
+        case 9: n.entry[200].kind = 3; break;                                    /* lost, but with a checksum */
         default: break;
         }
         struct radix_root root = { .node = seal(&w, &n, level, 7, 50), .height = level };

@@ -230,9 +230,10 @@ static void check_done(struct store_op *op)
     struct slow *w = container_of(op, struct slow, op);
     const struct store_check_result *c = &w->check;
     slow_finish(w, &op->error,
-                json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "blocks-checked", (json_int_t)c->blocks_checked, "nodes-checked",
+                json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "blocks-checked", (json_int_t)c->blocks_checked, "nodes-checked",
                           (json_int_t)c->nodes_checked, "damaged", (json_int_t)c->damaged, "damaged-dead-lists", (json_int_t)c->dead_damaged,
-                          "leaked-blocks", (json_int_t)c->leaked_blocks, "wrongly-free", (json_int_t)c->wrongly_free, "lost-pages",
+                          "leaked-blocks", (json_int_t)c->leaked_blocks, "wrongly-free", (json_int_t)c->wrongly_free, "overcounted",
+                          (json_int_t)c->overcounted, "undercounted", (json_int_t)c->undercounted, "lost-pages",
                           (json_int_t)c->lost_pages, "hidden", (json_int_t)c->hidden_bytes, "mended", (json_int_t)c->mended, "freed",
                           (json_int_t)c->freed_bytes));
 }

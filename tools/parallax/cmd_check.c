@@ -31,9 +31,13 @@ static void take_finding(void *ctx, json_t *element)
 
 static int verdict(const json_t *result)
 {
-    if (json_count(result, "damaged") || json_count(result, "wrongly-free"))
+    if (json_count(result, "damaged") || json_count(result, "wrongly-free") || json_count(result, "undercounted"))
         return CHECK_CORRUPT;
-    return json_count(result, "leaked-blocks") || json_count(result, "lost-pages") || json_count(result, "damaged-dead-lists") ? CHECK_LEAKED : CHECK_SOUND;
+    static const char *const space[] = { "leaked-blocks", "overcounted", "lost-pages", "damaged-dead-lists" };
+    for (unsigned i = 0; i < sizeof space / sizeof *space; i++)
+        if (json_count(result, space[i]))
+            return CHECK_LEAKED;
+    return CHECK_SOUND;
 }
 
 static void say_verdict(const struct cli *cli, const json_t *result, int status)
@@ -50,7 +54,7 @@ static void say_verdict(const struct cli *cli, const json_t *result, int status)
 /* After a repair the map is walked again; what it says of free space counts, beside the damage that was found before. */
 static int check_again(struct cli *cli, json_t *result)
 {
-    static const char *const keys[] = { "wrongly-free", "leaked-blocks", "lost-pages", "damaged-dead-lists" };
+    static const char *const keys[] = { "wrongly-free", "undercounted", "overcounted", "leaked-blocks", "lost-pages", "damaged-dead-lists" };
     json_t *after = NULL;
     int status = cli_call(cli, json_pack("{s:s,s:b}", "command", "check", "data", 0), NULL, NULL, &after);
     for (unsigned i = 0; i < sizeof keys / sizeof *keys && status == EXIT_DONE; i++)
