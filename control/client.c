@@ -2,11 +2,13 @@
  *
  * The socket does not block; every wait is a poll on the socket and on the cancel descriptor together, so that a signal that
  * comes between a check and a system call is never missed. */
+#include "base/clock.h"
 #include "base/endian.h"
 #include "control/control.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,10 +37,12 @@ void control_client_fini(struct control_client *c)
 static int wait_for(struct control_client *c, short events)
 {
     struct pollfd p[2] = { { .fd = c->fd, .events = events }, { .fd = c->cancel_fd, .events = POLLIN } };
-    while (poll(p, 2, -1) < 0)
-        if (errno != EINTR)
-            return -errno;
-    return p[1].revents ? -ECANCELED : 0;
+    int n;
+    do {
+        uint64_t now = clock_monotonic_ms(), left = c->deadline_ms > now ? c->deadline_ms - now : 0;
+        n = poll(p, 2, !c->deadline_ms ? -1 : left > INT_MAX ? INT_MAX : (int)left);
+    } while (n < 0 && errno == EINTR);
+    return n < 0 ? -errno : n == 0 ? -ETIMEDOUT : p[1].revents ? -ECANCELED : 0;
 }
 
 static int receive_bytes(struct control_client *c, void *to, size_t length)

@@ -1,6 +1,7 @@
 /* contact.c - see contact.h. */
 #include "control/contact.h"
 
+#include "base/clock.h"
 #include "control/place.h"
 
 #include <errno.h>
@@ -40,7 +41,15 @@ int contact_greet(struct control_client *c, const char *key, int *pid, struct er
     return bad;
 }
 
-int contact_daemon(const char *key, int cancel_fd, struct control_client *out, int *pid, struct error *err)
+static int silent(const char *key, int pid, unsigned timeout_ms, struct error *err)
+{
+    if (err)
+        *err = (struct error)ERROR_NONE;
+    return error_set(err, -ETIMEDOUT, "the daemon of store %s, pid %d, does not answer within %g s: it is stopped or busy; see what it does, or wait longer with --lock-timeout",
+                     key, pid, timeout_ms / 1000.0);
+}
+
+int contact_daemon(const char *key, int cancel_fd, unsigned timeout_ms, struct control_client *out, int *pid, struct error *err)
 {
     char paths[PLACE_CANDIDATES][PLACE_MAX];
     unsigned count = place_socket_candidates(key, paths);
@@ -53,10 +62,16 @@ int contact_daemon(const char *key, int cancel_fd, struct control_client *out, i
             continue;
         bad = control_client_init(out, fd, cancel_fd);
         if (!bad)
+            out->deadline_ms = timeout_ms ? clock_monotonic_ms() + timeout_ms : 0;
+        if (!bad)
             bad = contact_greet(out, key, pid, err);
+        out->deadline_ms = 0;
         if (!bad)
             return 0;
+        int peer = control_peer_pid(fd);
         control_client_fini(out);
+        if (bad == -ETIMEDOUT)
+            return silent(key, peer, timeout_ms, err);
         /* Neither another store's daemon nor one that just ends is ours. */
         if (bad != -ENOENT && bad != -ECONNRESET)
             return error_set(err, bad, "cannot talk to the daemon at %s: %s", paths[i], strerror(-bad));

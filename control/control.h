@@ -59,6 +59,7 @@ struct control_client {
     int fd, cancel_fd;     /* cancel_fd: readable when the caller wants out, or -1; stays the caller's */
     unsigned char *buffer; /* of the last received frame */
     uint32_t credits;      /* DATA frames that may be sent now */
+    uint64_t deadline_ms;  /* of the monotonic clock: what has to be waited for beyond it is -ETIMEDOUT; 0: none */
 };
 int control_client_init(struct control_client *c, int fd, int cancel_fd);
 void control_client_fini(struct control_client *c);

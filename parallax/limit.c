@@ -61,11 +61,12 @@ static void done(struct loop_task *t)
     op->done(op);
 }
 
-static void check(struct store *s, uint64_t blocks, struct error *err)
+static void check(struct store *s, uint64_t size_bytes, struct error *err)
 {
+    uint64_t blocks = size_bytes / BDEV_BLOCK_SIZE;
     uint64_t needed = space_present(&s->space) - s->space.free_blocks - (s->run.end - s->run.next) + space_reserve(s, 0);
     if (blocks < LIMIT_MIN_BYTES / BDEV_BLOCK_SIZE)
-        error_set(err, -EINVAL, "a store of %llu bytes is too small; at least 32 MiB are needed", (unsigned long long)blocks * BDEV_BLOCK_SIZE);
+        error_set(err, -EINVAL, "a store of %llu bytes is too small; at least 32 MiB are needed", (unsigned long long)size_bytes);
     else if (blocks > s->blocks->max_blocks)
         error_set(err, -ENOSPC, "the device of store '%s' has %llu bytes, fewer than the size asked for", store_name(s),
                   (unsigned long long)s->blocks->max_blocks * BDEV_BLOCK_SIZE);
@@ -83,7 +84,7 @@ static void ready(struct store_op *op)
     struct limit *l = op->work;
     struct store *s = l->store;
     if (!op->error.code)
-        check(s, op->args.number / BDEV_BLOCK_SIZE, &op->error);
+        check(s, op->args.number, &op->error);
     if (op->error.code) {
         limit_free(l);
         op->done(op);

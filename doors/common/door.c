@@ -23,7 +23,7 @@ static int locate(struct door *d, struct error *err)
 /* The daemon must be there now; later it may come and go. */
 static int greet(struct door *d, struct error *err)
 {
-    int pid, bad = contact_daemon(d->key, d->cancel_fd, &d->idle[0], &pid, err);
+    int pid, bad = contact_daemon(d->key, d->cancel_fd, CONTACT_MS, &d->idle[0], &pid, err);
     if (bad == -ENOENT)
         return error_set(err, bad, "no daemon serves the store %s; start parallaxd --store %s", d->key, d->url);
     if (!bad)

@@ -74,7 +74,7 @@ void door_clients_close(struct door *d)
 static int connect_client(struct door *d, struct control_client *c, struct error *err)
 {
     while (c->fd < 0) {
-        int pid, bad = contact_daemon(d->key, d->cancel_fd, c, &pid, err);
+        int pid, bad = contact_daemon(d->key, d->cancel_fd, 0, c, &pid, err);
         if (!bad)
             break;
         c->fd = -1;

@@ -57,12 +57,13 @@ static void close_image(struct receive *r)
 
 static void answer(struct receive *r)
 {
+    uint64_t size = r->import || !r->image ? r->length : image_size(r->image);
     close_image(r);
     r->answered = true;
     if (r->error.code)
         session_answer_error(r->base.session, &r->error);
     else
-        session_answer(r->base.session, json_pack("{s:s,s:I,s:I,s:b}", "name", r->name, "size", (json_int_t)r->length, "written",
+        session_answer(r->base.session, json_pack("{s:s,s:I,s:I,s:b}", "name", r->name, "size", (json_int_t)size, "written",
                                                   (json_int_t)r->received, "template", r->seal));
 }
 

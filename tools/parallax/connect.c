@@ -66,7 +66,7 @@ static int connect_self(struct cli *cli, struct error *err)
 
 int cli_connect_daemon(struct cli *cli, struct error *err)
 {
-    int bad = contact_daemon(cli->store_key, cli->cancel_fd, &cli->client, &cli->daemon_pid, err);
+    int bad = contact_daemon(cli->store_key, cli->cancel_fd, cli->lock_timeout_ms ? cli->lock_timeout_ms : CONTACT_MS, &cli->client, &cli->daemon_pid, err);
     cli->connected = !bad;
     return bad;
 }

@@ -97,7 +97,7 @@ static int watch_signals(struct daemon *d, struct error *err)
 static int refuse_second_daemon(struct daemon *d, struct error *err)
 {
     struct control_client other;
-    int pid, fd, bad = contact_daemon(d->key, -1, &other, &pid, err);
+    int pid, fd, bad = contact_daemon(d->key, -1, CONTACT_MS, &other, &pid, err);
     if (!bad) {
         control_client_fini(&other);
         return error_set(err, -EBUSY, "another daemon serves the store %s: pid %d; stop it first", d->key, pid);
