@@ -13,11 +13,14 @@
  *    because a ring is broken: a stock frontend gives its disk up for good on Closing.
  * 4. A frontend whose state node is gone counts as Closed, but only when it was there before: the toolstack may write the
  *    backend's nodes first. */
+#include "base/clock.h"
 #include "blkback/blkback_private.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+
+#define LINGER_MS 300
 
 static const char vdev_letters[] = "abcdefghijklmnop";
 
@@ -78,6 +81,13 @@ static void finish(struct blkback_device *d)
     d->stage = BLKBACK_CLOSED;
     if (hv_own_domid(d->disk.b->hv) == HV_DOMID_TOOLSTACK)
         return; /* libxl removes the directory, and that is seen as an event */
+    /* libxl reads the state when it is told of it: without a moment for that, it finds nothing and takes it for a failure. */
+    if (!d->removal_ms)
+        d->removal_ms = clock_monotonic_ms() + LINGER_MS;
+    if (clock_monotonic_ms() < d->removal_ms) {
+        blkback_manager_retry(d->disk.b);
+        return;
+    }
     int err = blkback_nodes_remove(d);
     if (err && err != -ENOENT)
         log_warning("cannot remove %s: error=%d", d->path, err);
@@ -108,6 +118,7 @@ static void open_or_fail(struct blkback_device *d)
         d->stage = BLKBACK_FAILED;
         return;
     }
+    d->removal_ms = 0;
     send(d, BLKBACK_OPEN);
 }
 
@@ -272,7 +283,8 @@ void blkback_device_step(struct blkback_device *d)
 
 bool blkback_device_waits(const struct blkback_device *d)
 {
-    return d->command == BLKBACK_NOTHING && (d->stage == BLKBACK_HELD || (d->stage == BLKBACK_NEW && d->image_failed));
+    return d->command == BLKBACK_NOTHING && 
+           (d->stage == BLKBACK_HELD || (d->stage == BLKBACK_NEW && d->image_failed) || (d->stage == BLKBACK_CLOSED && d->removal_ms));
 }
 
 /* ---- Replies ---- */

@@ -3,7 +3,7 @@
  * 1. All watch events that have arrived are drained first and only mark devices; then each marked device steps once. A
  *    frontend that writes its state without end costs one step a round.
  * 2. Events of the properties that we write ourselves are not reasons to look.
- * 3. Devices that wait for another's image step again on a timer. */
+ * 3. Devices that wait for another's image, or for their removal, step again on a timer. */
 #include "blkback/blkback_private.h"
 
 #include <errno.h>

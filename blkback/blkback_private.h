@@ -152,6 +152,7 @@ struct blkback_device {
     char identity[IMAGE_TARGET_SIZE]; /* what is, or was, attached (image_identity); "": not known yet, the name decides */
     char holder[64];
     uint64_t sectors;
+    uint64_t removal_ms; /* when its directory may be removed (clock_monotonic_ms); 0: nobody has let go of it */
     struct loop_task to_loop, to_control;
     /* from the loop, at any time */
     struct loop_task notice;

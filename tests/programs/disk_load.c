@@ -1,6 +1,8 @@
 /* disk_load.c - drives a block device from inside a guest, past its page cache.
  *
- *   disk_load rate DEVICE read|write BYTES DEPTH SECONDS [random]   keeps DEPTH requests of BYTES under way; prints their rate
+ *   disk_load rate DEVICE read|write BYTES DEPTH SECONDS [random [BATCH]]   keeps DEPTH requests of BYTES under way; prints their rate.
+ *                                                                   It waits for BATCH of them (1) to be done, and submits as many
+ *                                                                   with one call
  *   disk_load verify DEVICE SECONDS [SEED]                          writes and reads at random places until the time is up or SIGTERM;
  *                                                                   every block read must be the one last written; prints how long
  *                                                                   the longest request took
@@ -66,34 +68,41 @@ static void *aligned(size_t bytes)
 
 /* ---- rate ---- */
 
-static void submit(io_context_t ctx, struct iocb *cb)
+static void submit(io_context_t ctx, struct iocb **cbs, long count)
 {
-    int r = io_submit(ctx, 1, &cb);
-    if (r != 1) {
-        errno = -r;
-        exit(fail("submit"));
+    while (count) {
+        int r = io_submit(ctx, count, cbs);
+        if (r <= 0) {
+            errno = -r;
+            exit(fail("submit"));
+        }
+        cbs += r;
+        count -= r;
     }
 }
 
-static int rate(bool write, uint64_t bytes, unsigned depth, double seconds, bool at_random)
+static int rate(bool write, uint64_t bytes, unsigned depth, double seconds, bool at_random, unsigned batch)
 {
     io_context_t ctx = NULL;
     static struct iocb cbs[DEPTH_MAX];
+    struct iocb *next_cbs[DEPTH_MAX];
     struct io_event events[DEPTH_MAX];
     uint64_t next = 0, places = disk_bytes / bytes, done = 0;
     if (io_setup((int)depth, &ctx))
         return fail("io_setup");
     for (unsigned i = 0; i < depth; i++) {
         void *buffer = aligned(bytes);
+        next_cbs[i] = &cbs[i];
         if (write)
             io_prep_pwrite(&cbs[i], disk, buffer, bytes, (long long)((at_random ? draw() : next++) % places * bytes));
         else
             io_prep_pread(&cbs[i], disk, buffer, bytes, (long long)((at_random ? draw() : next++) % places * bytes));
-        submit(ctx, &cbs[i]);
     }
+    submit(ctx, next_cbs, depth);
     double start = now(), end = start + seconds;
     for (unsigned under_way = depth; under_way;) {
-        int n = io_getevents(ctx, 1, depth, events, NULL);
+        int n = io_getevents(ctx, batch < under_way ? batch : under_way, depth, events, NULL);
+        long again = 0;
         for (int i = 0; i < n; i++) {
             if (events[i].res != bytes) {
                 errno = (int)-(long)events[i].res;
@@ -103,10 +112,11 @@ static int rate(bool write, uint64_t bytes, unsigned depth, double seconds, bool
             struct iocb *cb = events[i].obj;
             cb->u.c.offset = (long long)((at_random ? draw() : next++) % places * bytes);
             if (now() < end)
-                submit(ctx, cb);
+                next_cbs[again++] = cb;
             else
                 under_way--;
         }
+        submit(ctx, next_cbs, again);
     }
     double took = now() - start;
     printf("requests=%llu seconds=%.2f rate=%.0f\n", (unsigned long long)done, took, (double)done / took);
@@ -157,7 +167,7 @@ static bool begin_job(io_context_t ctx, struct job *j)
     }
     j->active = true;
     j->began = now();
-    submit(ctx, &j->cb);
+    submit(ctx, &(struct iocb *){ &j->cb }, 1);
     return true;
 }
 
@@ -224,7 +234,7 @@ int main(int argc, char **argv)
 {
     bool is_rate = argc >= 7 && !strcmp(argv[1], "rate"), is_verify = argc >= 4 && !strcmp(argv[1], "verify");
     if (!is_rate && !is_verify) {
-        fprintf(stderr, "usage: disk_load rate DEVICE read|write BYTES DEPTH SECONDS [random] | disk_load verify DEVICE SECONDS [SEED]\n");
+        fprintf(stderr, "usage: disk_load rate DEVICE read|write BYTES DEPTH SECONDS [random [BATCH]] | disk_load verify DEVICE SECONDS [SEED]\n");
         return 2;
     }
     disk = open(argv[2], O_RDWR | O_DIRECT);
@@ -235,10 +245,10 @@ int main(int argc, char **argv)
     seed = is_verify && argc > 4 ? strtoull(argv[4], NULL, 10) : (uint64_t)time(NULL) * 2654435761u + (uint64_t)getpid() + 1;
     if (is_verify)
         return verify(atof(argv[3]));
-    uint64_t bytes = strtoull(argv[4], NULL, 10), depth = strtoull(argv[5], NULL, 10);
-    if (!bytes || bytes % 512 || !depth || depth > DEPTH_MAX || disk_bytes < bytes) {
+    uint64_t bytes = strtoull(argv[4], NULL, 10), depth = strtoull(argv[5], NULL, 10), batch = argc > 8 ? strtoull(argv[8], NULL, 10) : 1;
+    if (!bytes || bytes % 512 || !depth || depth > DEPTH_MAX || !batch || batch > depth || disk_bytes < bytes) {
         errno = EINVAL;
-        return fail("BYTES and DEPTH");
+        return fail("BYTES, DEPTH and BATCH");
     }
-    return rate(!strcmp(argv[3], "write"), bytes, (unsigned)depth, atof(argv[6]), argc > 7);
+    return rate(!strcmp(argv[3], "write"), bytes, (unsigned)depth, atof(argv[6]), argc > 7, (unsigned)batch);
 }

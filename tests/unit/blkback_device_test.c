@@ -222,6 +222,8 @@ static void detaching_ends_in_an_empty_tree(void)
     world_attach();
     struct blkfront *f = world_open(&(struct blkfront_options){ 0 });
     CU_ASSERT_EQUAL(toolstack_ask_detach(world.xs, &world.device), 0);
+    /* libxl looks when it is told of the state: it is to find it, and not an empty place. */
+    CU_ASSERT(world_until(toolstack_backend_state(world.xs, &world.device) == 6));
     CU_ASSERT(world_until(toolstack_backend_state(world.xs, &world.device) == 0));
     CU_ASSERT_EQUAL(toolstack_frontend_state(world.xs, &world.device), 6);
     uint8_t buffer[512];
