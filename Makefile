@@ -54,7 +54,7 @@ endif
 PACKAGES := gcc make libc6-dev libaio-dev libdb5.3-dev libssl-dev libcunit1-dev libjansson-dev libxen-dev libfuse3-dev \
             xenstore-utils e2fsprogs xfsprogs jq fio fuse3 nbdkit nbdkit-plugin-dev libnbd-dev libnbd-bin python3-libnbd qemu-utils openssl util-linux mount procps patch
 # What the rig for the real Xen needs besides; what runs inside it is downloaded, not installed.
-XEN_PACKAGES := qemu-system-x86 cpio xz-utils binutils
+XEN_PACKAGES := qemu-system-x86 cpio xz-utils binutils mmdebstrap
 
 QEMU_PACKAGES := qemu-system-x86 busybox-static cpio kmod
 
@@ -186,7 +186,7 @@ check-asan check-tsan: check-%: deps
 .PHONY: check-xen
 check-xen: deps
 	$(Q)tests/install-deps $(XEN_PACKAGES)
-	$(Q)$(MAKE) --no-print-directory -j2 all $(O)/tests/programs/disk_load
+	$(Q)$(MAKE) --no-print-directory -j2 all $(addprefix $(O)/tests/programs/,disk_load ring_hostile find_block)
 	$(Q)O=$(O) tests/xen/check
 
 .PHONY: demo

@@ -15,11 +15,12 @@ check() {
   if [ $status = 0 ]; then ok "$name"; else bad "$name - status $status"; tail -20 /tmp/check.out | sed 's/^/#   /'; fi
   return $status
 }
-# until_true SECONDS COMMAND…
+# until_true SECONDS COMMAND…: what it printed the last time is in /tmp/until.out
 until_true() {
-  local limit=$(($1 * 20)) i=0; shift
-  until "$@" >/dev/null 2>&1; do i=$((i + 1)); [ $i -lt $limit ] || return 1; usleep 50000; done
+  local end=$(($(now | cut -d. -f1) + $1)); shift
+  until "$@" >/tmp/until.out 2>&1; do [ "$(now | cut -d. -f1)" -lt $end ] || { cat /tmp/until.out; return 1; }; usleep 50000; done
 }
+skip() { echo "skip $*"; }
 
 # ---- Commands in other domains ----
 # start DOMAIN COMMAND: begins it, without waiting
@@ -54,7 +55,7 @@ config() {
     printf 'name="%s"\nkernel="/boot/vmlinux"\nramdisk="/boot/%s.cpio"\nmemory=%s\n' "$name" "$role" "$memory"
     # rodata=off: the page tables of a PV kernel are Xen's to change, one call each, and the emulation makes that slow
     printf 'extra="console=hvc0 panic=-1 loglevel=4 rodata=off role=%s %s"\n' "$role" "$extra"
-    printf 'on_poweroff="destroy"\non_crash="destroy"\n'
+    printf 'on_poweroff="destroy"\non_crash="destroy"\non_reboot="restart"\n'
     printf '%s\n' "$@"
   } >"/tmp/$name.cfg"
 }
@@ -62,8 +63,34 @@ config() {
 create() {
   xl create -q "/tmp/$1.cfg" && in_domain "$1" true
 }
-disk() { echo "format=raw,vdev=$1,access=${3:-rw},backendtype=phy,backend=storage,target=$2"; }
+load() { for m; do insmod "/modules/$m.ko" || note "cannot load $m"; done; }
 no_node() { ! xenstore-exists "$1"; }
+gone() { ! xl domid "$1" >/dev/null 2>&1; }
+# No domain that died is kept by somebody who has its pages mapped.
+no_zombie() { ! xl list | grep '(null)'; }
+# block_device DEVICE: shell code that waits for it
+block_device() { echo "i=0; until [ -b /dev/$1 ]; do usleep 100000; i=\$((i + 1)); [ \$i -lt 300 ] || exit 1; done"; }
 
 # ---- The storage domain ----
+disk() { echo "format=raw,vdev=$1,access=${3:-rw},backendtype=phy,backend=storage,target=$2${4:+,$4}"; }
 storage() { in_domain storage "export PARALLAX_STORE=/store; $1" "${2:-}"; }
+start_storage() {
+  config storage 512 storage "" 'driver_domain=1' "vcpus=${storage_vcpus:-1}" "disk=[${1:-$storage_disks}]"
+  create storage && backend=/local/domain/$(xl domid storage)/backend/vbd
+}
+hotplug_disk() { echo "'format=raw,vdev=$1,access=${3:-rw},backendtype=phy,script=/bin/hotplug-device,target=$2'"; }
+storage_disks=$(hotplug_disk xvda /dev/vda)
+# Starts the daemon, with options, and waits until it has said once more that it serves.
+serve() {
+  storage "touch /run/parallaxd.log; n=\$(grep -c '^ready' /run/parallaxd.log); (parallaxd $* 2>>/run/parallaxd.log &)
+    i=0; until [ \$(grep -c '^ready' /run/parallaxd.log) -gt \$n ]; do i=\$((i + 1)); [ \$i -lt 600 ] || exit 1; usleep 100000; done"
+}
+stop_daemon() { storage "kill ${1:-} \$(pidof parallaxd); while pidof parallaxd >/dev/null; do usleep 100000; done"; }
+nothing_left() { ! xenstore-ls -f "${backend%/vbd}" 2>/dev/null | grep "^$backend/[0-9]"; }
+# device GUEST VDEV NAME: a number of a device in the daemon's status
+device() {
+  storage "parallax --json status" | tr -d ' ,"' | awk -F: -v domid="$(xl domid "$1")" -v vdev="$2" -v name="$3" '
+    /^{/ { delete v } { v[$1] = $2 } /^}/ && v["domid"] == domid && v["vdev"] == vdev { print v[name]; exit }'
+}
+# What the daemon has logged, as far as it fits an answer.
+show_log() { storage "cat /run/parallaxd.log" | sed 's/^/# /'; }

@@ -1,0 +1,95 @@
+#!/bin/sh
+# debian.sh: guests that boot from their clones as their own disk: GRUB reads kernel and initramfs from it, and Debian comes up to
+# systemd; GRUB for PVH guests has the 32-bit layout. Meanwhile: many disks, within and beyond the xenstore's quota, and xl devd.
+# /parts names the parts to do (all).
+. /lib.sh
+load virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk xen-blkback
+until_true 5 test -b /dev/vdb || { bad "the store's and Debian's disks - no /dev/vdb"; exit 1; }
+console() { grep -a "$2" $consoles/guest-$1.log; }
+
+check "the storage domain starts" start_storage "$(hotplug_disk xvda /dev/vda), $(hotplug_disk xvdb /dev/vdb ro)" || { cat $consoles/guest-storage.log; exit 1; }
+check "a store is made on its disk" storage "mount -t ext4 /dev/xvda /store && parallax init --size 2G" || exit 1
+check "a disk with Debian on it is imported as a template" storage "parallax import --template /dev/xvdb debian" 300
+check "and cloned" storage "parallax clone --count 3 debian root && parallax create small 64M && parallax template small && parallax clone --count 100 small disk"
+check "parallaxd serves on Xen" serve
+config g1 160 guest ""
+check "a guest" create g1
+
+# ---- GRUB, then Debian's own kernel, from one clone each ----
+boot_by() { # NAME LOADER IMAGE LINE…
+  local name=$1 loader=$2 image=$3; shift 3
+  { printf 'name="%s"\nkernel="/boot/%s"\nmemory=320\n' "$name" "$loader"
+    printf 'on_poweroff="destroy"\non_crash="destroy"\non_reboot="destroy"\n'
+    printf '%s\n' "$@" "disk=['$(disk xvda "$image")']"; } >/tmp/$name.cfg
+  booted_at=$(now)
+  xl create -q /tmp/$name.cfg
+}
+part_grub() {
+  check "a guest is started with GRUB on its clone" boot_by deb grub-x86_64-xen.bin root0
+  deb_id=$(xl domid deb)
+}
+part_grub_ends() {
+  check "Debian comes up from its clone to systemd" until_true 300 console deb "rig: pid 1 is systemd, root is /dev/xvda, 0 units failed"
+  note "$(console deb 'rig: pid' | tr -d '\r'); GRUB and Debian took $(awk "BEGIN { print $(now) - $booted_at }") s"
+  check "and powers off" until_true 120 gone deb || tail -5 $consoles/guest-deb.log
+  check "two kinds of frontend had the disk, one after the other" storage "[ \$(grep -c 'device connected: domid=$deb_id vdev=51712 image=root0' /run/parallaxd.log) = 2 ]"
+  check "its disk is gone from the xenstore" until_true 20 no_node "$backend/$deb_id"
+  check "the clone has what Debian wrote" eval 'xl block-attach g1 "$(disk xvdb root0)" && in_domain g1 "$(block_device xvdb); e2fsck -fp /dev/xvdb; mount -o ro /dev/xvdb /mnt && cat /mnt/booted && umount /mnt" && xl block-detach g1 xvdb'
+  check "the other clone has not" eval 'xl block-attach g1 "$(disk xvdb root1)" && in_domain g1 "$(block_device xvdb); mount /dev/xvdb /mnt && [ -e /mnt/sbin/init -o -L /mnt/sbin/init ] && [ ! -e /mnt/booted ] && umount /mnt" && xl block-detach g1 xvdb'
+}
+part_pvh_grub() {
+  check "a PVH guest is started with 32-bit GRUB on its clone" boot_by deb32 grub-i386-xen_pvh.bin root2 'type="pvh"'
+  deb32_id=$(xl domid deb32)
+  check "its frontend has the 32-bit layout" until_true 120 storage "grep 'device connected: domid=$deb32_id .*layout=x86_32' /run/parallaxd.log"
+  check "GRUB hands over to the kernel that it read from the clone" until_true 240 storage "grep 'device connected: domid=$deb32_id .*layout=x86_64' /run/parallaxd.log"
+  xl destroy deb32
+}
+
+# ---- Many disks ----
+many() { # FIRST COUNT: a disk line for each
+  awk -v first=$1 -v count=$2 'BEGIN { for (i = 0; i < count; i++) { n = i + 1; s = ""; while (n > 0) { n--; s = sprintf("%c", 97 + n % 26) s; n = int(n / 26) }
+    printf "%s\047format=raw,vdev=xvd%s,access=rw,backendtype=phy,backend=storage,target=disk%d\047", i ? "," : "disk=[", s, first + i } print "]" }'
+}
+part_quota() {
+  config many 256 guest "" "$(many 0 100)"
+  if xl create -q /tmp/many.cfg >/tmp/many.out 2>&1; then bad "100 disks do not fit the default quota - they did"; xl destroy many; else ok "100 disks do not fit the default quota"; fi
+  grep -v '^$' /tmp/many.out | tail -3 | sed 's/^/# xl: /'
+  check "nothing of them is left" until_true 30 eval '! xenstore-ls -f "$backend" | grep -q "/vbd/[0-9]*/[0-9]*/params"'
+  check "the daemon serves the others" eval 'xl block-attach g1 "$(disk xvdb disk0)" && in_domain g1 "$(block_device xvdb); disk_load verify /dev/xvdb 1" && xl block-detach g1 xvdb'
+  check "the quotas are raised" eval 'xenstore-control quota set nodes 10000 && xenstore-control quota set watches 1000'
+  check "a guest has 100 disks" create many
+  check "and uses all of them" in_domain many 'n=0; for d in /sys/block/xvd*; do dd if=/dev/urandom of=/dev/${d##*/} bs=4096 count=1 conv=fsync 2>/dev/null && n=$((n + 1)); done; echo $n disks; [ $n = 100 ]' 300
+  check "the daemon shows them" storage '[ $(parallax --json status | grep -c "\"image\": \"disk") = 100 ]'
+  xl destroy many
+  check "nothing of them is left" until_true 60 eval '! xenstore-ls -f "$backend" | grep -q "/vbd/[0-9]*/[0-9]*/params"'
+}
+
+# ---- With the toolstack's own daemon in the storage domain, which runs the script there and removes directories too ----
+part_devd() {
+  check "xl devd starts in the storage domain" storage "mkdir -p /var/log/xen && xl devd && until pidof xl; do usleep 100000; done"
+  n=0
+  while [ $n -lt 3 ]; do
+    check "a disk is attached" xl block-attach g1 "$(disk xvdb disk1 rw script=block-parallax)"
+    check "works" in_domain g1 "$(block_device xvdb); disk_load verify /dev/xvdb 1"
+    check "and is detached" xl block-detach g1 xvdb
+    check "without leaving a node" until_true 20 no_node "$backend/$(xl domid g1)/51728"
+    n=$((n + 1))
+  done
+  storage 'kill $(pidof xl)' >/dev/null
+}
+
+part_end() {
+  xl destroy g1
+  check "no node is left behind" until_true 20 nothing_left
+  check "no channel of a guest is left" until_true 10 eval '! lsevtchn $(xl domid storage) | grep "Interdomain (Connected) - Remote Domain [1-9]"'
+  check "no domain is left that somebody has mapped" until_true 10 no_zombie
+  check "the store is sound" storage "parallax check" 300
+}
+
+parts=$(cat /parts)
+for part in ${parts:-grub quota devd grub_ends pvh_grub end}; do
+  note "part $part"
+  "part_$part"
+done
+[ $failures = 0 ] || show_log
+exit $failures
