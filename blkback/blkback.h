@@ -33,6 +33,7 @@ enum blkback_feature {
     BLKBACK_INDIRECT = 8,
     BLKBACK_MULTI_QUEUE = 16,
     BLKBACK_MULTI_PAGE = 32,
+    BLKBACK_SMALL_SECTORS = 64, /* the disk's sectors are of 4096 bytes then, if its size is a multiple */
 };
 
 /* What is hidden from the frontends of some images. */

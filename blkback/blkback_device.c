@@ -330,8 +330,8 @@ static void connected(struct blkback_device *d)
     int err = blkback_nodes_write_connected(d);
     if (err && err != -ENOENT)
         complain(d, "its properties cannot be written to xenstore (is its quota used up?)");
-    log_limited(&d->log_limit, LOG_LEVEL_INFO, "device connected: domid=%u vdev=%u image=%s sectors=%llu queues=%u ring_pages=%u", d->disk.domid, d->disk.vdev, d->target,
-             (unsigned long long)d->sectors, d->connection.queues, 1u << d->connection.order);
+    log_limited(&d->log_limit, LOG_LEVEL_INFO, "device connected: domid=%u vdev=%u image=%s sectors=%llu queues=%u ring_pages=%u layout=%s", d->disk.domid, d->disk.vdev, d->target,
+             (unsigned long long)d->sectors, d->connection.queues, 1u << d->connection.order, blkif_abi_name(d->connection.abi));
 }
 
 static void reattached(struct blkback_device *d)

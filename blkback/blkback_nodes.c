@@ -350,7 +350,7 @@ static void put_connected(struct batch *t, const void *arg)
     }
     put_number(t, "feature-persistent", d->disk.offers_persistent);
     put_number(t, "sectors", d->sectors);
-    put_number(t, "sector-size", IMAGE_SECTOR);
+    put_number(t, "sector-size", hidden & BLKBACK_SMALL_SECTORS && d->sectors % (BLKIF_PAGE_SIZE / IMAGE_SECTOR) == 0 ? BLKIF_PAGE_SIZE : IMAGE_SECTOR);
     put_number(t, "physical-sector-size", 4096);
     put_number(t, "info", (d->cdrom ? BLKIF_INFO_CDROM : 0) | (d->removable ? BLKIF_INFO_REMOVABLE : 0) | (d->read_only ? BLKIF_INFO_READONLY : 0));
     put_number(t, "state", XENBUS_CONNECTED);

@@ -174,14 +174,12 @@ static void remove_old_nodes(struct blkfront *f)
 
 static int write_nodes(struct blkfront *f)
 {
-    static const char *const protocols[] = { [BLKIF_ABI_X86_32] = BLKIF_PROTOCOL_X86_32, [BLKIF_ABI_X86_64] = BLKIF_PROTOCOL_X86_64,
-                                             [BLKIF_ABI_ARM] = BLKIF_PROTOCOL_ARM };
     char path[BLKFRONT_PATH_SIZE + 64];
     int rc = 0;
     remove_old_nodes(f);
     if (f->opt.layout != BLKFRONT_UNNAMED) {
         snprintf(path, sizeof path, "%s/protocol", f->frontend);
-        rc = hv_xs_write(f->xs, 0, path, protocols[f->abi]);
+        rc = hv_xs_write(f->xs, 0, path, blkif_abi_name(f->abi));
     }
     if (!rc && f->ring_order)
         rc = put(f, "ring-page-order", f->ring_order);

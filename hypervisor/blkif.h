@@ -200,4 +200,11 @@ static inline int blkif_abi_parse(const char *protocol, enum blkif_abi *out)
         return -EINVAL;
     return 0;
 }
+
+static inline const char *blkif_abi_name(enum blkif_abi abi)
+{
+    static const char *const names[] = { [BLKIF_ABI_X86_32] = BLKIF_PROTOCOL_X86_32, [BLKIF_ABI_X86_64] = BLKIF_PROTOCOL_X86_64,
+                                         [BLKIF_ABI_ARM] = BLKIF_PROTOCOL_ARM };
+    return names[abi];
+}
 #endif

@@ -29,8 +29,6 @@ void raw_delete(struct raw *r, const char *name)
 
 int raw_prepare(struct raw *r)
 {
-    static const char *const protocols[] = { [BLKIF_ABI_X86_32] = BLKIF_PROTOCOL_X86_32, [BLKIF_ABI_X86_64] = BLKIF_PROTOCOL_X86_64,
-                                             [BLKIF_ABI_ARM] = BLKIF_PROTOCOL_ARM };
     unsigned pages = 1u << r->order;
     r->size = blkif_ring_slots(r->abi, r->order);
     r->slot_bytes = blkif_slot_bytes(r->abi);
@@ -48,7 +46,7 @@ int raw_prepare(struct raw *r)
     int err = hv_event_alloc(r->ports, r->backend, &r->port);
     if (err)
         return err;
-    raw_put(r, "protocol", "%s", protocols[r->abi]);
+    raw_put(r, "protocol", "%s", blkif_abi_name(r->abi));
     raw_put(r, "event-channel", "%u", r->port);
     if (r->order)
         raw_put(r, "ring-page-order", "%u", r->order);

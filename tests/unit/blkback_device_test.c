@@ -311,7 +311,7 @@ static void a_resize_reaches_the_frontend(void)
 static void features_that_are_hidden_are_not_offered(void)
 {
     static const struct blkback_hiding hidings[] = { { "d*", BLKBACK_FLUSH | BLKBACK_DISCARD | BLKBACK_INDIRECT },
-                                                     { "disk", BLKBACK_MULTI_PAGE | BLKBACK_MULTI_QUEUE }, { "disk?", BLKBACK_BARRIER } };
+                                                     { "disk", BLKBACK_MULTI_PAGE | BLKBACK_MULTI_QUEUE | BLKBACK_SMALL_SECTORS }, { "disk?", BLKBACK_BARRIER } };
     world_begin(&(struct blkback_options){ .hidings = hidings, .hiding_count = 3 }, DISK_BYTES);
     world_attach();
     struct blkfront *f = world_open(&(struct blkfront_options){ .ring_order = 2, .queues = 2 });
@@ -319,6 +319,8 @@ static void features_that_are_hidden_are_not_offered(void)
     blkfront_get_info(f, &info);
     CU_ASSERT(!info.flush && !info.discard && info.barrier);
     CU_ASSERT_EQUAL(info.max_segments, 11);
+    CU_ASSERT(node_is("sector-size", "4096"));
+    CU_ASSERT_EQUAL(info.size_bytes, DISK_BYTES);
     CU_ASSERT_EQUAL(info.ring_pages, 1);
     CU_ASSERT_EQUAL(info.queues, 1);
     CU_ASSERT_EQUAL(blkfront_flush(f), -EOPNOTSUPP);

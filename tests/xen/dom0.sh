@@ -19,7 +19,7 @@ nothing_left() { ! xenstore-ls -f /local/domain/0/backend 2>/dev/null | grep 'ba
 
 mount -t ext4 /dev/vda /store
 check "a store is made" eval 'parallax init --size 1G && parallax create template 64M && parallax template template && parallax clone --count 8 template disk'
-check "parallaxd serves in dom0" serve --hide 'disk5:flush,discard,indirect,multi-page' --hide 'disk6:flush,barrier'
+check "parallaxd serves in dom0" serve --hide 'disk5:flush,discard,indirect,multi-page' --hide 'disk6:flush,barrier,small-sectors'
 config g1 160 guest "" "disk=['$(disk xvda disk0)']"
 check "a guest attaches its clone" create g1 || cat /run/parallaxd.log
 check "makes a file system and reads back what it wrote" in_domain g1 "mkfs.ext4 -q /dev/xvda && mount /dev/xvda /mnt && dd if=/dev/urandom of=/mnt/file bs=64k count=16 && sync && md5sum /mnt/file >/run/sum && echo 3 >/proc/sys/vm/drop_caches && md5sum -c /run/sum && umount /mnt && e2fsck -fn /dev/xvda"
@@ -66,6 +66,7 @@ part_features() {
   check "another image's disk offers them" test "$(node g1 51712/feature-flush-cache) $(node g1 51712/feature-discard)" = "1 1"
   check "a disk that cannot flush at all" xl block-attach g1 "$(disk xvdc disk6)"
   check "is written through" in_domain g1 "$(block_device xvdc); grep -q 'write through' /sys/block/xvdc/queue/write_cache && disk_load verify /dev/xvdc 1"
+  check "and has sectors of 4096 bytes, and its size" in_domain g1 "[ \$(cat /sys/block/xvdc/queue/logical_block_size) = 4096 ] && [ \$(cat /sys/block/xvdc/size) = 131072 ]"
   check "both are detached" eval 'xl block-detach g1 xvdb && xl block-detach g1 xvdc'
 }
 device() {

@@ -12,6 +12,7 @@ static const struct {
 } names[] = {
     { "flush", BLKBACK_FLUSH },       { "barrier", BLKBACK_BARRIER },         { "discard", BLKBACK_DISCARD },
     { "indirect", BLKBACK_INDIRECT }, { "multi-queue", BLKBACK_MULTI_QUEUE }, { "multi-page", BLKBACK_MULTI_PAGE },
+    { "small-sectors", BLKBACK_SMALL_SECTORS },
 };
 
 static unsigned feature_of(const char *name)
@@ -38,7 +39,7 @@ int hiding_add(char *text, const struct blkback_hiding **list, unsigned *count, 
     for (char *name = strtok_r(features, ",", &rest); name; name = strtok_r(NULL, ",", &rest)) {
         unsigned feature = feature_of(name);
         if (!feature)
-            return error_set(err, -EINVAL, "--hide knows no feature '%.64s'; there are flush, barrier, discard, indirect, multi-queue, multi-page", name);
+            return error_set(err, -EINVAL, "--hide knows no feature '%.64s'; there are flush, barrier, discard, indirect, multi-queue, multi-page, small-sectors", name);
         h.features |= feature;
     }
     if (!h.features || !*h.glob)
