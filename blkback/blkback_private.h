@@ -76,6 +76,7 @@ struct blkback_ring {
     bool discarding;                  /* the frontend is gone: no response is published any more */
     bool held;                        /* a barrier waits, or is carried out: poll again when something ended */
     bool barrier;                     /* one is being carried out */
+    bool unasked;                     /* the frontend will not tell of its next request; look_timer runs */
     bool unmask_late;                 /* the timer will unmask the port */
     unsigned idle_events;             /* in a row, with no request taken since the first */
     unsigned in_flight;
@@ -85,7 +86,7 @@ struct blkback_ring {
     struct list_node finishing;       /* in blkback.finishing while done is not empty */
     struct blkback_pool_waiter buffer_waiter;
     struct loop_task poll_task;
-    struct loop_timer unmask_timer;
+    struct loop_timer unmask_timer, look_timer;
     struct blkback_table *table;
     struct blkback_persistent *persistent; /* NULL: copy by grant */
 };

@@ -6,11 +6,16 @@
  * 3. A poll takes whatever is on the ring; what is in flight never exceeds the ring's size, which bounds a turn's work.
  * 4. Requests end during a turn and are answered at its end: one batch of copies, one push, at most one notification.
  * 5. No buffer, no request: it stays on the ring until the pool's turn comes to this ring.
- * 6. A barrier is taken when nothing else is in flight, and nothing else is taken until it has ended. */
+ * 6. A barrier is taken when nothing else is in flight, and nothing else is taken until it has ended.
+ * 7. A ring with much in flight asks for no notifications: it is looked at whenever something ends, and by a timer, in case that
+ *    what is in flight waits for long. */
 #include "blkback/blkback_private.h"
 
 #include <errno.h>
 #include <string.h>
+
+#define BUSY 8u    /* requests in flight */
+#define LOOK_MS 1 /* so long at most does a request wait that came without a notification */
 
 static uint32_t load(const uint32_t *shared) { return __atomic_load_n(shared, __ATOMIC_ACQUIRE); }
 static void store(uint32_t *shared, uint32_t value) { __atomic_store_n(shared, value, __ATOMIC_RELEASE); }
@@ -32,11 +37,20 @@ static void break_ring(struct blkback_ring *ring, uint32_t req_prod)
     blkback_disk_break(disk);
 }
 
+static void look_later(struct blkback_ring *ring)
+{
+    ring->unasked = true;
+    if (list_empty(&ring->look_timer.link))
+        loop_timer_start(ring->disk->b->loop, &ring->look_timer, LOOK_MS);
+}
+
 /* Whether there is a request to take; asks for a notification of the next one if there is none. */
 static bool available(struct blkback_ring *ring)
 {
     uint32_t prod = load(&ring->shared->req_prod);
-    if (prod == ring->req_cons)
+    if (prod == ring->req_cons && ring->in_flight >= BUSY)
+        look_later(ring);
+    else if (prod == ring->req_cons)
         prod = store_then_load(&ring->shared->req_event, ring->req_cons + 1, &ring->shared->req_prod);
     if (prod - ring->rsp_prod > ring->size || prod - ring->req_cons > ring->size) {
         break_ring(ring, prod);
@@ -127,7 +141,7 @@ void blkback_ring_poll(struct blkback_ring *ring)
 {
     struct list_node batch = LIST_INIT(batch);
     struct blkback_request *r;
-    ring->held = false;
+    ring->held = ring->unasked = false;
     while (ring->running && (r = take(ring))) {
         ring->in_flight++;
         list_add_tail(&batch, &r->link);
@@ -261,7 +275,7 @@ void blkback_ring_finish_all(struct loop_task *task)
         struct blkback_ring *ring = container_of(n, struct blkback_ring, finishing);
         publish(ring);
         /* A guest that has seen its first responses may have sent more by now: no need to wait for its notification. */
-        if (ring->held || load(&ring->shared->req_prod) != ring->req_cons)
+        if (ring->held || (ring->unasked && ring->in_flight < BUSY) || load(&ring->shared->req_prod) != ring->req_cons)
             blkback_ring_poll(ring);
         if (!ring->in_flight && !ring->running)
             blkback_disk_ring_idle(ring->disk);

@@ -34,6 +34,13 @@ static void ring_event(struct blkback_ring *ring)
     }
 }
 
+static void look_now(struct loop_timer *t)
+{
+    struct blkback_ring *ring = container_of(t, struct blkback_ring, look_timer);
+    if (ring->unasked)
+        blkback_ring_poll(ring);
+}
+
 static void unmask_now(struct loop_timer *t)
 {
     struct blkback_ring *ring = container_of(t, struct blkback_ring, unmask_timer);
@@ -252,6 +259,8 @@ int blkback_ring_open(struct blkback_disk *disk, const struct blkback_connection
     ring->buffer_waiter.ready = buffer_ready;
     ring->poll_task.run = poll_now;
     ring->unmask_timer.expired = unmask_now;
+    ring->look_timer.expired = look_now;
+    list_init(&ring->look_timer.link);
     int rc = attach(ring, c, queue, reattach, err);
     if (!rc) {
         rc = reattach ? restore(ring) : begin(ring);
@@ -270,6 +279,7 @@ void blkback_ring_close(struct blkback_ring *ring, bool keep_table)
 {
     struct blkback *b = ring->disk->b;
     loop_timer_stop(b->loop, &ring->unmask_timer);
+    loop_timer_stop(b->loop, &ring->look_timer);
     loop_cancel(b->loop, &ring->poll_task);
     blkback_pool_leave(b->pool, &ring->buffer_waiter);
     if (ring->bound) {
@@ -300,6 +310,7 @@ void blkback_ring_stop(struct blkback_ring *ring, bool discarding)
     ring->running = false;
     ring->discarding |= discarding;
     loop_timer_stop(b->loop, &ring->unmask_timer);
+    loop_timer_stop(b->loop, &ring->look_timer);
     loop_cancel(b->loop, &ring->poll_task);
     blkback_pool_leave(b->pool, &ring->buffer_waiter);
 }

@@ -296,6 +296,29 @@ static void the_guest_is_notified_when_it_asked_for_it(void)
     end();
 }
 
+static void a_busy_ring_is_looked_at_without_notifications(void)
+{
+    begin();
+    fake.hold = true;
+    struct blkif_segment s = whole();
+    for (unsigned i = 0; i < 8; i++)
+        raw_rw(&ring, BLKIF_OP_READ, i, i * 8, &s, 1);
+    raw_push(&ring);
+    CU_ASSERT(world_until(fake.in_flight == 8));
+    uint32_t wish = ring.shared->req_event;
+    CU_ASSERT(wish - ring.req_prod - 1 >= 1u << 31); /* it lies behind: the ninth request makes no notification */
+    raw_rw(&ring, BLKIF_OP_READ, 8, 64, &s, 1);
+    __atomic_store_n(&ring.shared->req_prod, ring.req_prod, __ATOMIC_SEQ_CST);
+    CU_ASSERT(world_until(fake.in_flight == 9));
+    fake_release();
+    struct raw_response rsp;
+    for (unsigned i = 0; i < 9; i++)
+        CU_ASSERT(raw_response(&ring, 5000, &rsp) == 0 && rsp.status == 0);
+    CU_ASSERT(world_until(ring.shared->req_event == ring.req_prod + 1)); /* and the next one does again */
+    still_serves();
+    end();
+}
+
 static void flush_and_barrier_keep_their_order(void)
 {
     begin();
@@ -476,7 +499,7 @@ int main(int argc, char **argv)
         UNIT(discards_are_checked_for_overflow_and_alignment), UNIT(unknown_operations_are_not_supported), UNIT(bad_grants_fail_their_request_only),
         UNIT(one_bad_request_in_a_batch_leaves_the_others_alone), UNIT(a_changed_page_after_the_request_changes_nothing),
         UNIT(flush_and_barrier_keep_their_order),
-        UNIT(a_request_that_changes_after_it_was_taken_is_what_it_was), UNIT(the_guest_is_notified_when_it_asked_for_it), UNIT(an_error_of_the_image_reaches_the_guest), UNIT(reads_return_partial_pages_where_asked),
+        UNIT(a_request_that_changes_after_it_was_taken_is_what_it_was), UNIT(the_guest_is_notified_when_it_asked_for_it), UNIT(a_busy_ring_is_looked_at_without_notifications), UNIT(an_error_of_the_image_reaches_the_guest), UNIT(reads_return_partial_pages_where_asked),
         UNIT(a_run_away_producer_disconnects_and_may_come_back), UNIT(a_storm_of_events_costs_little),
         UNIT(requests_wait_when_buffers_are_used_up), UNIT(a_bad_connection_is_refused_with_a_reason), { 0 } });
 }

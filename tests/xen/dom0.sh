@@ -71,7 +71,7 @@ part_features() {
 }
 device() {
   parallax --json status | tr -d ' ,"' | awk -F: -v domid="$(xl domid "$1")" -v vdev="$2" -v name="$3" '
-    /^{/ { delete v } { v[$1] = $2 } /^}/ && v["domid"] == domid && v["vdev"] == vdev { print v[name]; exit }'
+    /^[{]/ { delete v } { v[$1] = $2 } /^[}]/ && v["domid"] == domid && v["vdev"] == vdev { print v[name]; exit }'
 }
 
 # ---- A PVH guest; persistent grants; a restart; a new size ----
@@ -88,7 +88,7 @@ part_pvh() {
   check "a larger size" parallax resize disk3 96M
   check "reaches the guest" until_true 20 in_domain pvh '[ $(cat /sys/block/xvdb/size) = 196608 ]'
   xl destroy pvh
-  check "a destroyed guest's disks are free" until_true 20 eval 'parallax write disk2 0 </init && parallax write disk3 0 </init'
+  check "a destroyed guest's disks are free" until_true 20 eval 'dd if=/dev/zero of=/tmp/block bs=4096 count=1 && parallax write disk2 0 </tmp/block && parallax write disk3 0 </tmp/block'
 }
 
 # ---- A block that rotted on the store's disk: an error to its guest, a line in the log, and nothing for anybody else ----

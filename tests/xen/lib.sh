@@ -90,7 +90,7 @@ nothing_left() { ! xenstore-ls -f "${backend%/vbd}" 2>/dev/null | grep "^$backen
 # device GUEST VDEV NAME: a number of a device in the daemon's status
 device() {
   storage "parallax --json status" | tr -d ' ,"' | awk -F: -v domid="$(xl domid "$1")" -v vdev="$2" -v name="$3" '
-    /^{/ { delete v } { v[$1] = $2 } /^}/ && v["domid"] == domid && v["vdev"] == vdev { print v[name]; exit }'
+    /^[{]/ { delete v } { v[$1] = $2 } /^[}]/ && v["domid"] == domid && v["vdev"] == vdev { print v[name]; exit }'
 }
 # What the daemon has logged, as far as it fits an answer.
 show_log() { storage "cat /run/parallaxd.log" | sed 's/^/# /'; }
