@@ -11,7 +11,7 @@
 #   make check-qemu   real guests over NBD: QEMU (emulation) with Debian's kernel, some minutes
 #   make check-mutants deliberate bugs: each must make the test that it names fail (MUTANT="NAMES": only these)
 #   make check-kill  1,000 kills of parallaxd under verifying guests, inside each phase of its work
-#   make check-xen    the real Xen in QEMU: a storage domain, stock guests
+#   make check-xen    the real Xen in QEMU: a storage domain, stock guests (three boots; check-xen-short: one, a few minutes)
 #   make bench        ratios against the raw device
 #   make install      under DESTDIR, PREFIX=/usr
 #   make clean
@@ -183,11 +183,11 @@ check-asan check-tsan: check-%: deps
 	$(Q)$(MAKE) --no-print-directory -j2 D=$* tests
 	$(Q)O=build-$* TEST='$(TEST)' tests/run $*
 
-.PHONY: check-xen
-check-xen: deps
+.PHONY: check-xen check-xen-short
+check-xen check-xen-short: deps
 	$(Q)tests/install-deps $(XEN_PACKAGES)
 	$(Q)$(MAKE) --no-print-directory -j2 all $(addprefix $(O)/tests/programs/,disk_load ring_hostile find_block)
-	$(Q)O=$(O) tests/xen/check
+	$(Q)O=$(O) tests/xen/check $(if $(filter %-short,$@),--short)
 
 .PHONY: demo
 demo: deps

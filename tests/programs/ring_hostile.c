@@ -24,7 +24,7 @@
 #define VDEV 51712u
 #define DATA_PAGES 64u
 #define ARENA_PAGES 2048u
-#define STUCK_MS 8000u
+#define STUCK_MS 60000u
 
 static uint64_t state;
 static struct raw ring;

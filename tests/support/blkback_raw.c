@@ -88,12 +88,12 @@ int raw_wait_backend(struct raw *r, unsigned state, unsigned timeout_ms)
 
 int raw_connect(struct raw *r)
 {
-    int err = raw_wait_backend(r, XENBUS_INIT_WAIT, 5000);
+    int err = raw_wait_backend(r, XENBUS_INIT_WAIT, 60000);
     if (!err)
         err = raw_prepare(r);
     if (!err)
         err = raw_put(r, "state", "3");
-    return err ? err : raw_wait_backend(r, XENBUS_CONNECTED, 5000);
+    return err ? err : raw_wait_backend(r, XENBUS_CONNECTED, 60000);
 }
 
 bool raw_release(struct raw *r)
