@@ -15,10 +15,15 @@ check() {
   if [ $status = 0 ]; then ok "$name"; else bad "$name - status $status"; tail -20 /tmp/check.out | sed 's/^/#   /'; fi
   return $status
 }
-# until_true SECONDS COMMAND…: what it printed the last time is in /tmp/until.out
+# until_true SECONDS COMMAND…: so long, and at least twice a second of them (the machine may have stood still). What the command
+# printed the last time is in /tmp/until.out.
 until_true() {
-  local end=$(($(now | cut -d. -f1) + $1)); shift
-  until "$@" >/tmp/until.out 2>&1; do [ "$(now | cut -d. -f1)" -lt $end ] || { cat /tmp/until.out; return 1; }; usleep 50000; done
+  local end=$(($(now | cut -d. -f1) + $1)) tries=$(($1 * 2)); shift
+  until "$@" >/tmp/until.out 2>&1; do
+    tries=$((tries - 1))
+    [ $tries -gt 0 ] || [ "$(now | cut -d. -f1)" -lt $end ] || { cat /tmp/until.out; return 1; }
+    usleep 50000
+  done
 }
 skip() { echo "skip $*"; }
 
