@@ -403,6 +403,7 @@ static int apply_finish_import(struct store *s, uint64_t ticket, struct reader *
 
 int change_apply(struct store *s, uint64_t ticket, const uint8_t *payload, uint32_t length)
 {
+    s->tree.clones_counted = false;
     struct reader r = { payload, length, false };
     enum change_kind kind = get_u8(&r);
     struct vdisk *d;

@@ -98,6 +98,8 @@ int store_find(struct store *s, const char *target, struct image_info *out, stru
 int store_list(struct store *s, int (*each)(void *ctx, const struct image_info *info), void *ctx);
 /* Snapshots of one image in order of creation. */
 int store_list_snapshots(struct store *s, const char *image, int (*each)(void *ctx, const struct image_info *info), void *ctx, struct error *err);
+/* Which of the named images would have clones left if all of them went; names that are none are passed over. */
+void store_list_survived(struct store *s, const char *const *names, unsigned count, void (*each)(void *ctx, const char *name), void *ctx);
 /* Whether text is a legal NAME, else err says what is wrong with it. */
 int store_check_name(const char *text, struct error *err);
 

@@ -19,22 +19,33 @@ static void parent_name(struct store *s, const struct vdisk *d, char *out, size_
         snprintf(out, size, "%s", origin->name);
 }
 
-/* Images cloned from d (any state of it) or, with a snapshot given, from that. */
-static uint32_t count_clones(struct store *s, const struct vdisk *d, const struct version *v)
+/* Counts the clones of each image (of any state of it) and of each snapshot; those that are doomed do not count. */
+static void count_clones(struct store *s)
 {
-    uint32_t n = 0;
+    if (s->tree.clones_counted)
+        return;
+    s->tree.clones_counted = true;
     list_for_each(i, &s->tree.all_images) {
-        const struct vdisk *other = container_of(i, struct vdisk, all_link);
-        if (v ? other->origin_version == v->id : other->origin_image == d->id)
-            n++;
+        struct vdisk *d = container_of(i, struct vdisk, all_link);
+        d->clones = 0;
+        list_for_each(n, &d->snapshots)
+            container_of(n, struct version, snapshot_link)->clones = 0;
     }
-    return n;
+    list_for_each(i, &s->tree.all_images) {
+        const struct vdisk *clone = container_of(i, struct vdisk, all_link);
+        struct vdisk *d = clone->origin_image && !clone->doomed ? tree_image(&s->tree, clone->origin_image) : NULL;
+        struct version *v = d && clone->origin_version ? tree_version(&s->tree, clone->origin_version) : NULL;
+        if (d)
+            d->clones++;
+        if (v)
+            v->clones++;
+    }
 }
 
 static void image_facts(struct store *s, const struct vdisk *d, struct image_info *out)
 {
     *out = (struct image_info){ .size_bytes = d->head->size_bytes, .created_ns = d->created_ns, .last_write_ns = d->last_write_ns, .snapshots = d->snapshot_count,
-                                .is_template = d->flags & IMAGE_FLAG_TEMPLATE, .is_protected = d->flags & IMAGE_FLAG_PROTECTED, .readers = d->readers };
+                                .is_template = d->flags & IMAGE_FLAG_TEMPLATE, .is_protected = d->flags & IMAGE_FLAG_PROTECTED, .readers = d->readers, .clones = d->clones };
     snprintf(out->name, sizeof out->name, "%s", d->name);
     parent_name(s, d, out->parent, sizeof out->parent);
     if (d->writer)
@@ -44,7 +55,7 @@ static void image_facts(struct store *s, const struct vdisk *d, struct image_inf
 static void snapshot_facts(const struct vdisk *d, const struct version *v, struct image_info *out)
 {
     *out = (struct image_info){ .size_bytes = v->size_bytes, .created_ns = v->created_ns, .is_snapshot = true, .is_protected = v->flags & VERSION_FLAG_PROTECTED,
-                                .readers = v->readers };
+                                .readers = v->readers, .clones = v->clones };
     snprintf(out->name, sizeof out->name, "%s@%s", d->name, v->name);
     snprintf(out->parent, sizeof out->parent, "%s", d->name);
 }
@@ -56,11 +67,11 @@ int store_find(struct store *s, const char *target, struct image_info *out, stru
     int rc = target_find(s, target, &d, &v, err);
     if (rc)
         return rc;
+    count_clones(s);
     if (v)
         snapshot_facts(d, v, out);
     else
         image_facts(s, d, out);
-    out->clones = count_clones(s, d, v);
     identity_text(s, d, v, out->identity);
     return 0;
 }
@@ -83,6 +94,7 @@ int store_list(struct store *s, int (*each)(void *ctx, const struct image_info *
             all[n++] = d;
     }
     qsort(all, n, sizeof *all, by_name);
+    count_clones(s);
     int rc = 0;
     for (uint64_t i = 0; i < n && !rc; i++) {
         struct image_info info;
@@ -97,14 +109,39 @@ int store_list_snapshots(struct store *s, const char *image, int (*each)(void *c
 {
     struct vdisk *d;
     int rc = find_image(s, image, &d, err);
-    if (!rc)
-        list_for_each(n, &d->snapshots) {
-            struct image_info info;
-            snapshot_facts(d, container_of(n, struct version, snapshot_link), &info);
-            if ((rc = each(ctx, &info)))
-                break;
-        }
+    if (rc)
+        return rc;
+    count_clones(s);
+    list_for_each(n, &d->snapshots) {
+        struct image_info info;
+        snapshot_facts(d, container_of(n, struct version, snapshot_link), &info);
+        if ((rc = each(ctx, &info)))
+            break;
+    }
     return rc;
+}
+
+static void doom(struct store *s, const char *const *names, unsigned count, bool doomed)
+{
+    for (unsigned i = 0; i < count; i++) {
+        struct vdisk *d = tree_image_named(&s->tree, names[i]);
+        if (d)
+            d->doomed = doomed;
+    }
+}
+
+void store_list_survived(struct store *s, const char *const *names, unsigned count, void (*each)(void *ctx, const char *name), void *ctx)
+{
+    doom(s, names, count, true);
+    s->tree.clones_counted = false;
+    count_clones(s);
+    doom(s, names, count, false);
+    for (unsigned i = 0; i < count; i++) {
+        const struct vdisk *d = tree_image_named(&s->tree, names[i]);
+        if (d && d->clones)
+            each(ctx, names[i]);
+    }
+    s->tree.clones_counted = false;
 }
 
 static uint64_t deletions_pending(const struct store *s)

@@ -54,6 +54,7 @@ struct version {
     struct vdisk *image;       /* of a head or snapshot; NULL once nobody owns it */
     struct list_node snapshot_link; /* in image->snapshots, by creation */
     uint32_t readers;          /* open handles on this frozen version */
+    uint32_t clones;           /* as query.c counted last */
     uint32_t pins;             /* walks of it under way: it is not deleted meanwhile */
     bool dirty;                /* record or root will differ from the catalog's */
     uint8_t plan_mark;         /* in the checkpoint being planned: PLAN_… */
@@ -73,6 +74,8 @@ struct vdisk {
     struct version *head;
     struct list_node snapshots, all_link;
     uint32_t snapshot_count, readers;
+    uint32_t clones;           /* as query.c counted last */
+    bool doomed;               /* scratch of query.c: not to be counted */
     struct image *writer;
     struct list_node handles;
     bool dirty;
@@ -89,6 +92,7 @@ struct tree {
     struct list_node gone;     /* struct gone_key: catalog keys to remove at the next checkpoint */
     uint64_t next_version, next_image;
     uint32_t next_line;
+    bool clones_counted;       /* nothing has changed since */
     uint64_t image_count, template_count, snapshot_count, provisioned_bytes;
 };
 

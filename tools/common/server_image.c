@@ -112,27 +112,7 @@ static void protect(struct session *s, json_t *request)
 
 /* ---- delete ---- */
 
-static int add_clones(void *ctx, const struct image_info *snapshot)
-{
-    *(uint64_t *)ctx += snapshot->clones;
-    return 0;
-}
-
-/* The names whose blocks stay because clones live on. */
-static json_t *names_with_clones(struct store *store, const char *const *names, unsigned count)
-{
-    json_t *list = json_array();
-    for (unsigned i = 0; i < count; i++) {
-        struct image_info info;
-        if (store_find(store, names[i], &info, NULL))
-            continue;
-        uint64_t clones = info.clones;
-        store_list_snapshots(store, names[i], add_clones, &clones, NULL);
-        if (clones)
-            json_array_append_new(list, json_string(names[i]));
-    }
-    return list;
-}
+static void append_name(void *ctx, const char *name) { json_array_append_new(ctx, json_string(name)); }
 
 /* Only a dry run knows at once what comes back; a removal gives it back in the background. */
 static void deleted(struct simple_operation *p)
@@ -150,7 +130,8 @@ static void delete(struct session *s, json_t *request)
     const char **names = session_names(s, list, &count);
     if (!names)
         return;
-    json_t *kept = names_with_clones(session_store(s), names, count);
+    json_t *kept = json_array();
+    store_list_survived(session_store(s), names, count, append_name, kept);
     json_t *result = json_pack("{s:O,s:b,s:o}", "names", list, "dry-run", dry_run, "kept-by-clones", kept);
     struct simple_operation *p = simple_begin(s, result);
     if (!p) {
