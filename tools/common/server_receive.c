@@ -135,7 +135,7 @@ static void written(struct image_req *req, int error)
     slot->busy = false;
     r->in_flight--;
     if (error == -ENOSPC)
-        error_set(&r->error, error, "the store is full: %s '%s' stopped at byte %llu; delete images or snapshots, or use a larger store",
+        error_set(&r->error, error, "the store is full: %s '%s' stopped at byte %llu; delete images or snapshots, make room on its file system, or enlarge it (parallax resize-store)",
                   r->import ? "the import of" : "the write to", r->name, (unsigned long long)req->offset);
     note_error(r, error, "writing", req->offset);
     if (!r->error.code && !r->base.session->gone)

@@ -2,6 +2,7 @@
  *
  * Programs that need it start it themselves (with --daemon); run by hand or as a service it stays in the foreground. */
 #include "hypervisor/hypervisor.h"
+#include "tools/common/streams.h"
 
 #include <getopt.h>
 #include <stdio.h>
@@ -19,6 +20,7 @@ static const char usage[] =
 
 int main(int argc, char **argv)
 {
+    streams_hold();
     static const struct option options[] = {
         { "daemon", no_argument, NULL, 'd' }, { "stay", no_argument, NULL, 's' }, { "help", no_argument, NULL, 'h' }, { NULL, 0, NULL, 0 },
     };

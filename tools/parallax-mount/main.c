@@ -2,6 +2,7 @@
 #include "base/flusher.h"
 #include "doors/fuse/fuse.h"
 #include "tools/common/notify.h"
+#include "tools/common/streams.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -107,6 +108,7 @@ static int take_option(struct fuse_door_options *o, int option, const char *valu
 
 int main(int argc, char **argv)
 {
+    streams_hold();
     struct fuse_door_options o = { .uid = geteuid(), .gid = getegid(), .mode = 0600, .ready = tell_ready };
     struct error err = ERROR_NONE;
     char text[256];

@@ -50,6 +50,7 @@ struct cli {
     const char *url; /* --store, or NULL */
     bool json, quiet, progress;
     unsigned lock_timeout_ms; /* 0: the default */
+    char program[64];         /* "parallax COMMAND": what others read who wait for the store */
     int cancel_fd;            /* readable after SIGINT, SIGTERM or SIGHUP */
     /* The connection; cli_connect fills it on first use. */
     struct control_client client;

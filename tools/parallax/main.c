@@ -2,6 +2,7 @@
 #include "tools/parallax/cli.h"
 
 #include "base/log.h"
+#include "tools/common/streams.h"
 #include "tools/parallax/commands.h"
 
 #include <errno.h>
@@ -59,6 +60,7 @@ static int close_output(int status)
 
 int main(int argc, char **argv)
 {
+    streams_hold();
     struct cli cli = { .cancel_fd = -1 };
     struct args a = { .words = calloc((size_t)argc + 1, sizeof(char *)) };
     bool done = false;
@@ -66,8 +68,10 @@ int main(int argc, char **argv)
     if (!getenv("PARALLAX_DEBUG"))
         log_set_level(LOG_SILENT);
     int status = a.words ? options_parse(&cli, argc, argv, &a, &done) : EXIT_FAILED;
-    if (status == EXIT_DONE && !done)
+    if (status == EXIT_DONE && !done) {
+        snprintf(cli.program, sizeof cli.program, "parallax %s", a.command->name);
         status = catch_signals(&cli);
+    }
     if (status == EXIT_DONE && !done)
         status = cli_locate(&cli);
     if (status == EXIT_DONE && !done)

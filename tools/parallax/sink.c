@@ -106,8 +106,11 @@ int sink_open(struct sink *s, struct cli *cli, const char *path, bool force, con
     if (strlen(path) >= sizeof s->path || !*base_of(path))
         return error_set(err, -EINVAL, "'%.200s' is no name for a file", path);
     /* What a link points at is replaced, not the link. */
-    if (!realpath(path, s->path))
+    if (!realpath(path, s->path)) {
+        if (lstat(path, &st) == 0 && S_ISLNK(st.st_mode))
+            return error_set(err, -ENOENT, "'%.200s' is a link that leads to nothing; remove it, or name another file", path);
         snprintf(s->path, sizeof s->path, "%s", path);
+    }
     if (refuse_store(s, err))
         return err->code;
     if (stat(path, &st) < 0)

@@ -4,6 +4,7 @@
 #include "base/flusher.h"
 #include "control/config.h"
 #include "control/place.h"
+#include "tools/common/streams.h"
 #include "tools/common/size.h"
 #include "tools/parallaxd/daemon.h"
 #include "tools/parallaxd/hiding.h"
@@ -108,6 +109,7 @@ static int take_setting(void *ctx, const char *key, char *value, struct error *e
 
 int main(int argc, char **argv)
 {
+    streams_hold();
     char url[PLACE_MAX], text[256];
     struct daemon_options o = { .hypervisor = "auto", .name = "storage" };
     struct settings settings = { .options = &o };
