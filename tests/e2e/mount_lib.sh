@@ -37,6 +37,6 @@ await() { # TEXT COMMAND…
   for _ in $(seq 300); do "$@" && return 0; sleep 0.1; done
   note_failure "$what"
 }
-door_pid() { pgrep -f -- "parallax-mount .*$at\$"; }
+door_pid() { pgrep -n -f -- "parallax-mount .*$at\$"; }  # the newest: who started it may not have ended yet
 no_door() { ! door_pid >/dev/null; }
 is_free() { "$O/parallax" info "$1" --json | jq -e '.holder==null and .readers==0' >/dev/null; }
