@@ -15,6 +15,7 @@
 
 #define SYSTEM_STORE "/var/lib/parallax"
 #define SYSTEM_SOCKETS "/run/parallax"
+#define SERVICE_SOCKET SYSTEM_SOCKETS "/parallaxd.sock"
 #define LINK_NAME "daemon.sock"
 
 static int put(char out[PLACE_MAX], struct error *err, const char *fmt, const char *a, const char *b)
@@ -94,11 +95,24 @@ static bool linked_path(const char *key, char out[PLACE_MAX])
     return true;
 }
 
+/* To ask there for another store would start a daemon for nothing. */
+static bool is_systems(const char *key)
+{
+    char configured[CONFIG_VALUE_MAX], of_system[PLACE_MAX];
+    if (!config_of_system())
+        return false;
+    if (!config_value("store", configured, NULL) && *configured && !place_store_key(configured, of_system, NULL) && !strcmp(key, of_system))
+        return true;
+    return !place_store_key(SYSTEM_STORE, of_system, NULL) && !strcmp(key, of_system);
+}
+
 unsigned place_socket_candidates(const char *key, char out[PLACE_CANDIDATES][PLACE_MAX])
 {
     unsigned n = 0;
     const char *runtime = getenv("XDG_RUNTIME_DIR");
     if (linked_path(key, out[n]))
+        n++;
+    if (is_systems(key) && put(out[n], NULL, "%s%s", SERVICE_SOCKET, "") == 0)
         n++;
     if (derived_path(SYSTEM_SOCKETS, "", key, out[n]))
         n++;

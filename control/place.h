@@ -2,7 +2,8 @@
  *
  * Words: a store's key is its directory as an absolute path without links; two URLs of one store have the same key.
  * A daemon listens at a path derived from the key, so that anyone who may talk to it finds it without reading the store;
- * a link "daemon.sock" in the store's directory names any other path. Any thread. */
+ * a link "daemon.sock" in the store's directory names any other path. The system's store may also be served at a path that a
+ * service manager listens at before there is a daemon. Any thread. */
 #ifndef CONTROL_PLACE_H
 #define CONTROL_PLACE_H
 #include "base/error.h"
@@ -12,7 +13,7 @@
 
 #define PLACE_MAX 512
 #define PLACE_GROUP "parallax"
-#define PLACE_CANDIDATES 4
+#define PLACE_CANDIDATES 5
 
 /* The store's URL to use when none is given: PARALLAX_STORE, else what the configuration says (config.h), else
  * /var/lib/parallax for root and group parallax, else ~/.local/share/parallax. */

@@ -14,6 +14,8 @@
  * 3. The attachments end with the process in any case. */
 #include "doors/nbd/nbd_private.h"
 
+#include "base/notify.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -172,6 +174,7 @@ static int plx_after_fork(void)
         dprintf(announce_fd, "%s\n", announcement);
         close(announce_fd);
     }
+    notify_state("READY=1");
     return 0;
 }
 

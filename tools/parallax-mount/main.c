@@ -1,7 +1,7 @@
 /* main.c - parallax-mount: the door that `parallax mount` starts. One process is one mounted store. */
 #include "base/flusher.h"
+#include "base/notify.h"
 #include "doors/fuse/fuse.h"
-#include "tools/common/notify.h"
 #include "tools/common/streams.h"
 
 #include <errno.h>

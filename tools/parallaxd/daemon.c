@@ -4,11 +4,14 @@
  *    socket; the backend; then "ready". The order of the end is the reverse.
  * 2. SIGTERM and SIGINT: no new clients, transfers of present ones end, the backend answers what is in flight and leaves rings
  *    and nodes as they are, and the store is flushed, checkpointed and closed. Guests wait for the next daemon.
- * 3. Signals are blocked before the first thread is made, and read from a descriptor on the loop. */
+ * 3. A service manager may have made the control socket: then its clients wait there for the next daemon, it stays when we end,
+ *    and we must not ask it who serves the store. It is told that we live from the loop, between the requests of guests.
+ * 4. Signals are blocked before the first thread is made, and read from a descriptor on the loop. */
 #include "tools/parallaxd/daemon.h"
 
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/notify.h"
 #include "blkback/blkback.h"
 #include "control/control.h"
 #include "hypervisor/hypervisor.h"
@@ -17,7 +20,6 @@
 #include "control/place.h"
 #include "tools/common/server.h"
 #include "tools/parallaxd/describe.h"
-#include "tools/common/notify.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -26,6 +28,8 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 struct daemon {
@@ -37,6 +41,9 @@ struct daemon {
     struct hv *hv;
     struct server *server;
     struct blkback *backend;
+    struct loop_timer watchdog;
+    uint64_t watchdog_ms;
+    int given; /* the service manager's control socket, or -1 */
     bool stopping;
 };
 
@@ -72,6 +79,13 @@ static void on_signal(struct loop_fd *w, uint32_t events)
         loop_stop(d->loop);
 }
 
+static void say_alive(struct loop_timer *t)
+{
+    struct daemon *d = container_of(t, struct daemon, watchdog);
+    notify_state("WATCHDOG=1");
+    loop_timer_start(d->loop, t, d->watchdog_ms / 3 + 1);
+}
+
 static void tell_waiting(void *ctx, int pid, const char *command)
 {
     (void)ctx;
@@ -94,9 +108,12 @@ static int watch_signals(struct daemon *d, struct error *err)
     return bad ? error_set(err, bad, "cannot watch signals: %s", strerror(-bad)) : 0;
 }
 
+/* One that listens elsewhere has the store's lock, at any rate. */
 static int refuse_second_daemon(struct daemon *d, struct error *err)
 {
     struct control_client other;
+    if (d->given >= 0)
+        return 0;
     int pid, fd, bad = contact_daemon(d->key, -1, CONTACT_MS, &other, &pid, err);
     if (!bad) {
         control_client_fini(&other);
@@ -123,14 +140,26 @@ static int open_store(struct daemon *d, struct error *err)
     return store_open(d->opt->url, d->loop, &o, &d->store, err);
 }
 
+static int take_given_socket(struct daemon *d, struct error *err)
+{
+    int bad = notify_listener(&d->given);
+    if (bad && bad != -ENOENT)
+        return error_set(err, bad, "the service manager (LISTEN_FDS) must give one listening Unix stream socket: %s", strerror(-bad));
+    struct sockaddr_un a = { 0 };
+    socklen_t length = sizeof a;
+    if (!bad && getsockname(d->given, (struct sockaddr *)&a, &length) == 0)
+        snprintf(d->socket, sizeof d->socket, "%.*s", (int)sizeof a.sun_path, a.sun_path);
+    return 0;
+}
+
 static int open_socket(struct daemon *d, struct error *err)
 {
-    int fd;
+    int fd = d->given;
     struct server_options o = { .store = d->store, .loop = d->loop, .key = d->key, .describe = describe, .emptied = emptied, .ctx = d };
-    if (place_socket_to_serve(d->key, d->opt->socket, d->socket, err))
+    if (fd < 0 && place_socket_to_serve(d->key, d->opt->socket, d->socket, err))
         return err->code;
     int bad = server_create(&o, &d->server);
-    if (!bad)
+    if (!bad && fd < 0)
         bad = control_listen(d->socket, PLACE_GROUP, &fd);
     if (!bad)
         bad = server_listen(d->server, fd);
@@ -146,7 +175,7 @@ static int begin(struct daemon *d, struct error *err)
     int bad = loop_create(&d->loop);
     if (bad)
         return error_set(err, bad, "cannot make an event loop: %s", strerror(-bad));
-    if (place_store_key(d->opt->url, d->key, err) || watch_signals(d, err) || refuse_second_daemon(d, err) || place_state_directory(d->key, d->state_directory, err) ||
+    if (take_given_socket(d, err) || place_store_key(d->opt->url, d->key, err) || watch_signals(d, err) || refuse_second_daemon(d, err) || place_state_directory(d->key, d->state_directory, err) ||
         open_store(d, err) || hv_open(d->opt->hypervisor, &who, &d->hv, err) || open_socket(d, err))
         return err->code;
     return blkback_start(d->hv, d->store, d->loop, &o, &d->backend, err);
@@ -166,16 +195,19 @@ static void finish(struct daemon *d, struct error *err)
         blkback_stop(d->backend, true);
     if (*d->state_directory)
         rmdir(d->state_directory); /* stays while guests wait for the next daemon, because then it holds their tables */
-    if (d->server) {
+    if (d->server && d->given < 0) {
         unlink(d->socket);
         place_forget_socket(d->key);
-        server_destroy(d->server);
     }
+    if (d->server)
+        server_destroy(d->server);
     if (d->hv)
         hv_close(d->hv);
     int bad = d->store ? store_close(d->store) : 0;
     if (bad)
         error_set(err, bad, "the store %s did not close cleanly: %s; it recovers when it is opened again", d->key, strerror(-bad));
+    if (d->watchdog_ms)
+        loop_timer_stop(d->loop, &d->watchdog);
     if (d->signals.active)
         loop_fd_remove(d->loop, &d->signals);
     if (d->signals.fd >= 0)
@@ -186,10 +218,12 @@ static void finish(struct daemon *d, struct error *err)
 
 int daemon_run(const struct daemon_options *opt, struct error *err)
 {
-    struct daemon d = { .opt = opt, .signals.fd = -1 };
+    struct daemon d = { .opt = opt, .signals.fd = -1, .given = -1, .watchdog.expired = say_alive };
     if (begin(&d, err) == 0) {
         log_info("ready store=%s socket=%s hypervisor=%s domid=%u", d.key, d.socket, hv_kind(d.hv), hv_own_domid(d.hv));
         notify_state("READY=1");
+        if ((d.watchdog_ms = notify_watchdog_ms()))
+            say_alive(&d.watchdog);
         loop_run(d.loop);
     }
     finish(&d, err);

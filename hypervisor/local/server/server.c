@@ -10,6 +10,7 @@
 #include "hypervisor/local/server/server_private.h"
 
 #include "base/clock.h"
+#include "base/notify.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -367,6 +368,8 @@ int hv_server_run(const char *dir, bool stay, bool daemonize, struct error *err)
             log_warning("cannot write the process number dir=%s", own_dir);
         catch_signals(s->loop);
         log_info("embedded hypervisor ready dir=%s pid=%ld", own_dir, (long)getpid());
+        if (!daemonize) /* else the service that is not ready yet may be our starter */
+            notify_state("READY=1");
         loop_run(s->loop);
         server_fini(s);
         free(s);
