@@ -222,8 +222,9 @@ static bool start_over(void)
 {
     raw_put(&ring, "state", "6");
     uint64_t end = clock_monotonic_ms() + STUCK_MS;
+    unsigned late = 0;
     for (unsigned s = raw_backend_state(&ring); s != 6 && s != 1; s = raw_backend_state(&ring)) {
-        if (clock_monotonic_ms() > end)
+        if (clock_monotonic_ms() > end && late++ >= RAW_LATE_TURNS)
             return false;
         turn();
     }

@@ -78,8 +78,9 @@ unsigned raw_backend_state(struct raw *r)
 int raw_wait_backend(struct raw *r, unsigned state, unsigned timeout_ms)
 {
     uint64_t end = clock_monotonic_ms() + timeout_ms;
+    unsigned late = 0;
     while (raw_backend_state(r) != state) {
-        if (clock_monotonic_ms() > end)
+        if (clock_monotonic_ms() > end && late++ >= RAW_LATE_TURNS)
             return -ETIMEDOUT;
         r->turn();
     }

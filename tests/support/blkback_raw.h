@@ -9,6 +9,7 @@
 #include <stdbool.h>
 
 #define RAW_PAGES_MAX 16u
+#define RAW_LATE_TURNS 500u /* of waiting when the time is up: the machine may have stood still */
 
 struct raw {
     struct hv *hv;
