@@ -6,7 +6,7 @@ export PARALLAX_STORE=/store
 load virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk crc16 crc32c_generic mbcache jbd2 ext4
 until_true 5 test -b /dev/vda || { bad "the store's disk - no /dev/vda"; exit 1; }
 backend=/local/domain/0/backend/vbd
-disk() { echo "format=raw,vdev=$1,access=${3:-rw},backendtype=phy,script=block-parallax,target=$2${4:+,$4}"; }
+disk() { echo "format=raw,vdev=$1,access=${3:-rw},backendtype=phy,script=block-parallax,${4:+$4,}target=$2"; }
 ready() { grep -c '^ready' /run/parallaxd.log; }
 serve() {
   touch /run/parallaxd.log; local n; n=$(ready)

@@ -77,7 +77,7 @@ no_zombie() { ! xl list | grep '(null)'; }
 block_device() { echo "i=0; until [ -b /dev/$1 ]; do usleep 100000; i=\$((i + 1)); [ \$i -lt 300 ] || exit 1; done"; }
 
 # ---- The storage domain ----
-disk() { echo "format=raw,vdev=$1,access=${3:-rw},backendtype=phy,backend=storage,target=$2${4:+,$4}"; }
+disk() { echo "format=raw,vdev=$1,access=${3:-rw},backendtype=phy,backend=storage,${4:+$4,}target=$2"; }
 storage() { in_domain storage "export PARALLAX_STORE=/store; $1" "${2:-}"; }
 start_storage() {
   config storage 512 storage "" 'driver_domain=1' "vcpus=${storage_vcpus:-1}" "disk=[${1:-$storage_disks}]"
