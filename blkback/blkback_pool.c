@@ -6,11 +6,11 @@
  * 3. Waiters are served in order; see the header. */
 #include "blkback/blkback_pool.h"
 
+#include "base/reserve.h"
 #include "hypervisor/hypervisor.h"
 
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 
 #define ORDERS 9u /* 1 << 8 is BLKBACK_POOL_RUN_MAX */
 #define NONE UINT32_MAX
@@ -62,13 +62,13 @@ int blkback_pool_create(uint64_t bytes, struct blkback_pool **out)
     struct blkback_pool *p = calloc(1, sizeof *p);
     if (!p)
         return -ENOMEM;
-    p->memory = mmap(NULL, (size_t)pages * HV_PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    p->memory = reserve_memory((size_t)pages * HV_PAGE_SIZE);
+    p->pages = p->free_pages = pages;
     p->next = calloc(pages, sizeof *p->next);
     p->prev = calloc(pages, sizeof *p->prev);
     p->order_of = malloc(pages);
-    p->pages = p->free_pages = pages;
     list_init(&p->waiters);
-    if (p->memory == MAP_FAILED || !p->next || !p->prev || !p->order_of) {
+    if (!p->memory || !p->next || !p->prev || !p->order_of) {
         blkback_pool_destroy(p);
         return -ENOMEM;
     }
@@ -84,8 +84,7 @@ int blkback_pool_create(uint64_t bytes, struct blkback_pool **out)
 
 void blkback_pool_destroy(struct blkback_pool *p)
 {
-    if (p->memory && p->memory != MAP_FAILED)
-        munmap(p->memory, (size_t)p->pages * HV_PAGE_SIZE);
+    reserve_release(p->memory, (size_t)p->pages * HV_PAGE_SIZE);
     free(p->next);
     free(p->prev);
     free(p->order_of);

@@ -7,12 +7,12 @@
  *   3. So a VALID slot holds what the lower device held at some time after the last write to its address completed. */
 #include "cache/cache.h"
 
+#include "base/reserve.h"
 #include "cache/cache_map.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 struct cache;
 
@@ -103,7 +103,8 @@ static void answer_all(struct loop_task *t)
     }
 }
 
-static void start(struct cache *c, struct bdev_req *req, void (*done)(struct bdev_req *, int))
+/* admitted: one bit for each block of a read that is to get a slot. */
+static void start(struct cache *c, struct bdev_req *req, uint32_t admitted, void (*done)(struct bdev_req *, int))
 {
     struct op *op = container_of(list_pop(&c->idle), struct op, link);
     op->cache = c;
@@ -112,12 +113,8 @@ static void start(struct cache *c, struct bdev_req *req, void (*done)(struct bde
         .op = req->op, .block = req->block, .blocks = req->blocks, .iov_count = req->iov_count, .iov = req->iov, .done = done,
     };
     if (req->op == BDEV_READ)
-        for (uint32_t i = 0; i < req->blocks; i++) {
-            uint32_t found = cache_map_find(&c->map, req->block + i);
-            if (found != CACHE_NO_SLOT && c->map.slots[found].state == CACHE_SLOT_VALID)
-                cache_map_touch(&c->map, found);
-            op->slots[i] = found == CACHE_NO_SLOT ? cache_map_begin(&c->map, req->block + i) : CACHE_NO_SLOT;
-        }
+        for (uint32_t i = 0; i < req->blocks; i++)
+            op->slots[i] = admitted >> i & 1 ? cache_map_begin(&c->map, req->block + i) : CACHE_NO_SLOT;
     bdev_submit(c->lower, &op->lower_req);
 }
 
@@ -142,6 +139,19 @@ static void read_done(struct bdev_req *lower_req, int error)
     user->done(user, error);
 }
 
+static uint32_t admit(struct cache *c, const struct bdev_req *req)
+{
+    uint32_t admitted = 0;
+    for (uint32_t i = 0; i < req->blocks; i++) {
+        uint32_t found = cache_map_find(&c->map, req->block + i);
+        if (found == CACHE_NO_SLOT)
+            admitted |= (uint32_t)cache_map_admit(&c->map, req->block + i) << i;
+        else if (c->map.slots[found].state == CACHE_SLOT_VALID)
+            cache_map_touch(&c->map, found);
+    }
+    return admitted;
+}
+
 static void submit_read(struct cache *c, struct bdev_req *req)
 {
     if (all_here(c, req)) {
@@ -149,12 +159,13 @@ static void submit_read(struct cache *c, struct bdev_req *req)
         return;
     }
     c->missed_blocks += req->blocks;
-    if (req->blocks > CACHE_KEEP_BLOCKS || list_empty(&c->idle)) {
+    uint32_t admitted = req->blocks > CACHE_KEEP_BLOCKS || list_empty(&c->idle) ? 0 : admit(c, req);
+    if (admitted) {
+        start(c, req, admitted, read_done);
+    } else {
         c->bypassed_blocks += req->blocks;
         bdev_submit(c->lower, req);
-        return;
     }
-    start(c, req, read_done);
 }
 
 /* ---- Writes ---- */
@@ -173,7 +184,7 @@ static void write_done(struct bdev_req *lower_req, int error)
 static void start_write(struct cache *c, struct bdev_req *req)
 {
     cache_map_forget(&c->map, req->block, req->blocks);
-    start(c, req, write_done);
+    start(c, req, 0, write_done);
 }
 
 static void start_waiting(struct cache *c)
@@ -229,8 +240,7 @@ static void cache_close(struct bdev *d)
     struct cache *c = self(d);
     if (c->answer.queued)
         loop_cancel(c->loop, &c->answer);
-    if (c->memory)
-        munmap(c->memory, (size_t)c->map.capacity * BDEV_BLOCK_SIZE);
+    reserve_release(c->memory, (size_t)c->map.capacity * BDEV_BLOCK_SIZE);
     cache_map_fini(&c->map);
     free(c->ops);
     free(c);
@@ -259,9 +269,7 @@ int cache_open(struct loop *loop, struct bdev *lower, uint64_t bytes, struct bde
         return err;
     }
     /* Touched block by block as they come in. */
-    void *memory = mmap(NULL, (size_t)c->map.capacity * BDEV_BLOCK_SIZE, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    c->memory = memory == MAP_FAILED ? NULL : memory;
+    c->memory = reserve_memory((size_t)c->map.capacity * BDEV_BLOCK_SIZE);
     c->ops = calloc(CACHE_OPS, sizeof *c->ops);
     if (!c->memory || !c->ops) {
         cache_close(&c->bdev);

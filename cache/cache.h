@@ -9,7 +9,7 @@
  * Writes go through to the lower device and are not kept: their addresses are forgotten before the write is submitted and again
  * when it completes, so that no read on either side of it, or in flight with it, leaves an old copy.
  * Scans: a block read once passes through a tenth of the memory; it gets a place in the rest only if it is read again while
- * there, or soon after it left.
+ * there, or soon after it left. While that hardly ever happens, most blocks read once are not kept at all.
  *
  * Threads: cache_open, close, submit and the functions below belong to the loop. The blocking calls of the device may come
  * from any other thread, as with every bdev; they go to the lower device and never look at the memory.
@@ -45,7 +45,7 @@ void cache_drop(struct bdev *cached, uint64_t address);
 struct cache_stats {
     uint64_t hit_blocks;      /* answered from memory */
     uint64_t missed_blocks;   /* read from below */
-    uint64_t bypassed_blocks; /* of the missed ones: in requests too long to keep, or beyond CACHE_OPS */
+    uint64_t bypassed_blocks; /* of the missed ones: in requests too long to keep, not worth a slot, or beyond CACHE_OPS */
     uint64_t dropped_blocks;  /* by cache_drop */
     uint64_t blocks, capacity_blocks; /* in memory now; at most */
 };

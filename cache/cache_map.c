@@ -15,6 +15,10 @@
 #define GHOST_WAYS 8u
 #define PROBATION_SHARE 10u /* one slot in so many */
 #define MOST_USES 3u
+#define WORTH_ALL (UINT16_MAX + 1u)
+#define WORTH_MEMORY 256u            /* so many of the last blocks that ended their probation count */
+#define WORTH_LEAST (WORTH_ALL / 32) /* below this share probation is given to a sample only */
+#define SAMPLE 8u                    /* one block in so many */
 
 static uint64_t hash(uint64_t address, unsigned bits) { return address * 0x9e3779b97f4a7c15u >> (64 - bits); }
 static uint32_t *bucket(const struct cache_map *m, uint64_t address) { return &m->buckets[hash(address, m->bucket_bits)]; }
@@ -29,6 +33,7 @@ int cache_map_init(struct cache_map *m, uint64_t bytes)
         m->bucket_bits++;
     m->ghost_bits = m->bucket_bits - 3; /* sets of GHOST_WAYS */
     m->free_slots = CACHE_NO_SLOT;
+    m->worth = WORTH_ALL;
     for (unsigned q = 0; q < CACHE_QUEUES; q++)
         m->queue[q].oldest = m->queue[q].youngest = CACHE_NO_SLOT;
     m->slots = calloc(m->capacity, sizeof *m->slots);
@@ -85,17 +90,25 @@ static void ghost_add(struct cache_map *m, uint64_t address)
     set[0] = ghost_name(address);
 }
 
+/* Its place in the set, or GHOST_WAYS. */
+static unsigned ghost_find(const uint64_t *set, uint64_t address)
+{
+    unsigned i = 0;
+    while (i < GHOST_WAYS && set[i] != ghost_name(address))
+        i++;
+    return i;
+}
+
 /* Whether the address was there; it is not afterwards. */
 static bool ghost_take(struct cache_map *m, uint64_t address)
 {
     uint64_t *set = ghost_set(m, address);
-    for (unsigned i = 0; i < GHOST_WAYS; i++)
-        if (set[i] == ghost_name(address)) {
-            memmove(set + i, set + i + 1, (GHOST_WAYS - 1 - i) * sizeof *set);
-            set[GHOST_WAYS - 1] = 0;
-            return true;
-        }
-    return false;
+    unsigned i = ghost_find(set, address);
+    if (i == GHOST_WAYS)
+        return false;
+    memmove(set + i, set + i + 1, (GHOST_WAYS - 1 - i) * sizeof *set);
+    set[GHOST_WAYS - 1] = 0;
+    return true;
 }
 
 /* ---- Queues ---- */
@@ -155,6 +168,8 @@ static void age(struct cache_map *m, enum cache_queue q)
 {
     uint32_t slot = m->queue[q].oldest;
     struct cache_slot *s = &m->slots[slot];
+    if (q == CACHE_PROBATION)
+        m->worth = m->worth - m->worth / WORTH_MEMORY + (s->uses ? WORTH_ALL / WORTH_MEMORY : 0);
     if (s->uses == 0) {
         if (q == CACHE_PROBATION)
             ghost_add(m, s->address);
@@ -175,6 +190,16 @@ static bool evict_one(struct cache_map *m)
         age(m, main == 0 || probation > m->capacity / PROBATION_SHARE ? CACHE_PROBATION : CACHE_MAIN);
     }
     return true;
+}
+
+bool cache_map_admit(struct cache_map *m, uint64_t address)
+{
+    if (m->free_slots != CACHE_NO_SLOT || m->used < m->capacity || m->worth >= WORTH_LEAST || ++m->sample % SAMPLE == 0)
+        return true;
+    if (ghost_find(ghost_set(m, address), address) < GHOST_WAYS)
+        return true;
+    ghost_add(m, address);
+    return false;
 }
 
 uint32_t cache_map_begin(struct cache_map *m, uint64_t address)

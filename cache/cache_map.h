@@ -12,6 +12,9 @@
  * leaves and its address is remembered as a ghost. A block whose ghost is known enters the main queue at once. The main queue
  * is a CLOCK: a block found since its last round goes round again.
  *
+ * To that is added: while next to no block is found during its probation, as under random reads of much more than the memory, most
+ * new ones become ghosts at once. Bringing in a block to throw it out unused costs as much as reading it.
+ *
  * Private to cache/. Threads: the cache's loop. No errors: where no slot can be had, CACHE_NO_SLOT says so. */
 #ifndef CACHE_CACHE_MAP_H
 #define CACHE_CACHE_MAP_H
@@ -34,6 +37,8 @@ struct cache_map {
     uint32_t *buckets;
     uint64_t *ghosts; /* sets of GHOST_WAYS addresses, the youngest first; 0: none */
     unsigned bucket_bits, ghost_bits;
+    uint32_t worth; /* of probation: moving share of the blocks that were found in it, of UINT16_MAX + 1 */
+    uint32_t sample;
     uint32_t capacity, used, free_slots;
     struct {
         uint32_t oldest, youngest, count;
@@ -48,6 +53,8 @@ void cache_map_fini(struct cache_map *m);
 uint32_t cache_map_find(const struct cache_map *m, uint64_t address);
 /* The block of a VALID slot was read. */
 void cache_map_touch(struct cache_map *m, uint32_t slot);
+/* Whether a block that is not found is to get a slot; if not, its address is a ghost now. */
+bool cache_map_admit(struct cache_map *m, uint64_t address);
 /* A FILLING slot for an address that is not found, or CACHE_NO_SLOT if all slots are being filled. May evict. */
 uint32_t cache_map_begin(struct cache_map *m, uint64_t address);
 /* The read ended. stored: the bytes are in the slot. Returns whether the block is kept; an ORPHAN never is. */

@@ -8,11 +8,11 @@
 #include "parallax/parallax_private.h"
 
 #include "base/log.h"
+#include "base/reserve.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #define READS 256u
 #define BOUNCES 32u
@@ -56,12 +56,6 @@ struct read_pool {
     struct log_limit damage_log;
 };
 
-static void *reserve(size_t bytes)
-{
-    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return p == MAP_FAILED ? NULL : p;
-}
-
 int read_init(struct store *s)
 {
     struct read_pool *p = s->reads = calloc(1, sizeof *p);
@@ -70,8 +64,8 @@ int read_init(struct store *s)
     list_init(&p->idle);
     list_init(&p->idle_bounces);
     list_init(&p->waiting);
-    p->all = reserve(READS * sizeof *p->all);
-    p->bounce_memory = reserve(BOUNCES * BOUNCE_BYTES);
+    p->all = reserve_memory(READS * sizeof *p->all);
+    p->bounce_memory = reserve_memory(BOUNCES * BOUNCE_BYTES);
     if (!p->all || !p->bounce_memory)
         return -ENOMEM;
     for (unsigned i = 0; i < READS; i++)
@@ -88,10 +82,8 @@ void read_fini(struct store *s)
     struct read_pool *p = s->reads;
     if (!p)
         return;
-    if (p->all)
-        munmap(p->all, READS * sizeof *p->all);
-    if (p->bounce_memory)
-        munmap(p->bounce_memory, BOUNCES * BOUNCE_BYTES);
+    reserve_release(p->all, READS * sizeof *p->all);
+    reserve_release(p->bounce_memory, BOUNCES * BOUNCE_BYTES);
     free(p);
 }
 

@@ -4,9 +4,10 @@
  * the upper nodes, and leaves in use, stay. Slots that are being read or are pinned are passed over. */
 #include "radix/radix_cache_private.h"
 
+#include "base/reserve.h"
+
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 
 #define MIN_NODES 64u
 #define MAX_NODES (1u << 30)
@@ -42,8 +43,7 @@ int radix_cache_create(struct bdev *device, uint32_t seed, uint64_t bytes, struc
     c->buckets = malloc(sizeof *c->buckets << c->bucket_bits);
     c->fetches = calloc(c->fetch_count, sizeof *c->fetches);
     /* Touched page by page as nodes come in. */
-    void *arena = mmap(NULL, (size_t)c->capacity * BDEV_BLOCK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    c->arena = arena == MAP_FAILED ? NULL : arena;
+    c->arena = reserve_memory((size_t)c->capacity * BDEV_BLOCK_SIZE);
     if (!c->slots || !c->buckets || !c->fetches || !c->arena) {
         radix_cache_destroy(c);
         return -ENOMEM;
@@ -58,8 +58,7 @@ int radix_cache_create(struct bdev *device, uint32_t seed, uint64_t bytes, struc
 
 void radix_cache_destroy(struct radix_cache *c)
 {
-    if (c->arena)
-        munmap(c->arena, (size_t)c->capacity * BDEV_BLOCK_SIZE);
+    reserve_release(c->arena, (size_t)c->capacity * BDEV_BLOCK_SIZE);
     free(c->fetches);
     free(c->buckets);
     free(c->slots);

@@ -270,6 +270,31 @@ static void a_new_working_set_takes_the_old_ones_place(void)
     asked_free(a);
 }
 
+static void reads_far_and_wide_are_hardly_kept_until_a_working_set_comes(void)
+{
+    struct rig r;
+    struct asked *a = asked_new();
+    rig_open(&r, 200 * 4150, 1);
+    struct cache_stats before, after;
+    for (unsigned i = 0; i < 3000; i++)
+        read_right(&r, a, unit_random(&r.random) % DEVICE_BLOCKS, 1);
+    cache_get_stats(r.cached, &before);
+    for (unsigned i = 0; i < 2000; i++)
+        read_right(&r, a, unit_random(&r.random) % DEVICE_BLOCKS, 1);
+    cache_get_stats(r.cached, &after);
+    uint64_t missed = after.missed_blocks - before.missed_blocks, bypassed = after.bypassed_blocks - before.bypassed_blocks;
+    CU_ASSERT(missed > 1500 && bypassed > missed / 2 && bypassed < missed);
+    uint64_t last = 0;
+    for (unsigned round = 0; round < 4; round++) {
+        last = 0;
+        for (uint64_t b = 0; b < 100; b++)
+            last += read_right(&r, a, b, 1);
+    }
+    CU_ASSERT(last <= 10);
+    rig_close(&r);
+    asked_free(a);
+}
+
 static void memory_stays_within_its_bound(void)
 {
     struct rig r;
@@ -444,7 +469,8 @@ int main(int argc, char **argv)
                                            UNIT(long_reads_are_not_kept), UNIT(writes_go_through_and_are_not_kept),
                                            UNIT(errors_are_passed_on_and_nothing_is_kept),
                                            UNIT(forgotten_and_dropped_blocks_are_read_again), UNIT(a_scan_does_not_flush_the_blocks_in_use),
-                                           UNIT(a_new_working_set_takes_the_old_ones_place), UNIT(memory_stays_within_its_bound),
+                                           UNIT(a_new_working_set_takes_the_old_ones_place),
+                                           UNIT(reads_far_and_wide_are_hardly_kept_until_a_working_set_comes), UNIT(memory_stays_within_its_bound),
                                            UNIT(mixed_requests_never_see_old_bytes),
                                            UNIT(more_requests_than_the_cache_can_follow_are_all_answered),
                                            UNIT(blocking_calls_from_another_thread_go_below), { 0 } });
