@@ -24,6 +24,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
@@ -171,6 +172,9 @@ static int plx_after_fork(void)
         return -1;
     }
     if (announce_fd >= 0) {
+        /* nbdkit 1.32 wants to end with its parent, whether it was told --exit-with-parent or not; the server that a script
+         * started must outlive the script. */
+        prctl(PR_SET_PDEATHSIG, 0ul, 0ul, 0ul, 0ul);
         dprintf(announce_fd, "%s\n", announcement);
         close(announce_fd);
     }

@@ -48,6 +48,10 @@ wait_released() { # NAME: until nobody holds it
   for _ in $(seq 100); do px info "$1" --json; json '.holder==null' && return 0; sleep 0.05; done
   note_failure "$1 is still held: $(jq -c .holder "$work/out")"
 }
+wait_gone() { # PID, which is no child
+  for _ in $(seq 100); do kill -0 "$1" 2>/dev/null || return 0; sleep 0.1; done
+  note_failure "process $1 lives on"
+}
 
 # A raw file of SIZE with data here and there, the same for every run.
 sparse_file() { # FILE SIZE-MIB
