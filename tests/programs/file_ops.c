@@ -1,13 +1,16 @@
-/* file_ops.c - random operations on a file and on a plain file beside it, which must not differ; in the manner of fsx.
+/* file_ops.c - random operations on a disk, by way of a file or of an NBD server, and on a plain file beside it, which must not
+ * differ; in the manner of fsx.
  *
- *   file_ops [--ops N] [--seed N] [--grain BYTES] [--direct] [--reopen] FILE PLAIN
+ *   file_ops [--ops N] [--seed N] [--grain BYTES] [--direct] [--reopen] FILE|NBD-URI PLAIN
  *   file_ops --ranges FILE
  *
- * The second form prints the ranges of data, OFFSET+LENGTH each. The first: FILE has its size and keeps it; PLAIN is made as
- * large, with the same content. Operations: write, read, punch a hole, zero a range, fsync, SEEK_DATA and SEEK_HOLE (nothing
- * that reads as data may be called a hole), and with --reopen closing and opening again. Offsets and lengths are multiples of
- * the grain (512); --direct opens FILE with O_DIRECT. At the end everything is compared, after opening anew. Prints the seed
- * and what it did; exit 1 at the first difference, which is described. */
+ * The second form prints the ranges of data, OFFSET+LENGTH each. The first: the disk has its size and keeps it; PLAIN is made
+ * as large, with the same content. Operations: write, read, punch a hole (trim), zero a range, fsync (flush), SEEK_DATA and
+ * SEEK_HOLE (block status; nothing that reads as data may be called a hole), and with --reopen closing and opening again.
+ * Offsets and lengths are multiples of the grain (512); --direct opens FILE with O_DIRECT. At the end everything is compared,
+ * after opening anew. Prints the seed and what it did; exit 1 at the first difference, which is described. */
+#include "tests/support/ops_disk.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
@@ -17,7 +20,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -29,12 +31,13 @@ static const char *const names[OPS] = { "write", "read", "punch", "zero", "fsync
 static const unsigned weights[OPS] = { 40, 35, 8, 6, 2, 6, 1 };
 
 static struct test {
-    const char *file, *plain;
+    const char *plain;
+    struct ops_disk disk;
     uint64_t ops, seed, grain, state, size_bytes, at, counts[OPS];
-    bool direct, reopen;
-    int fd, plain_fd;
+    bool reopen;
+    int plain_fd;
     uint8_t *a, *b;
-} t = { .ops = 100000, .grain = 512, .fd = -1, .plain_fd = -1 };
+} t = { .ops = 100000, .grain = 512, .plain_fd = -1 };
 
 static void fail(const char *what, uint64_t offset, uint64_t length)
 {
@@ -52,39 +55,34 @@ static uint64_t next_random(void)
     return t.state * 0x2545f4914f6cdd1du;
 }
 
-static void open_file(void)
+/* What the disk answered, for the message. */
+static void demand(int bad, const char *what, uint64_t offset, uint64_t length)
 {
-    t.fd = open(t.file, O_RDWR | O_CLOEXEC | (t.direct ? O_DIRECT : 0));
-    if (t.fd < 0)
-        fail("open", 0, 0);
+    errno = -bad;
+    if (bad)
+        fail(what, offset, length);
 }
 
-static void read_whole(int fd, uint8_t *buffer, uint64_t offset, uint64_t length)
+static void read_disk(uint8_t *buffer, uint64_t offset, uint64_t length) { demand(t.disk.ops->read(&t.disk, buffer, offset, length), "read", offset, length); }
+
+static void read_plain(uint8_t *buffer, uint64_t offset, uint64_t length)
 {
     errno = 0;
-    for (uint64_t done = 0; done < length;) {
-        ssize_t n = pread(fd, buffer + done, length - done, (off_t)(offset + done));
-        if (n <= 0)
-            fail(fd == t.fd ? "read" : "read of the plain file", offset, length);
-        done += (uint64_t)n;
-    }
+    if (pread(t.plain_fd, buffer, length, (off_t)offset) != (ssize_t)length)
+        fail("read of the plain file", offset, length);
 }
 
-static void write_whole(int fd, const uint8_t *buffer, uint64_t offset, uint64_t length)
+static void write_plain(const uint8_t *buffer, uint64_t offset, uint64_t length)
 {
     errno = 0;
-    for (uint64_t done = 0; done < length;) {
-        ssize_t n = pwrite(fd, buffer + done, length - done, (off_t)(offset + done));
-        if (n <= 0)
-            fail(fd == t.fd ? "write" : "write of the plain file", offset, length);
-        done += (uint64_t)n;
-    }
+    if (pwrite(t.plain_fd, buffer, length, (off_t)offset) != (ssize_t)length)
+        fail("write of the plain file", offset, length);
 }
 
 static void compare(uint64_t offset, uint64_t length)
 {
-    read_whole(t.fd, t.a, offset, length);
-    read_whole(t.plain_fd, t.b, offset, length);
+    read_disk(t.a, offset, length);
+    read_plain(t.b, offset, length);
     errno = 0;
     for (uint64_t i = 0; i < length; i++)
         if (t.a[i] != t.b[i])
@@ -117,35 +115,33 @@ static void fill(uint64_t length)
         t.a[i] = (uint8_t)(x >> (i & 7) * 8);
 }
 
-/* What lies between `at` and the next data must read as zeroes. */
+/* What is called a hole must read as zeroes. */
 static void check_hole(uint64_t offset)
 {
+    uint64_t hole, end;
+    demand(t.disk.ops->hole(&t.disk, offset, &hole, &end), "looking for a hole", offset, 0);
     errno = 0;
-    off_t hole = lseek(t.fd, (off_t)offset, SEEK_HOLE), data;
-    if (hole < (off_t)offset || (uint64_t)hole > t.size_bytes)
-        fail("SEEK_HOLE", offset, 0);
-    if ((uint64_t)hole == t.size_bytes)
-        return;
-    data = lseek(t.fd, hole, SEEK_DATA);
-    if (data < 0 && errno == ENXIO)
-        data = (off_t)t.size_bytes;
-    if (data <= hole || (uint64_t)data > t.size_bytes)
-        fail("SEEK_DATA", (uint64_t)hole, 0);
-    uint64_t length = (uint64_t)(data - hole) < LENGTH_MAX ? (uint64_t)(data - hole) : LENGTH_MAX;
-    read_whole(t.plain_fd, t.b, (uint64_t)hole, length);
-    errno = 0;
+    if (hole < offset || end < hole || end > t.size_bytes || (end == hole && end < t.size_bytes))
+        fail("a hole that is none", hole, end - hole);
+    uint64_t length = end - hole < LENGTH_MAX ? end - hole : LENGTH_MAX;
+    read_plain(t.b, hole, length);
     for (uint64_t i = 0; i < length; i++)
         if (t.b[i])
-            fail("a hole where there is data", (uint64_t)hole + i, length);
+            fail("a hole where there is data", hole + i, length);
 }
 
-static void deallocate(int mode, const char *what, uint64_t offset, uint64_t length)
+static void deallocate(bool punch, uint64_t offset, uint64_t length)
 {
-    errno = 0;
-    if (fallocate(t.fd, mode, (off_t)offset, (off_t)length) < 0)
-        fail(what, offset, length);
-    memset(t.a, 0, length);
-    write_whole(t.plain_fd, t.a, offset, length);
+    uint64_t begin = offset, end = offset + length;
+    if (punch && t.disk.punch_grain > 1) {
+        begin = (begin + t.disk.punch_grain - 1) / t.disk.punch_grain * t.disk.punch_grain;
+        end = end == t.size_bytes ? end : end / t.disk.punch_grain * t.disk.punch_grain;
+    }
+    demand((punch ? t.disk.ops->punch : t.disk.ops->zero)(&t.disk, offset, length, next_random()), punch ? "punch" : "zero", offset, length);
+    if (begin >= end)
+        return;
+    memset(t.a, 0, end - begin);
+    write_plain(t.a, begin, end - begin);
 }
 
 static void do_operation(enum operation op)
@@ -155,22 +151,18 @@ static void do_operation(enum operation op)
     switch (op) {
     case OP_WRITE:
         fill(length);
-        write_whole(t.fd, t.a, offset, length);
-        write_whole(t.plain_fd, t.a, offset, length);
+        demand(t.disk.ops->write(&t.disk, t.a, offset, length, next_random()), "write", offset, length);
+        write_plain(t.a, offset, length);
         break;
     case OP_READ:
         compare(offset, length);
         break;
     case OP_PUNCH:
-        deallocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, "punch", offset, length);
-        break;
     case OP_ZERO:
-        deallocate(FALLOC_FL_ZERO_RANGE | (next_random() & 1 ? FALLOC_FL_KEEP_SIZE : 0), "zero", offset, length);
+        deallocate(op == OP_PUNCH, offset, length);
         break;
     case OP_FSYNC:
-        errno = 0;
-        if (fsync(t.fd) < 0)
-            fail("fsync", 0, 0);
+        demand(t.disk.ops->flush(&t.disk), "fsync", 0, 0);
         break;
     case OP_SEEK:
         check_hole(offset);
@@ -178,8 +170,8 @@ static void do_operation(enum operation op)
     default:
         if (!t.reopen)
             break;
-        close(t.fd);
-        open_file();
+        t.disk.ops->close(&t.disk);
+        demand(t.disk.ops->open(&t.disk), "open", 0, 0);
     }
     t.counts[op]++;
 }
@@ -210,29 +202,28 @@ static int print_ranges(const char *file)
     return err != ENXIO;
 }
 
+static uint64_t piece_at(uint64_t at) { return t.size_bytes - at < COMPARE_BYTES ? t.size_bytes - at : COMPARE_BYTES; }
+
 static void start(void)
 {
-    struct stat st;
-    open_file();
-    if (fstat(t.fd, &st) < 0 || st.st_size <= 0)
-        fail("stat", 0, 0);
-    t.size_bytes = (uint64_t)st.st_size;
+    demand(t.disk.ops->open(&t.disk), "open", 0, 0);
+    t.size_bytes = t.disk.size_bytes;
     t.plain_fd = open(t.plain, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (t.plain_fd < 0 || ftruncate(t.plain_fd, st.st_size) < 0)
+    if (t.plain_fd < 0 || ftruncate(t.plain_fd, (off_t)t.size_bytes) < 0)
         fail("making the plain file", 0, 0);
     for (uint64_t at = 0; at < t.size_bytes; at += COMPARE_BYTES) {
-        uint64_t length = t.size_bytes - at < COMPARE_BYTES ? t.size_bytes - at : COMPARE_BYTES;
-        read_whole(t.fd, t.a, at, length);
-        write_whole(t.plain_fd, t.a, at, length);
+        read_disk(t.a, at, piece_at(at));
+        write_plain(t.a, at, piece_at(at));
     }
 }
 
 static void finish(void)
 {
-    close(t.fd);
-    open_file();
+    t.disk.ops->close(&t.disk);
+    demand(t.disk.ops->open(&t.disk), "open", 0, 0);
     for (uint64_t at = 0; at < t.size_bytes; at += COMPARE_BYTES)
-        compare(at, t.size_bytes - at < COMPARE_BYTES ? t.size_bytes - at : COMPARE_BYTES);
+        compare(at, piece_at(at));
+    t.disk.ops->close(&t.disk);
     printf("%" PRIu64 " operations:", t.ops);
     for (unsigned i = 0; i < OPS; i++)
         printf(" %s=%" PRIu64, names[i], t.counts[i]);
@@ -250,7 +241,7 @@ int main(int argc, char **argv)
     t.seed = (uint64_t)now.tv_sec * 1000003u + (uint64_t)now.tv_nsec;
     for (int c; (c = getopt_long(argc, argv, "", known, NULL)) != -1;) {
         if (c == 'd')
-            t.direct = true;
+            t.disk.direct = true;
         else if (c == 'r')
             t.reopen = true;
         else if (c != '?')
@@ -259,10 +250,10 @@ int main(int argc, char **argv)
             argc = 0;
     }
     if (optind + 2 != argc || !t.grain || t.grain > LENGTH_MAX) {
-        fprintf(stderr, "usage: file_ops [--ops N] [--seed N] [--grain BYTES] [--direct] [--reopen] FILE PLAIN\n");
+        fprintf(stderr, "usage: file_ops [--ops N] [--seed N] [--grain BYTES] [--direct] [--reopen] FILE|NBD-URI PLAIN\n");
         return 2;
     }
-    t.file = argv[optind];
+    ops_disk_choose(&t.disk, argv[optind]);
     t.plain = argv[optind + 1];
     t.state = t.seed | 1;
     t.a = aligned_alloc(4096, COMPARE_BYTES);
