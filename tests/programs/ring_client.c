@@ -3,6 +3,7 @@
  *   ring_client [options] verify --log FILE [--seconds N] [--depth N] [--no-discard]
  *   ring_client [options] check --log FILE [--power-cut]
  *   ring_client [options] bench --rw randread|randwrite|read|write [--bs BYTES] [--depth N] [--seconds N]
+ *     --operations N  --once  --stride BYTES  --flush-every N
  *     --vdev xvda|NUMBER  --wait SECONDS  --order N  --queues N  --segments N  --persistent  --layout x86_64|x86_32|arm
  *     --region BYTES  --seed N
  *
@@ -34,7 +35,8 @@ static const struct option options[] = {
     { "layout", required_argument, NULL, 'l' }, { "region", required_argument, NULL, 'r' }, { "seed", required_argument, NULL, 's' },
     { "log", required_argument, NULL, 'L' }, { "seconds", required_argument, NULL, 't' }, { "depth", required_argument, NULL, 'd' },
     { "no-discard", no_argument, NULL, 'D' }, { "power-cut", no_argument, NULL, 'P' }, { "rw", required_argument, NULL, 'R' },
-    { "bs", required_argument, NULL, 'b' }, { 0 } };
+    { "bs", required_argument, NULL, 'b' }, { "operations", required_argument, NULL, 'n' }, { "once", no_argument, NULL, '1' },
+    { "stride", required_argument, NULL, 'S' }, { "flush-every", required_argument, NULL, 'f' }, { 0 } };
 
 static int usage(const char *what)
 {
@@ -64,6 +66,10 @@ static int parse(int argc, char **argv, struct blkfront_options *ring, struct ri
         case 'P': j->power_cut = true; break;
         case 'R': j->rw = optarg; break;
         case 'b': j->block_bytes = n; break;
+        case 'n': j->operations = n; break;
+        case '1': j->once = true; break;
+        case 'S': j->stride_bytes = n; break;
+        case 'f': j->flush_every = (unsigned)n; break;
         default: return usage("unknown option");
         }
     }
@@ -75,6 +81,8 @@ static int parse(int argc, char **argv, struct blkfront_options *ring, struct ri
         return usage("--log FILE is needed");
     if (!j->depth || j->depth > 1024 || j->block_bytes % 512 || !j->block_bytes || j->block_bytes > 1 << 20)
         return usage("depth is 1 to 1024, bs a multiple of 512 up to 1 MiB");
+    if (j->stride_bytes % 512 || (j->stride_bytes && j->stride_bytes < j->block_bytes))
+        return usage("stride is a multiple of 512, and not less than bs");
     return 0;
 }
 

@@ -1,4 +1,4 @@
-/* snapshot_depth.c - how an image with many snapshots reads: STORE [SNAPSHOTS [WRITES [IMAGE-MiB]]].
+/* snapshot_depth.c - how an image with many snapshots reads: STORE [SNAPSHOTS [WRITES [IMAGE-MiB [IMAGE]]]].
  *
  * Fills an image, reads it at random (4 KiB, depth 32), then takes SNAPSHOTS snapshots with WRITES uniform random 4 KiB writes
  * before each, and reads again. Prints one JSON line: reads a second before and after, snapshot latency, checkpoints. */
@@ -92,14 +92,15 @@ int main(int argc, char **argv)
     struct store_options opt = { .command = "snapshot_depth" };
     blocks = (argc > 4 ? strtoull(argv[4], NULL, 10) : 1024) << 8;
     if (argc < 2 || loop_create(&loop) || store_open(argv[1], loop, &opt, &store, &err)) {
-        fprintf(stderr, "%s\n", argc < 2 ? "usage: snapshot_depth STORE [SNAPSHOTS [WRITES [IMAGE-MiB]]]" : err.text);
+        fprintf(stderr, "%s\n", argc < 2 ? "usage: snapshot_depth STORE [SNAPSHOTS [WRITES [IMAGE-MiB [IMAGE]]]]" : err.text);
         return 2;
     }
     struct store_op op = { .done = op_done };
-    image_create(store, &op, "deep", blocks * BDEV_BLOCK_SIZE);
+    const char *image_name = argc > 5 ? argv[5] : "deep";
+    image_create(store, &op, image_name, blocks * BDEV_BLOCK_SIZE);
     wait_op(&op);
     struct image_open_options oo = { .mode = IMAGE_READ_WRITE, .holder = "snapshot_depth" };
-    if (image_open(store, "deep", &oo, &image, &err))
+    if (image_open(store, image_name, &oo, &image, &err))
         return 1;
     for (unsigned i = 0; i < DEPTH; i++)
         slots[i].iov = (struct iovec){ bdev_buffer_alloc(1), BDEV_BLOCK_SIZE };
@@ -111,10 +112,10 @@ int main(int argc, char **argv)
     double before = run(READ_RANDOM, 200000);
     double *latency = malloc((snapshots + 1) * sizeof *latency), wrote = 0;
     for (unsigned i = 0; i < snapshots; i++) {
-        char name[64];
+        char name[IMAGE_TARGET_SIZE];
         const char *names[] = { name };
         wrote += run(WRITE_RANDOM, writes);
-        snprintf(name, sizeof name, "deep@s%u", i);
+        snprintf(name, sizeof name, "%s@t%u", image_name, i);
         uint64_t began = clock_monotonic_ns();
         op = (struct store_op){ .done = op_done };
         snapshot_create(store, &op, names, 1);

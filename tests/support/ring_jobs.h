@@ -26,6 +26,10 @@ struct ring_job {
     /* bench */
     const char *rw;          /* read, write, randread, randwrite */
     uint64_t block_bytes;
+    uint64_t stride_bytes;   /* positions are multiples of it; 0: of block_bytes */
+    uint64_t operations;     /* ends after so many, whatever the time; 0: by time alone */
+    unsigned flush_every;    /* a flush after so many operations, while which nothing new begins; 0: one at the end */
+    bool once;               /* random: each position once, then the job ends */
 };
 
 /* Random writes, reads, flushes and discards of blocks that say what they are, with a state file that tells at any instant,

@@ -2,6 +2,7 @@
 #include "base/crc32c.h"
 #include "base/error.h"
 #include "base/hash.h"
+#include "base/latency.h"
 #include "base/loop.h"
 #include "tests/support/unit.h"
 
@@ -201,11 +202,26 @@ static void timers_expire_in_order_and_a_stopped_one_never(void)
     loop_destroy(loop);
 }
 
+static void a_percentile_is_right_to_six_percent(void)
+{
+    static struct latency l;
+    CU_ASSERT_EQUAL(latency_percentile_ns(&l, 0.5), 0);
+    for (uint64_t ns = 1; ns <= 1000000; ns++)
+        latency_add(&l, ns);
+    for (unsigned part = 1; part < 100; part++) {
+        double is = (double)latency_percentile_ns(&l, part / 100.0), wanted = part * 10000.0;
+        CU_ASSERT_TRUE(is >= wanted && is <= wanted * 1.0626);
+    }
+    CU_ASSERT_EQUAL(latency_percentile_ns(&l, 1), 1000000);
+    latency_add(&l, UINT64_MAX);
+    CU_ASSERT_EQUAL(latency_percentile_ns(&l, 1), UINT64_MAX);
+}
+
 int main(int argc, char **argv)
 {
     return unit_main(argc, argv, "base",
                      (struct unit_test[]){ UNIT(crc32c_is_that_of_its_definition_at_every_length), UNIT(the_first_error_is_kept),
                                            UNIT(a_hash_table_finds_what_is_in_it_and_nothing_else), UNIT(deferred_tasks_run_in_order_and_the_last_ones_last),
                                            UNIT(a_descriptor_removed_in_a_turn_is_not_called_in_it), UNIT(messages_of_another_thread_all_arrive),
-                                           UNIT(timers_expire_in_order_and_a_stopped_one_never), { 0 } });
+                                           UNIT(timers_expire_in_order_and_a_stopped_one_never), UNIT(a_percentile_is_right_to_six_percent), { 0 } });
 }
