@@ -29,7 +29,7 @@ struct server {
 
 static const struct server_command *const families[] = { server_image_commands, server_snap_commands,    server_look_commands,
                                                          server_slow_commands,  server_content_commands, server_receive_commands,
-                                                         server_send_commands };
+                                                         server_send_commands, server_bench_commands };
 
 struct store *session_store(struct session *s) { return s->server->opt.store; }
 struct loop *session_loop(struct session *s) { return s->server->opt.loop; }

@@ -73,7 +73,7 @@ struct server_command {
     void (*start)(struct session *s, json_t *request);
 };
 extern const struct server_command server_image_commands[], server_snap_commands[], server_look_commands[], server_slow_commands[],
-    server_content_commands[], server_receive_commands[], server_send_commands[];
+    server_content_commands[], server_receive_commands[], server_send_commands[], server_bench_commands[];
 
 /* ---- Documents ---- */
 

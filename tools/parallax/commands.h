@@ -4,5 +4,5 @@
 #include "tools/parallax/cli.h"
 
 extern const struct command store_commands[], import_commands[], export_commands[], image_commands[], snap_commands[], list_commands[],
-    data_commands[], check_commands[], attach_commands[], nbd_commands[], mount_commands[];
+    data_commands[], check_commands[], attach_commands[], nbd_commands[], mount_commands[], bench_commands[];
 #endif

@@ -14,7 +14,8 @@
 #include <unistd.h>
 
 const struct command *const command_families[] = { store_commands, import_commands, export_commands, image_commands,  snap_commands,
-                                                   list_commands,  data_commands,   check_commands,  attach_commands, nbd_commands, mount_commands, NULL };
+                                                   list_commands,  data_commands,   check_commands,  attach_commands, nbd_commands, mount_commands,
+                                                   bench_commands, NULL };
 
 #define LOG_SILENT ((enum log_level)0)
 
