@@ -12,7 +12,8 @@
 #   make check-mutants deliberate bugs: each must make the test that it names fail (MUTANT="NAMES": only these)
 #   make check-kill  1,000 kills of parallaxd under verifying guests, inside each phase of its work
 #   make check-xen    the real Xen in QEMU: a storage domain, stock guests (three boots; check-xen-short: one, a few minutes)
-#   make bench        ratios against the raw device
+#   make bench        ratios against the raw device and qcow2 (FORM=quick|full, WORKLOAD="NAMES": only these; docs/performance.md)
+#   make bench-document   puts what make bench measured into docs/performance.md
 #   make install      under DESTDIR, PREFIX=/usr
 #   make clean
 #
@@ -52,7 +53,7 @@ LDLIBS += -lxengnttab -lxenevtchn
 endif
 
 PACKAGES := gcc make libc6-dev libaio-dev libdb5.3-dev libssl-dev libcunit1-dev libjansson-dev libxen-dev libfuse3-dev \
-            xenstore-utils e2fsprogs xfsprogs jq fio fuse3 nbdkit nbdkit-plugin-dev libnbd-dev libnbd-bin python3-libnbd qemu-utils openssl util-linux mount procps patch
+            xenstore-utils e2fsprogs xfsprogs jq fio fuse3 nbdkit nbdkit-plugin-dev libnbd-dev libnbd-bin python3 python3-libnbd qemu-utils openssl util-linux mount procps patch
 # What the rig for the real Xen needs besides; what runs inside it is downloaded, not installed.
 XEN_PACKAGES := qemu-system-x86 cpio xz-utils binutils mmdebstrap
 
@@ -197,7 +198,11 @@ demo: deps
 .PHONY: bench
 bench: deps
 	$(Q)$(MAKE) --no-print-directory -j2 tests
-	$(Q)O=$(O) bench/run
+	$(Q)O=$(O) bench/run $(if $(FORM),--$(FORM)) $(WORKLOAD)
+
+.PHONY: bench-document
+bench-document:
+	$(Q)O=$(O) bench/document
 
 .PHONY: install
 install: all
