@@ -108,7 +108,7 @@ def commands(results):
 
 def interval_note(results):
     counts = sorted({w["settings"]["pairs"] for w in results["workloads"].values()})
-    notes = [f"of {n} rounds: from the {rank(n)}. smallest to the {rank(n)}. greatest, {100 * coverage(n, rank(n)):.1f} %" if rank(n) else f"of {n} rounds: none" for n in counts]
+    notes = [f"of {n} rounds: from number {rank(n)} from below to number {rank(n)} from above, {100 * coverage(n, rank(n)):.1f} %" if rank(n) else f"of {n} rounds: none" for n in counts]
     return "Medians, and in brackets their interval (" + "; ".join(notes) + ")."
 
 
