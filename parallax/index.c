@@ -2,22 +2,11 @@
 #include "parallax/index.h"
 
 #include "base/hash.h"
+#include "base/reserve.h"
 
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
-
-static void *reserve(uint64_t bytes)
-{
-    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return p == MAP_FAILED ? NULL : p;
-}
-
-static void release(void *p, uint64_t bytes)
-{
-    if (p)
-        munmap(p, bytes);
-}
 
 int index_init(struct index *ix, uint32_t capacity)
 {
@@ -25,9 +14,9 @@ int index_init(struct index *ix, uint32_t capacity)
     while (buckets < capacity)
         buckets *= 2;
     *ix = (struct index){ .capacity = capacity, .bucket_mask = buckets - 1 };
-    ix->entries = reserve((uint64_t)capacity * sizeof *ix->entries);
-    ix->buckets = reserve((uint64_t)buckets * sizeof *ix->buckets);
-    ix->held = reserve((uint64_t)capacity * sizeof *ix->held);
+    ix->entries = reserve_memory((uint64_t)capacity * sizeof *ix->entries);
+    ix->buckets = reserve_memory((uint64_t)buckets * sizeof *ix->buckets);
+    ix->held = reserve_memory((uint64_t)capacity * sizeof *ix->held);
     if (ix->entries && ix->buckets && ix->held)
         return 0;
     index_fini(ix);
@@ -36,9 +25,9 @@ int index_init(struct index *ix, uint32_t capacity)
 
 void index_fini(struct index *ix)
 {
-    release(ix->entries, (uint64_t)ix->capacity * sizeof *ix->entries);
-    release(ix->buckets, ((uint64_t)ix->bucket_mask + 1) * sizeof *ix->buckets);
-    release(ix->held, (uint64_t)ix->capacity * sizeof *ix->held);
+    reserve_release(ix->entries, (uint64_t)ix->capacity * sizeof *ix->entries);
+    reserve_release(ix->buckets, ((uint64_t)ix->bucket_mask + 1) * sizeof *ix->buckets);
+    reserve_release(ix->held, (uint64_t)ix->capacity * sizeof *ix->held);
     *ix = (struct index){ 0 };
 }
 
@@ -61,6 +50,8 @@ static uint32_t *bucket_of(const struct index *ix, uint32_t line, uint32_t block
 
 const struct index_entry *index_find(const struct index *ix, uint32_t line, uint32_t block, uint64_t limit)
 {
+    if (!ix->used) /* as a rule one of the two is: no need to fetch a bucket from far memory for that */
+        return NULL;
     for (uint32_t i = *bucket_of(ix, line, block); i; i = ix->entries[i - 1].next) {
         const struct index_entry *e = &ix->entries[i - 1];
         if (e->block == block && e->line == line && e->ticket < limit)
