@@ -15,10 +15,11 @@
 #   make bench        ratios against the raw device and qcow2 (FORM=quick|full, WORKLOAD="NAMES": only these; docs/performance.md)
 #   make bench-document   puts what make bench measured into docs/performance.md
 #   make install      under DESTDIR, PREFIX=/usr
+#   make deb          a Debian package: build/parallax_VERSION_ARCH.deb
 #   make clean
 #
 #   Variables: D=asan|tsan (a build with that sanitizer, in build-asan/ …), O=DIR (where to build), V=1 (show commands),
-#   TEST="GLOB…" (only the test programs whose name matches), JOBS=N (so many test programs at a time), CFLAGS_EXTRA. XEN= (leave Xen out; without libxen-dev's grant library it is).
+#   TEST="GLOB…" (only the test programs whose name matches), JOBS=N (so many test programs at a time), CFLAGS_EXTRA, LDFLAGS_EXTRA. XEN= (leave Xen out; without libxen-dev's grant library it is).
 MAKEFLAGS += --no-builtin-rules
 .DEFAULT_GOAL := all
 SHELL := /bin/bash
@@ -26,6 +27,7 @@ SHELL := /bin/bash
 D ?=
 O ?= build$(if $(D),-$(D))
 PREFIX ?= /usr
+UNIT_DIR ?= $(PREFIX)/lib/systemd/system
 PLUGIN_DIR ?= $(shell pkg-config --variable=plugindir nbdkit 2>/dev/null || echo $(PREFIX)/lib/nbdkit/plugins)
 V ?=
 Q := $(if $(V),,@)
@@ -40,7 +42,7 @@ OPT_tsan := -O1
 CFLAGS := -std=gnu11 -g $(OPT_$(D)) -Wall -Wextra -Wshadow -Wvla -Wstrict-prototypes -Wmissing-prototypes -Wundef \
           -Wpointer-arith -Werror -fno-strict-aliasing -fstack-protector-strong -fPIC -fvisibility=hidden $(SAN_$(D)) $(CFLAGS_EXTRA)
 CPPFLAGS := -I. -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64
-LDFLAGS := $(SAN_$(D)) -Wl,--as-needed
+LDFLAGS := $(SAN_$(D)) -Wl,--as-needed $(LDFLAGS_EXTRA)
 LDLIBS := -lfuse3 -laio -ldb-5.3 -lcrypto -ljansson -lnbd -lxenstore -lpthread
 
 # The real Xen, where its headers are.
@@ -53,7 +55,7 @@ LDLIBS += -lxengnttab -lxenevtchn
 endif
 
 PACKAGES := gcc make libc6-dev libaio-dev libdb5.3-dev libssl-dev libcunit1-dev libjansson-dev libxen-dev libfuse3-dev \
-            xenstore-utils e2fsprogs xfsprogs jq fio fuse3 nbdkit nbdkit-plugin-dev libnbd-dev libnbd-bin python3 python3-libnbd qemu-utils openssl util-linux mount procps patch
+            xenstore-utils e2fsprogs xfsprogs jq fio fuse3 nbdkit nbdkit-plugin-dev libnbd-dev libnbd-bin python3 python3-libnbd qemu-utils openssl util-linux mount procps patch man-db
 # What the rig for the real Xen needs besides; what runs inside it is downloaded, not installed.
 XEN_PACKAGES := qemu-system-x86 cpio xz-utils binutils mmdebstrap
 
@@ -213,6 +215,27 @@ install: all
 	install -D -m 755 tools/xen/block-parallax $(DESTDIR)/etc/xen/scripts/block-parallax
 	$(if $(PLUGIN),install -D -m 644 $(PLUGIN) $(DESTDIR)$(PLUGIN_DIR)/nbdkit-parallax-plugin.so)
 	install -m 755 $(O)/parallax-mount $(DESTDIR)$(PREFIX)/libexec/parallax/parallax-mount
+	for page in man/*.[1-8]; do install -D -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page#man/} || exit 1; done
+	install -D -m 644 tools/completion/parallax.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/parallax
+	install -d $(DESTDIR)$(UNIT_DIR) $(DESTDIR)$(PREFIX)/share/doc/parallax/docs $(DESTDIR)$(PREFIX)/share/doc/parallax/examples
+	for unit in tools/systemd/*.service tools/systemd/*.socket; do \
+	  sed 's|=/usr/|=$(PREFIX)/|' $$unit >$(DESTDIR)$(UNIT_DIR)/$${unit##*/} || exit 1; done
+	install -D -m 644 tools/systemd/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/parallax.conf
+	install -m 644 README.md $(DESTDIR)$(PREFIX)/share/doc/parallax
+	install -m 644 docs/*.md $(DESTDIR)$(PREFIX)/share/doc/parallax/docs
+	install -m 644 tools/config/parallax.conf $(DESTDIR)$(PREFIX)/share/doc/parallax/examples
+
+# In a copy of the tree, because the packages appear beside it.
+DEB_PACKAGES := debhelper dpkg-dev fakeroot lintian
+.PHONY: deb
+deb: deps
+	$(Q)tests/install-deps $(DEB_PACKAGES)
+	rm -rf $(O)/deb
+	mkdir -p $(O)/deb/parallax
+	tar -c --exclude=./build --exclude='./build-*' --exclude=./.git . | tar -x -C $(O)/deb/parallax
+	cd $(O)/deb/parallax && dpkg-buildpackage --build=binary --no-sign
+	mv $(O)/deb/*.deb $(O)/
+	lintian --fail-on error $(O)/parallax_*.deb
 
 .PHONY: clean
 clean:
