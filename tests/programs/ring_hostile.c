@@ -217,8 +217,7 @@ static void clear_nodes(void)
         raw_delete(&ring, names[i]);
 }
 
-/* Back to where a decent frontend begins; false if the backend never offers the device again. */
-static bool start_over(void)
+static bool close_and_begin(void)
 {
     raw_put(&ring, "state", "6");
     uint64_t end = clock_monotonic_ms() + STUCK_MS;
@@ -232,6 +231,10 @@ static bool start_over(void)
     raw_put(&ring, "state", "1");
     return raw_wait_backend(&ring, XENBUS_INIT_WAIT, STUCK_MS) == 0;
 }
+
+/* Back to where a decent frontend begins; false if the backend never offers the device again. Twice: the first time, states that were
+ * written in disorder may look like answers (an old Closed, before ours was seen); the second time the backend's 2 was seen before. */
+static bool start_over(void) { return close_and_begin() && close_and_begin(); }
 
 /* ---- Rounds ---- */
 
