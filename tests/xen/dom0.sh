@@ -53,7 +53,7 @@ part_read_only() {
   check "and is detached" xl block-detach g1 xvdb
   check "a template as a CD-ROM" xl block-attach g1 "$(disk xvdc template ro devtype=cdrom)"
   check "is one, and is read" in_domain g1 "$(block_device xvdc); [ \$(cat /sys/block/xvdc/ro) = 1 ] && dd if=/dev/xvdc of=/dev/null bs=1M count=8 && ! dd if=/dev/zero of=/dev/xvdc bs=4096 count=1 conv=fsync"
-  check "its nodes say so" test $(($(node g1 51744/info) & 5)) = 5
+  check "its nodes say so" eval 'case $(node g1 51744/info) in 5|7) ;; *) false;; esac'
   check "and is detached" xl block-detach g1 xvdc
 }
 
