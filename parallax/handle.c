@@ -5,7 +5,55 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static void release(struct owned *o) { free(container_of(o, struct image, owned)); }
+/* ---- What is counted of an image while somebody has it open ---- */
+
+static struct counted *counted_get(struct store *s, struct vdisk *d)
+{
+    struct counted *c = NULL;
+    list_for_each(n, &d->handles)
+        if ((c = container_of(n, struct image, link)->counted))
+            break;
+    if (!c) {
+        if (!(c = calloc(1, sizeof *c)))
+            return NULL;
+        c->disk = d;
+        list_add_tail(&s->counted, &c->link);
+    }
+    c->users++;
+    return c;
+}
+
+static void counted_put(struct image *img)
+{
+    struct counted *c = img->counted;
+    img->counted = NULL;
+    if (c && --c->users == 0) {
+        list_remove(&c->link);
+        free(c);
+    }
+}
+
+int store_each_counted(struct store *s, int (*each)(void *ctx, const char *name, const struct image_counters *count), void *ctx)
+{
+    int rc = 0;
+    list_for_each(n, &s->counted) {
+        const struct counted *c = container_of(n, struct counted, link);
+        if (c->disk->name && (rc = each(ctx, c->disk->name, &c->count)))
+            break;
+    }
+    return rc;
+}
+
+const struct image_counters *store_get_counters(const struct store *s) { return &s->count; }
+
+/* ---- Handles ---- */
+
+static void release(struct owned *o)
+{
+    struct image *img = container_of(o, struct image, owned);
+    counted_put(img);
+    free(img);
+}
 
 void handle_free(struct image *img)
 {
@@ -17,8 +65,10 @@ void handle_free(struct image *img)
 struct image *handle_open(struct store *s, struct vdisk *d, struct version *frozen, enum image_mode mode, const char *holder)
 {
     struct image *img = calloc(1, sizeof *img);
-    if (!img)
+    if (!img || !(img->counted = counted_get(s, d))) {
+        free(img);
         return NULL;
+    }
     owned_add(s, &img->owned, release);
     img->store = s;
     img->disk = d;
@@ -69,6 +119,7 @@ void handle_close(struct image *img)
     struct store *s = img->store;
     struct vdisk *d = img->disk;
     list_remove(&img->link);
+    counted_put(img);
     if (img->frozen)
         img->frozen->readers--;
     else if (d->writer == img)

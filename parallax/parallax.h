@@ -14,6 +14,7 @@
 #ifndef PARALLAX_PARALLAX_H
 #define PARALLAX_PARALLAX_H
 #include "base/error.h"
+#include "base/histogram.h"
 #include "base/list.h"
 #include "base/loop.h"
 
@@ -73,7 +74,6 @@ struct store_status {
     uint64_t provisioned_bytes;  /* sum of the sizes of images */
     uint64_t images, templates, snapshots, open_images;
     uint64_t checkpoints, journal_bytes, journal_used_bytes, index_entries, index_used, held_blocks, deletions_pending;
-    uint64_t reads, writes, flushes, discards, read_bytes, write_bytes;
     uint64_t map_hits, map_misses, cache_hits, cache_misses, device_reads, device_writes, device_read_bytes, device_write_bytes, device_flushes;
     uint64_t recovered_records, rejected_records, recovery_ms;
 };
@@ -127,6 +127,7 @@ void image_name(const struct image *img, char out[static IMAGE_TARGET_SIZE]);
 void image_identity(const struct image *img, char out[static IMAGE_TARGET_SIZE]);
 
 enum image_op { IMAGE_READ, IMAGE_WRITE, IMAGE_FLUSH, IMAGE_DISCARD };
+#define IMAGE_OPS 4u
 #define IMAGE_FUA 1u
 
 struct image_req {
@@ -143,11 +144,26 @@ struct image_req {
     struct list_node link;         /* the queue it waits in */
     struct list_node image_link;   /* writes of the image that are not done */
     uint64_t first_block, block_count;
+    uint64_t begun_ns;             /* when it was submitted; 0: not counted */
     void *context;
     int result;
 };
 /* Discarded blocks read as zeroes. -EINVAL range or alignment; -EROFS; -ENOSPC; -EIO, -EBADMSG. All through done. */
 void image_submit(struct image *img, struct image_req *req);
+
+/* ---- Counters ---- */
+
+/* Of requests that have ended, by enum image_op. Requests that were refused as they came are counted as errors alone. */
+struct image_counters {
+    struct histogram latency[IMAGE_OPS]; /* from image_submit to done; its count is that of the requests */
+    uint64_t bytes[IMAGE_OPS];           /* of those that ended without an error */
+    uint64_t errors;
+};
+/* Of all images since the store was opened. */
+const struct image_counters *store_get_counters(const struct store *s);
+/* Calls each for every named image that is open, with the counters of it and its snapshots since somebody first opened it; they
+ * end when the last user closes. A non-zero return stops. */
+int store_each_counted(struct store *s, int (*each)(void *ctx, const char *name, const struct image_counters *count), void *ctx);
 
 struct image_usage;
 struct image_digest;

@@ -150,6 +150,16 @@ struct store {
     struct trim *trim;
 
     struct store_status stats;
+    struct image_counters count;
+    struct list_node counted;            /* struct counted */
+};
+
+/* What is counted of one image while it is open. */
+struct counted {
+    struct list_node link; /* in store.counted */
+    struct vdisk *disk;
+    uint32_t users;        /* handles */
+    struct image_counters count;
 };
 
 static inline struct index *index_for_seq(struct store *s, uint64_t seq) { return &s->index[seq > s->frozen_seq ? s->active : 1 - s->active]; }
@@ -175,6 +185,7 @@ struct image {
     void *ctx;
     struct list_node link;     /* in disk->handles */
     struct list_node writes;   /* image_req.image_link: whole-block writes that are not done */
+    struct counted *counted;   /* NULL: closed, or of an operation of the store's own */
     uint32_t in_flight;
     bool closed;               /* by its user; freed with the last request */
 };

@@ -1,11 +1,38 @@
 /* request.c - a request's way in and out: checks, the choice of path, completion. */
 #include "parallax/parallax_private.h"
 
+#include "base/clock.h"
+
 #include <errno.h>
+
+static void count(struct image_counters *c, const struct image_req *req, unsigned bucket, uint64_t took_ns, int error)
+{
+    histogram_add(&c->latency[req->op], bucket, took_ns);
+    c->bytes[req->op] += error ? 0 : req->length;
+    c->errors += error != 0;
+}
+
+static void count_ended(const struct image_req *req, int error)
+{
+    uint64_t took_ns = clock_monotonic_ns() - req->begun_ns;
+    unsigned bucket = histogram_bucket(took_ns);
+    count(&req->image->store->count, req, bucket, took_ns, error);
+    if (req->image->counted)
+        count(&req->image->counted->count, req, bucket, took_ns, error);
+}
+
+static void count_refused(const struct image *img)
+{
+    img->store->count.errors++;
+    if (img->counted)
+        img->counted->count.errors++;
+}
 
 void request_complete(struct image_req *req, int error)
 {
     struct image *img = req->image;
+    if (req->begun_ns)
+        count_ended(req, error);
     bool last = --img->in_flight == 0 && img->closed;
     req->done(req, error);
     if (last)
@@ -61,17 +88,6 @@ static int check(const struct image *img, const struct image_req *req)
     return bytes == req->length && bytes <= IMAGE_REQUEST_MAX ? 0 : -EINVAL;
 }
 
-static void count(struct store *s, const struct image_req *req)
-{
-    struct store_status *st = &s->stats;
-    switch (req->op) {
-    case IMAGE_READ: st->reads++; st->read_bytes += req->length; break;
-    case IMAGE_WRITE: st->writes++; st->write_bytes += req->length; break;
-    case IMAGE_FLUSH: st->flushes++; break;
-    case IMAGE_DISCARD: st->discards++; break;
-    }
-}
-
 void request_dispatch(struct image_req *req)
 {
     struct store *s = req->image->store;
@@ -95,11 +111,13 @@ void image_submit(struct image *img, struct image_req *req)
     int err = check(img, req);
     if (!err && s->failed && req->op != IMAGE_READ)
         err = s->failed;
+    req->begun_ns = 0;
     if (err) {
+        count_refused(img);
         request_complete_later(req, err);
         return;
     }
-    count(s, req);
+    req->begun_ns = clock_monotonic_ns();
     if (req->op == IMAGE_READ)
         read_submit(s, req);
     else if (req->op == IMAGE_FLUSH)

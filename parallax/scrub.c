@@ -235,8 +235,8 @@ static void paused(struct loop_timer *t)
 
 static void go_on(struct scrub *c)
 {
-    const struct store_status *st = &c->store->stats;
-    uint64_t now = clock_monotonic_ms(), others = st->reads + st->writes + st->discards;
+    const struct image_counters *count = &c->store->count;
+    uint64_t now = clock_monotonic_ms(), others = count->bytes[IMAGE_READ] + count->bytes[IMAGE_WRITE] + count->bytes[IMAGE_DISCARD];
     if (c->options->rate_bytes)
         c->due_ms = c->began_ms + c->bytes * 1000 / c->options->rate_bytes;
     else

@@ -251,6 +251,7 @@ static void init_lists(struct store *s)
     list_init(&s->op_queue);
     list_init(&s->checkpoint_waiters);
     list_init(&s->owned);
+    list_init(&s->counted);
     list_init(&s->dedups);
     s->pump.run = pump_run;
     tree_init(&s->tree);

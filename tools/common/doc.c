@@ -3,7 +3,7 @@
 
 #include <time.h>
 
-/* An element has at most 2 KiB, so that a batch stays under CONTROL_JSON_MAX. */
+/* An element has less than 4 KiB, so that a batch stays under CONTROL_JSON_MAX. */
 #define BATCH_ELEMENTS 256u
 
 void batch_add(struct batch *b, json_t *element)

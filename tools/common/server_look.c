@@ -1,11 +1,11 @@
 /* server_look.c - commands that look and answer at once: ls, snap-ls, find, status.
  *
  * A list is taken in one pass, so that it is the state of one instant; it waits in the connection's queue as text, a few
- * hundred bytes an image. A snapshot follows its image as an element with the key "of". */
+ * hundred bytes an image. A snapshot follows its image as an element with the key "of"; in status it names the element's list. */
 #include "tools/common/session.h"
+#include "tools/common/status.h"
 
 #include <errno.h>
-#include <string.h>
 
 struct lister {
     struct batch batch;
@@ -75,60 +75,29 @@ static void find(struct session *s, json_t *request)
     session_answer(s, doc);
 }
 
-static json_t *counters(const struct store_status *st)
-{
-    const struct {
-        const char *key;
-        uint64_t value;
-    } fields[] = {
-        { "checkpoints", st->checkpoints }, { "journal-bytes", st->journal_bytes }, { "journal-used-bytes", st->journal_used_bytes },
-        { "index-entries", st->index_entries }, { "index-used", st->index_used }, { "held-blocks", st->held_blocks },
-        { "deletions-pending", st->deletions_pending }, { "reads", st->reads }, { "writes", st->writes }, { "flushes", st->flushes },
-        { "discards", st->discards }, { "read-bytes", st->read_bytes }, { "write-bytes", st->write_bytes },
-        { "map-hits", st->map_hits }, { "map-misses", st->map_misses }, { "cache-hits", st->cache_hits },
-        { "cache-misses", st->cache_misses }, { "device-reads", st->device_reads }, { "device-writes", st->device_writes },
-        { "device-read-bytes", st->device_read_bytes }, { "device-write-bytes", st->device_write_bytes },
-        { "device-flushes", st->device_flushes }, { "recovered-records", st->recovered_records },
-        { "rejected-records", st->rejected_records }, { "recovery-ms", st->recovery_ms },
-    };
-    json_t *doc = json_object();
-    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
-        json_object_set_new(doc, fields[i].key, json_integer((json_int_t)fields[i].value));
-    return doc;
-}
-
-/* Devices are elements of their own, because there may be more than one document holds. */
-static void send_devices(struct session *s, json_t *doc)
+/* Sends the list of that name as elements of their own, because there may be more of them than one document holds. */
+static void send_list(struct session *s, json_t *doc, const char *name)
 {
     struct batch batch = { .session = s };
-    json_t *device;
+    json_t *element;
     size_t i;
-    json_array_foreach(json_object_get(doc, "devices"), i, device)
-        batch_add(&batch, json_incref(device));
+    json_array_foreach(json_object_get(doc, name), i, element)
+    {
+        json_object_set_new(element, "of", json_string(name));
+        batch_add(&batch, json_incref(element));
+    }
     batch_flush(&batch);
-    json_object_del(doc, "devices");
+    json_object_del(doc, name);
 }
 
 static void status(struct session *s, json_t *request)
 {
     (void)request;
-    struct store_status st;
-    memset(&st, 0, sizeof st);
-    store_get_status(session_store(s), &st);
-    json_t *doc = json_pack("{s:s,s:s,s:b,s:b,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:o,s:n}", "store", st.name, "uuid", st.uuid, "direct",
-                            st.direct, "failed", st.failed, "size", (json_int_t)st.size_bytes, "capacity",
-                            (json_int_t)st.capacity_bytes, "used", (json_int_t)st.used_bytes, "provisioned",
-                            (json_int_t)st.provisioned_bytes, "images", (json_int_t)st.images, "templates", (json_int_t)st.templates,
-                            "snapshots", (json_int_t)st.snapshots, "open-images", (json_int_t)st.open_images, "counters", counters(&st), "daemon");
-    if (doc) {
-        json_object_set_new(doc, "present", json_integer((json_int_t)st.present_bytes));
-        json_object_set_new(doc, "trimmed", json_integer((json_int_t)st.trimmed_bytes));
-        json_object_set_new(doc, "used-percent", json_integer(st.used_percent));
-        json_object_set_new(doc, "warning", st.warned_percent ? json_integer(st.warned_percent) : json_null());
-    }
+    json_t *doc = status_document(session_store(s));
     if (doc)
         session_describe(s, doc);
-    send_devices(s, doc);
+    send_list(s, doc, "devices");
+    send_list(s, doc, "open");
     session_answer(s, doc);
 }
 

@@ -92,3 +92,27 @@ json_t *cli_find_image(struct cli *cli, const char *name, struct error *err)
     cli_disconnect(cli);
     return l.found;
 }
+
+struct lists {
+    json_t *devices, *open;
+};
+
+static void gather_lists(void *ctx, json_t *element)
+{
+    const struct lists *l = ctx;
+    json_t *list = strcmp(json_text(element, "of"), "open") ? l->devices : l->open;
+    json_object_del(element, "of");
+    json_array_append(list, element);
+}
+
+int cli_status(struct cli *cli, json_t **doc, struct error *err)
+{
+    struct lists l = { json_array(), json_array() };
+    if (cli_request(cli, json_pack("{s:s}", "command", "status"), gather_lists, &l, doc, err) == 0) {
+        json_object_set(*doc, "devices", l.devices);
+        json_object_set(*doc, "open", l.open);
+    }
+    json_decref(l.devices);
+    json_decref(l.open);
+    return err->code;
+}

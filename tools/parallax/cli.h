@@ -87,6 +87,8 @@ int cli_request(struct cli *cli, json_t *request, cli_item *item, void *ctx, jso
 int cli_call(struct cli *cli, json_t *request, cli_item *item, void *ctx, json_t **result);
 /* What ls says of an image, the caller's to json_decref; NULL: there is none, or err. The store is let go again. */
 json_t *cli_find_image(struct cli *cli, const char *name, struct error *err);
+/* What status says, its lists in it; the caller's. */
+int cli_status(struct cli *cli, json_t **doc, struct error *err);
 /* For transfers: connects and sends request. */
 int cli_begin(struct cli *cli, json_t *request, struct error *err);
 /* Receives until something else than CREDIT or DATA comes; f->doc is the caller's. A REPLY with an error is returned as that

@@ -218,7 +218,7 @@ struct search {
 static void match_device(void *ctx, json_t *device)
 {
     const struct search *s = ctx;
-    if (!s->v->vdev && (hv_domid)json_count(device, "domid") == s->v->frontend && !strcmp(json_text(device, "image"), s->target))
+    if (!s->v->vdev && !strcmp(json_text(device, "of"), "devices") && (hv_domid)json_count(device, "domid") == s->v->frontend && !strcmp(json_text(device, "image"), s->target))
         vbd_set_number(s->v, (unsigned)json_count(device, "vdev"));
 }
 

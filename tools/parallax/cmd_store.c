@@ -2,10 +2,12 @@
 #include "tools/parallax/commands.h"
 
 #include "parallax/parallax.h"
+#include "tools/common/prometheus.h"
 #include "tools/common/size.h"
 #include "tools/parallax/doctor.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static int run_init(struct cli *cli, const struct args *a)
@@ -82,6 +84,17 @@ static void print_status(const json_t *doc)
         print_devices(devices);
 }
 
+static int print_metrics(const json_t *doc)
+{
+    size_t length;
+    char *text = prometheus_text(doc, &length);
+    if (!text)
+        return cli_fail_text("no memory for the metrics");
+    fwrite(text, 1, length, stdout);
+    free(text);
+    return EXIT_DONE;
+}
+
 /* ---- resize-store ---- */
 
 static int run_resize_store(struct cli *cli, const struct args *a)
@@ -102,20 +115,18 @@ static int run_resize_store(struct cli *cli, const struct args *a)
     return status;
 }
 
-static void gather(void *ctx, json_t *device) { json_array_append(ctx, device); }
-
 static int run_status(struct cli *cli, const struct args *a)
 {
-    json_t *result = NULL, *devices = json_array();
-    (void)a;
-    int status = cli_call(cli, json_pack("{s:s}", "command", "status"), gather, devices, &result);
-    if (status == EXIT_DONE) {
-        json_object_set(result, "devices", devices);
-        if (!cli_json(cli, result))
-            print_status(result);
-    }
-    json_decref(devices);
-    json_decref(result);
+    struct error err = ERROR_NONE;
+    json_t *doc = NULL;
+    if (cli_status(cli, &doc, &err))
+        return cli_fail(&err);
+    int status = EXIT_DONE;
+    if (option_set(a, "prometheus"))
+        status = print_metrics(doc);
+    else if (!cli_json(cli, doc))
+        print_status(doc);
+    json_decref(doc);
     return status;
 }
 
@@ -130,8 +141,10 @@ const struct command store_commands[] = {
       .examples = "  parallax resize-store 2T     # more, if the file system has it\n"
                   "  parallax resize-store 200G   # less: what is free above goes back at once\n" },
     { .name = "status", .arguments = "", .summary = "Show the store, its daemon and the devices in use", .run = run_status, .least = 0, .most = 0,
+      .options = { { "prometheus", 0, NULL, "print everything counted in Prometheus' text format" } },
       .examples = "  parallax status\n"
-                  "  parallax status --json | jq '.devices[].image'   # what guests have attached\n" },
+                  "  parallax status --json | jq '.devices[].image'   # what guests have attached\n"
+                  "  parallax status --prometheus >parallax.prom      # for node_exporter's textfile collector\n" },
     { .name = "doctor", .arguments = "", .summary = "Look for what would keep the store from working well", .run = doctor_run, .least = 0, .most = 0,
       .examples = "  parallax doctor   # before the first guest, and when something is slow\n" },
     { 0 },

@@ -9,6 +9,21 @@ static const char *state_name(unsigned state)
 
 static void put(json_t *doc, const char *key, uint64_t value) { json_object_set_new(doc, key, json_integer((json_int_t)value)); }
 
+static void put_ratio(json_t *doc, const char *key, uint64_t part, uint64_t whole)
+{
+    json_object_set_new(doc, key, whole ? json_real((double)part / (double)whole) : json_null());
+}
+
+/* What tells at a glance whether a guest uses its ring well; null where nothing was asked for yet. */
+static void put_ratios(json_t *doc, const struct blkback_device_info *i)
+{
+    uint64_t transfers = i->reads + i->writes, requests = transfers + i->flushes + i->barriers + i->discards;
+    put_ratio(doc, "segments-per-request", i->segments, transfers);
+    put_ratio(doc, "indirect-share", i->indirect, transfers);
+    put_ratio(doc, "notifications-per-request", i->events_sent, requests);
+    put_ratio(doc, "requests-per-batch", requests, i->batches);
+}
+
 static int describe_device(void *ctx, const struct blkback_device_info *i)
 {
     json_t *d = json_pack("{s:s,s:s,s:b,s:b}", "image", i->image, "state", state_name(i->state), "read-only", i->read_only, "persistent",
@@ -35,6 +50,7 @@ static int describe_device(void *ctx, const struct blkback_device_info *i)
     put(d, "events-received", i->events_received);
     put(d, "events-sent", i->events_sent);
     put(d, "batches", i->batches);
+    put_ratios(d, i);
     put(d, "in-flight", i->in_flight);
     json_array_append_new(ctx, d);
     return 0;
