@@ -54,7 +54,7 @@ else
 LDLIBS += -lxengnttab -lxenevtchn
 endif
 
-PACKAGES := gcc make libc6-dev libaio-dev libdb5.3-dev libssl-dev libcunit1-dev libjansson-dev libxen-dev libfuse3-dev \
+PACKAGES := gcc make libc6-dev libaio-dev libdb5.3-dev libssl-dev libcunit1-dev libjansson-dev libxen-dev libfuse3-dev libmicrohttpd-dev curl \
             xenstore-utils e2fsprogs xfsprogs jq fio fuse3 nbdkit nbdkit-plugin-dev libnbd-dev libnbd-bin python3 python3-libnbd qemu-utils openssl util-linux mount procps patch man-db
 # What the rig for the real Xen needs besides; what runs inside it is downloaded, not installed.
 XEN_PACKAGES := qemu-system-x86 cpio xz-utils binutils mmdebstrap
@@ -121,6 +121,8 @@ $(O)/$(1): $(patsubst %.c,$(O)/obj/%.o,$(call sources,tools/$(1))) $(call librar
 	$$(call link)
 endef
 $(foreach p,$(PROGRAMS),$(eval $(call program_rules,$(p))))
+
+$(O)/parallaxd: LDLIBS += -lmicrohttpd
 
 # It stays loaded to the end: a variable of the environment may lie in it (hypervisor/local).
 , := ,

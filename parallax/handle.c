@@ -33,12 +33,16 @@ static void counted_put(struct image *img)
     }
 }
 
-int store_each_counted(struct store *s, int (*each)(void *ctx, const char *name, const struct image_counters *count), void *ctx)
+int store_each_counted(struct store *s, int (*each)(void *ctx, const char *name, const char *identity, const struct image_counters *count), void *ctx)
 {
     int rc = 0;
     list_for_each(n, &s->counted) {
         const struct counted *c = container_of(n, struct counted, link);
-        if (c->disk->name && (rc = each(ctx, c->disk->name, &c->count)))
+        char identity[IMAGE_TARGET_SIZE];
+        if (!c->disk->name)
+            continue;
+        identity_text(s, c->disk, NULL, identity);
+        if ((rc = each(ctx, c->disk->name, identity, &c->count)))
             break;
     }
     return rc;

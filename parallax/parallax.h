@@ -162,8 +162,8 @@ struct image_counters {
 /* Of all images since the store was opened. */
 const struct image_counters *store_get_counters(const struct store *s);
 /* Calls each for every named image that is open, with the counters of it and its snapshots since somebody first opened it; they
- * end when the last user closes. A non-zero return stops. */
-int store_each_counted(struct store *s, int (*each)(void *ctx, const char *name, const struct image_counters *count), void *ctx);
+ * end when the last user closes. identity: see image_identity. A non-zero return stops. */
+int store_each_counted(struct store *s, int (*each)(void *ctx, const char *name, const char *identity, const struct image_counters *count), void *ctx);
 
 struct image_usage;
 struct image_digest;

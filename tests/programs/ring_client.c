@@ -5,7 +5,7 @@
  *   ring_client [options] bench --rw randread|randwrite|read|write [--bs BYTES] [--depth N] [--seconds N]
  *     --operations N  --once  --stride BYTES  --flush-every N
  *     --vdev xvda|NUMBER  --wait SECONDS  --order N  --queues N  --segments N  --persistent  --layout x86_64|x86_32|arm
- *     --region BYTES  --seed N
+ *     --region BYTES  --seed N  --stay (after the job, until SIGTERM or SIGINT)
  *
  * Joins as a domain and prints "guest pid=… domid=…" at once, waits for its disk, prints "disk vdev=… bytes=…", does the job,
  * prints the job's JSON line and then the ring's counters as another. SIGTERM and SIGINT end a job early and in order.
@@ -36,7 +36,7 @@ static const struct option options[] = {
     { "log", required_argument, NULL, 'L' }, { "seconds", required_argument, NULL, 't' }, { "depth", required_argument, NULL, 'd' },
     { "no-discard", no_argument, NULL, 'D' }, { "power-cut", no_argument, NULL, 'P' }, { "rw", required_argument, NULL, 'R' },
     { "bs", required_argument, NULL, 'b' }, { "operations", required_argument, NULL, 'n' }, { "once", no_argument, NULL, '1' },
-    { "stride", required_argument, NULL, 'S' }, { "flush-every", required_argument, NULL, 'f' }, { 0 } };
+    { "stride", required_argument, NULL, 'S' }, { "flush-every", required_argument, NULL, 'f' }, { "stay", no_argument, NULL, 'K' }, { 0 } };
 
 static int usage(const char *what)
 {
@@ -70,6 +70,7 @@ static int parse(int argc, char **argv, struct blkfront_options *ring, struct ri
         case '1': j->once = true; break;
         case 'S': j->stride_bytes = n; break;
         case 'f': j->flush_every = (unsigned)n; break;
+        case 'K': j->stay = true; break;
         default: return usage("unknown option");
         }
     }
@@ -114,6 +115,8 @@ static int run(const char *name, const struct blkfront_options *ring, struct rin
     else
         status = ring_bench(j);
     print_ring(j->disk);
+    while (j->stay && !*j->stop)
+        loop_turn(j->loop, 100);
     blkfront_close(j->disk);
     return status;
 }

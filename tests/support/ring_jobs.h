@@ -19,6 +19,7 @@ struct ring_job {
     uint64_t seconds;
     uint64_t region_bytes;   /* from the start of the disk; 0: all of it */
     uint64_t seed;
+    bool stay;               /* keep the disk when the job is done, until stop */
     /* verify, check */
     const char *log;         /* the state file */
     bool discards;           /* verify discards too */

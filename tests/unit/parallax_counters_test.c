@@ -13,8 +13,9 @@ struct seen {
     struct image_counters count;
 };
 
-static int keep(void *ctx, const char *name, const struct image_counters *count)
+static int keep(void *ctx, const char *name, const char *identity, const struct image_counters *count)
 {
+    (void)identity;
     struct seen *s = ctx;
     s->images++;
     strcpy(s->name, name);

@@ -69,9 +69,9 @@ static json_t *counters(const struct store_status *st, const struct image_counte
     return doc;
 }
 
-static int add_open(void *ctx, const char *name, const struct image_counters *c)
+static int add_open(void *ctx, const char *name, const char *identity, const struct image_counters *c)
 {
-    json_t *image = json_pack("{s:s}", "image", name);
+    json_t *image = json_pack("{s:s,s:s}", "image", name, "identity", identity);
     put_requests(image, c);
     json_array_append_new(ctx, image);
     return 0;

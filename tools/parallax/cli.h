@@ -11,6 +11,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #define EXIT_DONE 0
 #define EXIT_FAILED 1
@@ -67,6 +68,9 @@ int options_parse(struct cli *cli, int argc, char **argv, struct args *a, bool *
 void help_overview(void);
 void help_command(const struct command *c);
 
+/* Called, in a signal handler, before a second signal ends the program at once; NULL: nothing is to be put right. */
+extern void (*volatile cli_before_abort)(void);
+
 /* ---- The store (connect.c) ---- */
 /* Fills store_url and store_key. */
 int cli_locate(struct cli *cli);
@@ -117,7 +121,8 @@ char *json_size(const json_t *doc, const char *key, char *out);
 struct table;
 struct table *table_create(const char *const *headings, unsigned columns);
 void table_row(struct table *t, const char *const *cells);
-void table_print(struct table *t);
+void table_print(const struct table *t);
+void table_write(const struct table *t, FILE *to);
 void table_destroy(struct table *t);
 
 /* ---- Progress on stderr ---- */

@@ -14,12 +14,13 @@
 #include <unistd.h>
 
 const struct command *const command_families[] = { store_commands, import_commands, export_commands, image_commands,  snap_commands,
-                                                   list_commands,  data_commands,   check_commands,  attach_commands, nbd_commands, mount_commands,
-                                                   bench_commands, NULL };
+                                                   list_commands,  top_commands,    history_commands, data_commands,  check_commands, attach_commands,
+                                                   nbd_commands,   mount_commands,  bench_commands,   NULL };
 
 #define LOG_SILENT ((enum log_level)0)
 
 static int cancel_pipe[2] = { -1, -1 };
+void (*volatile cli_before_abort)(void);
 
 static void on_signal(int number)
 {
@@ -30,8 +31,11 @@ static void on_signal(int number)
     (void)n; /* a full pipe is readable as well */
     errno = saved;
     /* Who asks twice does not want to wait for what is in flight; the store recovers. */
-    if (count++)
+    if (count++) {
+        if (cli_before_abort)
+            cli_before_abort();
         _exit(EXIT_FAILED);
+    }
 }
 
 static int catch_signals(struct cli *cli)

@@ -125,20 +125,22 @@ void table_row(struct table *t, const char *const *cells)
         t->cells[t->count++] = strdup(cells[i]);
 }
 
-static void print_cell(const struct table *t, unsigned column, const char *text, size_t width)
+static void print_cell(const struct table *t, FILE *to, unsigned column, const char *text, size_t width)
 {
     const char *gap = column ? "  " : "";
     if (column + 1 == t->columns && !*text)
         return;
     if (t->headings[column][0] == '>')
-        printf("%s%*s", gap, (int)width, text);
+        fprintf(to, "%s%*s", gap, (int)width, text);
     else if (column + 1 == t->columns)
-        printf("%s%s", gap, text);
+        fprintf(to, "%s%s", gap, text);
     else
-        printf("%s%-*s", gap, (int)width, text);
+        fprintf(to, "%s%-*s", gap, (int)width, text);
 }
 
-void table_print(struct table *t)
+void table_print(const struct table *t) { table_write(t, stdout); }
+
+void table_write(const struct table *t, FILE *to)
 {
     size_t *widths = calloc(t->columns, sizeof *widths);
     if (!widths)
@@ -149,13 +151,13 @@ void table_print(struct table *t)
         if (t->cells[i] && strlen(t->cells[i]) > widths[i % t->columns])
             widths[i % t->columns] = strlen(t->cells[i]);
     for (unsigned i = 0; i < t->columns; i++)
-        print_cell(t, i, t->headings[i] + (t->headings[i][0] == '>'), widths[i]);
-    putchar('\n');
+        print_cell(t, to, i, t->headings[i] + (t->headings[i][0] == '>'), widths[i]);
+    fputc('\n', to);
     for (size_t i = 0; i < t->count; i++) {
         unsigned column = (unsigned)(i % t->columns);
-        print_cell(t, column, t->cells[i] ? t->cells[i] : "", widths[column]);
+        print_cell(t, to, column, t->cells[i] ? t->cells[i] : "", widths[column]);
         if (column + 1 == t->columns)
-            putchar('\n');
+            fputc('\n', to);
     }
     free(widths);
 }

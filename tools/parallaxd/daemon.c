@@ -6,7 +6,8 @@
  *    and nodes as they are, and the store is flushed, checkpointed and closed. Guests wait for the next daemon.
  * 3. A service manager may have made the control socket: then its clients wait there for the next daemon, it stays when we end,
  *    and we must not ask it who serves the store. It is told that we live from the loop, between the requests of guests.
- * 4. Signals are blocked before the first thread is made, and read from a descriptor on the loop. */
+ * 4. Metrics come last and go first: their thread asks the loop about the store and the backend.
+ * 5. Signals are blocked before the first thread is made, and read from a descriptor on the loop. */
 #include "tools/parallaxd/daemon.h"
 
 #include "base/log.h"
@@ -19,7 +20,9 @@
 #include "control/contact.h"
 #include "control/place.h"
 #include "tools/common/server.h"
+#include "tools/common/status.h"
 #include "tools/parallaxd/describe.h"
+#include "tools/parallaxd/exporter.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -44,6 +47,7 @@ struct daemon {
     struct loop_timer watchdog;
     uint64_t watchdog_ms;
     int given; /* the service manager's control socket, or -1 */
+    struct exporter *exporter;
     bool stopping;
 };
 
@@ -54,8 +58,19 @@ static void describe(void *ctx, json_t *status)
     struct daemon *d = ctx;
     json_object_set_new(status, "daemon", json_pack("{s:i,s:s,s:I,s:s}", "pid", (int)getpid(), "hypervisor", hv_kind(d->hv), "domid",
                                                     (json_int_t)hv_own_domid(d->hv), "socket", d->socket));
+    if (d->exporter)
+        json_object_set_new(json_object_get(status, "daemon"), "metrics", json_string(exporter_url(d->exporter)));
     if (d->backend)
         json_object_set_new(status, "devices", describe_devices(d->backend));
+}
+
+static json_t *make_metrics(void *ctx)
+{
+    struct daemon *d = ctx;
+    json_t *status = status_document(d->store);
+    if (status)
+        describe(d, status);
+    return status;
 }
 
 static void emptied(void *ctx)
@@ -178,13 +193,18 @@ static int begin(struct daemon *d, struct error *err)
     if (take_given_socket(d, err) || place_store_key(d->opt->url, d->key, err) || watch_signals(d, err) || refuse_second_daemon(d, err) || place_state_directory(d->key, d->state_directory, err) ||
         open_store(d, err) || hv_open(d->opt->hypervisor, &who, &d->hv, err) || open_socket(d, err))
         return err->code;
-    return blkback_start(d->hv, d->store, d->loop, &o, &d->backend, err);
+    bad = blkback_start(d->hv, d->store, d->loop, &o, &d->backend, err);
+    if (!bad && d->opt->metrics)
+        bad = exporter_start(d->opt->metrics, d->loop, make_metrics, d, &d->exporter, err);
+    return bad;
 }
 
 /* ---- The end ---- */
 
 static void finish(struct daemon *d, struct error *err)
 {
+    if (d->exporter)
+        exporter_stop(d->exporter);
     /* A failed beginning leaves the server without clients of consequence: they see the connection end. */
     if (d->server && !d->stopping) {
         d->stopping = true;
@@ -220,6 +240,8 @@ int daemon_run(const struct daemon_options *opt, struct error *err)
 {
     struct daemon d = { .opt = opt, .signals.fd = -1, .given = -1, .watchdog.expired = say_alive };
     if (begin(&d, err) == 0) {
+        if (d.exporter)
+            log_info("metrics url=%s", exporter_url(d.exporter));
         log_info("ready store=%s socket=%s hypervisor=%s domid=%u", d.key, d.socket, hv_kind(d.hv), hv_own_domid(d.hv));
         notify_state("READY=1");
         if ((d.watchdog_ms = notify_watchdog_ms()))

@@ -7,12 +7,14 @@
 #include <stdint.h>
 
 struct blkback_hiding;
+struct exporter_address;
 
 struct daemon_options {
     const char *url;        /* of the store */
     const char *hypervisor; /* "auto", "xen" or "local" */
     const char *name;       /* of the storage domain with the embedded hypervisor */
     const char *socket;     /* NULL: derived from the store */
+    const struct exporter_address *metrics; /* where the page of metrics is served; NULL: nowhere */
     uint64_t map_cache_bytes;
     bool wait_when_full;
     bool map_grants;        /* keep guests' pages mapped instead of copying by grant */

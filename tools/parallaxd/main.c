@@ -7,6 +7,7 @@
 #include "tools/common/streams.h"
 #include "tools/common/size.h"
 #include "tools/parallaxd/daemon.h"
+#include "tools/parallaxd/exporter.h"
 #include "tools/parallaxd/hiding.h"
 
 #include <errno.h>
@@ -29,6 +30,8 @@ static const char usage[] =
     "  --hide [GLOB:]LIST     features not to offer, for images that match GLOB (default: all), as far as LIST names them: flush,\n"
     "                         barrier, discard, indirect, multi-queue, multi-page, small-sectors (its disks then\n"
     "                         have sectors of 4096 bytes); may be repeated\n"
+    "  --metrics [ADDR:]PORT  serve metrics in Prometheus' format at http://ADDR:PORT/metrics (default: not at all; ADDR without\n"
+    "                         a port: " EXPORTER_PORT "; a port alone: of 127.0.0.1). There is no authentication\n"
     "  --help, --version\n\n"
     "Each of the others may stand in /etc/parallax/parallax.conf without its dashes: on-full = wait. See parallax.conf(5).\n"
     "It logs on stderr; a line \"ready store=… socket=…\" says that it serves, as READY=1 to NOTIFY_SOCKET does.\n"
@@ -37,13 +40,14 @@ static const char usage[] =
     "  parallaxd\n"
     "  parallaxd --store /srv/images --hypervisor local --on-full wait\n";
 
-enum { OPT_STORE = 256, OPT_HYPERVISOR, OPT_NAME, OPT_SOCKET, OPT_MAP_CACHE, OPT_ON_FULL, OPT_GRANTS, OPT_HIDE, OPT_HELP, OPT_VERSION };
+enum { OPT_STORE = 256, OPT_HYPERVISOR, OPT_NAME, OPT_SOCKET, OPT_MAP_CACHE, OPT_ON_FULL, OPT_GRANTS, OPT_HIDE, OPT_METRICS, OPT_HELP, OPT_VERSION };
 
 static const struct option long_options[] = {
     { "store", required_argument, NULL, OPT_STORE },         { "hypervisor", required_argument, NULL, OPT_HYPERVISOR },
     { "name", required_argument, NULL, OPT_NAME },           { "socket", required_argument, NULL, OPT_SOCKET },
     { "map-cache", required_argument, NULL, OPT_MAP_CACHE }, { "on-full", required_argument, NULL, OPT_ON_FULL },
     { "grants", required_argument, NULL, OPT_GRANTS },       { "hide", required_argument, NULL, OPT_HIDE },
+    { "metrics", required_argument, NULL, OPT_METRICS },
     { "help", no_argument, NULL, OPT_HELP },                 { "version", no_argument, NULL, OPT_VERSION },
     { NULL, 0, NULL, 0 },
 };
@@ -62,7 +66,11 @@ static bool one_of(const char *text, const char *a, const char *b, const char *c
 /* Takes one option; an error names what is wrong. */
 static int take_option(struct daemon_options *o, int option, char *value, struct error *err)
 {
+    static struct exporter_address metrics;
     switch (option) {
+    case OPT_METRICS:
+        o->metrics = &metrics;
+        return exporter_parse(value, &metrics, err);
     case OPT_STORE:
         o->url = value;
         return *value ? 0 : error_set(err, -EINVAL, "--store names no store");
