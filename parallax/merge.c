@@ -152,11 +152,22 @@ static int drop(void *ctx, enum radix_drop what, const struct radix_entry *e, un
     return checkpoint_drop(st->c, st->v, st->limit, what, e, level);
 }
 
+/* Whether the device reads at all. If not, what it cannot read now is not lost. */
+static int probe(struct store *s)
+{
+    void *block = bdev_buffer_alloc(1);
+    int err = block ? bdev_read(s->blocks, 0, block, 1) : -ENOMEM;
+    free(block);
+    return err;
+}
+
 static int lost(void *ctx, unsigned level, uint64_t first_block, const struct radix_entry *e, int error)
 {
     struct stream *st = ctx;
     struct checkpoint *c = st->c;
-    (void)error; /* it was logged when the node was read */
+    int err = error == -EIO ? probe(c->store) : 0; /* the error was logged when the node was read */
+    if (err)
+        return err;
     c->state_record.has_lost = true;
     if (c->loss_count++ < LOSSES_TOLD)
         c->losses[c->loss_count - 1] = (struct loss){ .v = st->v, .block = first_block, .level = level, .address = e->address };

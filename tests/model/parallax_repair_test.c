@@ -446,6 +446,46 @@ static void a_store_with_lost_entries_says_so(void)
     rig_end(&r);
 }
 
+static int no_read(struct bdev *d, uint64_t block, void *buf, uint32_t blocks)
+{
+    (void)d, (void)block, (void)buf, (void)blocks;
+    return -EIO;
+}
+
+static int no_read_many(struct bdev *d, const uint64_t *addresses, void *const *buffers, uint32_t count)
+{
+    (void)d, (void)addresses, (void)buffers, (void)count;
+    return -EIO;
+}
+
+/* A cable that is out for a while: what cannot be read then is there afterwards. */
+static void a_device_that_reads_nothing_loses_nothing(void)
+{
+    struct rig r;
+    struct store_op op;
+    start(&r, __func__);
+    rig_settle(&r);
+    rig_close(&r);
+    rig_open(&r);
+    write_to(&r, "kept", 7, 1, 1);
+    const struct bdev_ops *ops = r.store->blocks->ops;
+    struct bdev_ops out = *ops;
+    out.read = no_read;
+    out.read_many = no_read_many;
+    r.store->blocks->ops = &out;
+    rig_arm(&op);
+    store_checkpoint(r.store, &op);
+    CU_ASSERT_EQUAL(rig_run(&r, &op), -EIO);
+    r.store->blocks->ops = ops;
+    CU_ASSERT(rig_status(&r).failed);
+    store_abandon(r.store);
+    rig_open(&r);
+    expect_kept(&r);
+    CU_ASSERT(rig_is_sound(&r));
+    CU_ASSERT(!r.store->has_lost);
+    rig_end(&r);
+}
+
 static void dedup(struct rig *r, const char *name)
 {
     struct store_op op;
@@ -556,6 +596,7 @@ int main(int argc, char **argv)
         UNIT(a_damaged_map_node_costs_its_image_alone),
         UNIT(what_was_lost_is_gone_with_a_discard_or_with_its_image),
         UNIT(a_store_with_lost_entries_says_so),
+        UNIT(a_device_that_reads_nothing_loses_nothing),
         UNIT(wrong_counts_of_references_are_found_and_put_right),
         UNIT(a_check_does_not_wait_for_each_block),
         { 0 },
