@@ -157,7 +157,7 @@ int space_ready(struct store *s, uint32_t blocks, bool may_wait)
         return 0;
     }
     grow(s);
-    if (s->growing)
+    if (s->growing || trim_holds(s)) /* what is being punched can be filled again when that is done */
         return -EAGAIN;
     if (checkpoint_helps(s)) {
         checkpoint_request(s);

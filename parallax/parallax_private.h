@@ -297,7 +297,11 @@ void trim_fini(struct store *s);
 void trim_note(struct store *s);
 /* Gives back now what is not needed, a bounded part of it; trim_busy until done. */
 void trim_now(struct store *s);
+/* The same before the store closes: what was written since it was opened, up to an eighth of what is there, is kept at hand. */
+void trim_closing(struct store *s);
 bool trim_busy(const struct store *s);
+/* Blocks are being given back: they are neither free nor holes. */
+bool trim_holds(const struct store *s);
 /* While opening: finds what is not allocated below. -ENOSPC: what must be there is not, and cannot be made. */
 int trim_find_holes(struct store *s);
 

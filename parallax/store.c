@@ -418,7 +418,7 @@ int store_close(struct store *s)
         store_checkpoint(s, &c.op);
     while (!c.done)
         loop_turn(s->loop, 1000);
-    trim_now(s);
+    trim_closing(s);
     s->closing = true;
     while (s->growing || trim_busy(s) || (checkpoint_busy(s) && !s->failed) || s->old_readers + s->new_readers || s->journal.flushing || !list_empty(&s->journal.in_flight))
         loop_turn(s->loop, 1000);

@@ -4,7 +4,8 @@
  * allocated and the helper thread punches them, a bounded step at a time; they are holes from then on, and grow.c fills them
  * when they are needed again. Both threads' jobs are done in order, so a hole is never filled before it is punched.
  * What goes back is late and in large runs: only as much as was free during a whole while, more than what is kept at hand.
- * So a load that overwrites, whose free space comes and goes with the checkpoints, is not disturbed. */
+ * So a load that overwrites, whose free space comes and goes with the checkpoints, is not disturbed; nor is it by a restart: a
+ * store that closes keeps what such a load will take again, and the first while after opening is a long one. */
 #include "parallax/parallax_private.h"
 
 #include <errno.h>
@@ -16,6 +17,7 @@
 #define RUN_MIN_BLOCKS 16u
 #define PAUSE_MS 10u
 #define WHILE_MS 5000u
+#define FIRST_WHILE_MS 60000u
 #define CLOSE_STEPS 256u
 
 struct trim {
@@ -27,7 +29,9 @@ struct trim {
     uint32_t page;                  /* where the pass is */
     uint64_t budget;                /* blocks that the pass may still give back */
     uint32_t steps;                 /* and steps that it may take */
+    uint64_t kept;                  /* blocks that the pass leaves beyond what is needed */
     bool armed, passing, stepping, unsupported;
+    bool passed;                    /* the first pass has been made */
     bool noted;                     /* more became free during the pass */
     int error;
 };
@@ -46,10 +50,10 @@ static void take_back(struct store *s)
         space_return_run(s);
 }
 
-/* How many of `free` blocks are not needed. */
-static uint64_t excess(const struct store *s, uint64_t free)
+/* How many of `free` blocks are not needed, if `more` are kept besides. */
+static uint64_t excess(const struct store *s, uint64_t free, uint64_t more)
 {
-    uint64_t reserve = space_reserve(s, 0), keep = reserve + space_spare(s) + 2 * space_chunk(s), over = above_limit(s), spare = free > keep ? free - keep : 0;
+    uint64_t reserve = space_reserve(s, 0), keep = reserve + space_spare(s) + 2 * space_chunk(s) + more, over = above_limit(s), spare = free > keep ? free - keep : 0;
     uint64_t most = free > reserve ? free - reserve : 0;
     over = over < most ? over : most;
     return spare > over ? spare : over;
@@ -88,6 +92,7 @@ static void done(struct loop_task *task)
     t->stepping = false;
     if (t->done_count)
         s->grow_error = 0; /* holes are room to grow into */
+    loop_defer_last(s->loop, &s->pump); /* what was under way here may be what writes wait for */
     for (uint32_t i = 0; i < t->run_count; i++) {
         if (i >= t->done_count)
             space_fill_holes(&s->space, t->runs[i].next, t->runs[i].end);
@@ -110,7 +115,7 @@ static void step(struct trim *t)
 {
     struct store *s = t->store;
     take_back(s);
-    uint64_t most = excess(s, s->space.free_blocks);
+    uint64_t most = excess(s, s->space.free_blocks, t->kept);
     most = most < t->budget ? most : t->budget;
     most = most < STEP_BLOCKS ? most : STEP_BLOCKS;
     uint64_t least = above_limit(s) ? 1 : RUN_MIN_BLOCKS;
@@ -130,9 +135,10 @@ static void step(struct trim *t)
 
 /* ---- When ---- */
 
-static void begin_pass(struct trim *t, uint64_t budget, uint32_t steps)
+static void begin_pass(struct trim *t, uint64_t budget, uint32_t steps, uint64_t kept)
 {
-    t->passing = true;
+    t->passing = t->passed = true;
+    t->kept = kept;
     t->noted = false;
     t->page = 0;
     t->budget = budget;
@@ -151,7 +157,7 @@ static void expired(struct loop_timer *timer)
         return;
     }
     t->armed = false;
-    begin_pass(t, excess(s, s->space.low_free_blocks), UINT32_MAX);
+    begin_pass(t, excess(s, s->space.low_free_blocks, 0), UINT32_MAX, 0);
 }
 
 void trim_note(struct store *s)
@@ -159,14 +165,14 @@ void trim_note(struct store *s)
     struct trim *t = s->trim;
     t->noted = true;
     take_back(s);
-    if (t->armed || t->passing || t->unsupported || s->closing || s->failed || !excess(s, s->space.free_blocks))
+    if (t->armed || t->passing || t->unsupported || s->closing || s->failed || !excess(s, s->space.free_blocks, 0))
         return;
     t->armed = true;
     s->space.low_free_blocks = s->space.free_blocks;
-    loop_timer_start(s->loop, &t->timer, s->opt.trim_after_ms ? s->opt.trim_after_ms : WHILE_MS);
+    loop_timer_start(s->loop, &t->timer, s->opt.trim_after_ms ? s->opt.trim_after_ms : t->passed ? WHILE_MS : FIRST_WHILE_MS);
 }
 
-void trim_now(struct store *s)
+static void now(struct store *s, uint64_t kept)
 {
     struct trim *t = s->trim;
     if (t->unsupported)
@@ -174,13 +180,26 @@ void trim_now(struct store *s)
     if (t->stepping) {
         t->steps = CLOSE_STEPS;
         t->budget = UINT64_MAX;
+        t->kept = kept;
         t->page = 0;
         return;
     }
     loop_timer_stop(s->loop, &t->timer);
     t->armed = false;
-    begin_pass(t, excess(s, s->space.free_blocks), CLOSE_STEPS);
+    begin_pass(t, excess(s, s->space.free_blocks, kept), CLOSE_STEPS, kept);
 }
+
+void trim_now(struct store *s) { now(s, 0); }
+
+/* A load that overwrites takes its own space again and again: never more than it wrote, and not much more than lies between two
+ * checkpoints of a store. */
+void trim_closing(struct store *s)
+{
+    uint64_t written = s->stats.device_write_bytes / BDEV_BLOCK_SIZE, most = space_present(&s->space) / 8;
+    now(s, written < most ? written : most);
+}
+
+bool trim_holds(const struct store *s) { return s->trim->stepping; }
 
 bool trim_busy(const struct store *s) { return s->trim->passing; }
 
