@@ -64,9 +64,11 @@ static void holes_are_known_after_opening_again(void)
     image_close(kept);
     rig_delete(&r, "gone");
     rig_settle(&r);
-    rig_close(&r); /* gives back at its end */
+    rig_close(&r); /* gives back at its end, except for what a load may take again */
+    rig_open(&r);
+    rig_close(&r);
     uint64_t there = rig_allocated_bytes(&r);
-    CU_ASSERT(there < 48 * MIB);
+    CU_ASSERT(there < 40 * MIB);
     rig_open(&r);
     struct store_status st = rig_status(&r);
     CU_ASSERT(st.present_bytes < there + 2 * MIB);

@@ -478,7 +478,7 @@ static void a_device_that_reads_nothing_loses_nothing(void)
     CU_ASSERT_EQUAL(rig_run(&r, &op), -EIO);
     r.store->blocks->ops = ops;
     CU_ASSERT(rig_status(&r).failed);
-    store_abandon(r.store);
+    CU_ASSERT_EQUAL(store_close(r.store), -EIO);
     rig_open(&r);
     expect_kept(&r);
     CU_ASSERT(rig_is_sound(&r));
