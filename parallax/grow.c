@@ -135,11 +135,12 @@ void space_grow_ahead(struct store *s)
         grow(s);
 }
 
-/* Whether a checkpoint could make room: something is held, changed, about to be changed, or waiting to be deleted. */
+/* Whether a checkpoint could make room: something is held, was written, discarded or deleted since the last one, is about to
+ * be, or waits to be deleted. */
 static bool checkpoint_helps(const struct store *s)
 {
     const struct index *ix = &s->index[s->active];
-    if (checkpoint_busy(s) || ix->used || ix->held_used || ix->reserved || s->old_readers)
+    if (checkpoint_busy(s) || s->journal.tail != s->journal.next_seq || ix->held_used || ix->reserved || s->old_readers)
         return true;
     list_for_each(n, &s->tree.orphans) {
         const struct version *v = container_of(n, struct version, orphan_link);

@@ -204,6 +204,22 @@ static void a_full_store_can_still_checkpoint_discard_and_delete(void)
 }
 
 /* Whatever rots, nobody is given wrong bytes, and what did not rot is there. */
+/* A discard of many blocks is one range, and no entry of the index. */
+static void a_write_gets_what_was_discarded_before_it(void)
+{
+    struct bare_io stuck;
+    bare_begin(&b, STORE_BYTES);
+    unsigned n = fill(RUN, &stuck);
+    CU_ASSERT_EQUAL(stuck.error, -ENOSPC);
+    bare_io_fini(&stuck);
+    CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
+    for (unsigned i = 0; i < 8; i++)
+        CU_ASSERT_EQUAL(bare_discard(&b, FAR + i * 256, 256), 0);
+    CU_ASSERT_EQUAL(bare_write(&b, FAR + (uint64_t)n * RUN, RUN, 12), 0);
+    CU_ASSERT(bare_is_sound(&b));
+    bare_end(&b);
+}
+
 /* Requests that come together need a reserve each until the checkpoint that they make necessary. */
 static void requests_that_come_together_wait_for_room_that_a_checkpoint_makes(void)
 {
@@ -251,6 +267,6 @@ int main(int argc, char **argv)
     return unit_main(argc, argv, "space", (struct unit_test[]){
         UNIT(what_a_checkpoint_drops_is_not_used_before_it_commits), UNIT(the_journal_is_not_used_again_before_the_commit),
         UNIT(changes_never_exceed_the_index),
-        UNIT(a_block_that_is_being_read_is_not_used_again), UNIT(a_full_store_can_still_checkpoint_discard_and_delete), UNIT(requests_that_come_together_wait_for_room_that_a_checkpoint_makes),
+        UNIT(a_block_that_is_being_read_is_not_used_again), UNIT(a_full_store_can_still_checkpoint_discard_and_delete), UNIT(a_write_gets_what_was_discarded_before_it), UNIT(requests_that_come_together_wait_for_room_that_a_checkpoint_makes),
         UNIT(a_block_that_rotted_is_an_error_and_costs_no_other), { 0 } });
 }
