@@ -67,9 +67,6 @@ part_features() {
   check "a disk that cannot flush at all" xl block-attach g1 "$(disk xvdc disk6)"
   check "is written through" in_domain g1 "$(block_device xvdc); grep -q 'write through' /sys/block/xvdc/queue/write_cache && disk_load verify /dev/xvdc 1"
   check "and has sectors of 4096 bytes, and its size" in_domain g1 "[ \$(cat /sys/block/xvdc/queue/logical_block_size) = 4096 ] && [ \$(cat /sys/block/xvdc/size) = 131072 ]"
-  check "a disk of a backend that its guest does not trust" xl block-attach g1 "$(disk xvdd disk7 rw untrusted)"
-  check "the guest knows, and finds every byte right" eval '[ "$(xenstore-read /local/domain/$(xl domid g1)/device/vbd/51760/trusted)" = 0 ] && in_domain g1 "$(block_device xvdd); disk_load verify /dev/xvdd 2"'
-  check "is detached" xl block-detach g1 xvdd
   check "both are detached" eval 'xl block-detach g1 xvdb && xl block-detach g1 xvdc'
 }
 device() {
