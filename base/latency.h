@@ -1,4 +1,5 @@
 /* latency.h - how long operations took, in buckets of a sixteenth of a power of two of nanoseconds: a percentile is right to 6 %.
+ * For measuring; what is kept for every image and device at all times (histogram.h) is coarser and a twentieth as large.
  *
  * Zero-initialise. No allocation; the owner's thread. */
 #ifndef BASE_LATENCY_H
