@@ -250,6 +250,18 @@ void image_diff(struct store *s, struct store_op *op, const char *from, const ch
 void image_map(struct store *s, struct store_op *op, const char *target, uint64_t offset, uint64_t length,
                int (*run)(void *ctx, uint64_t offset_bytes, uint64_t length_bytes, bool is_data), void *ctx);
 
+struct image_range {
+    uint64_t offset, length; /* bytes */
+};
+struct image_stored {
+    struct image_range *ranges; /* the caller's; room of them */
+    uint32_t room, count;       /* count: filled before done */
+    uint64_t next;              /* bytes: where to look from, 0 at first; set to where to go on, at the end to the image's size */
+};
+/* The next ranges in which an open image that does not change (a snapshot, a template, what image_open_frozen opened) holds
+ * data, or may: ascending, not touching. The cost is that of what is mapped. */
+void image_get_stored(struct image *img, struct store_op *op, struct image_stored *io);
+
 struct store_check_result {
     uint64_t blocks_checked, nodes_checked;
     uint64_t damaged;       /* data blocks and nodes that cannot be read or are not what their entry says */

@@ -401,6 +401,30 @@ static void a_damaged_map_node_costs_its_image_alone(void)
     rig_end(&r);
 }
 
+/* Else an export would leave it out, and give zeroes. */
+static void what_cannot_be_read_counts_as_stored(void)
+{
+    struct rig r;
+    struct store_op op;
+    struct image_range range;
+    struct image_stored stored = { .ranges = &range, .room = 1 };
+    start_hurt(&r, __func__);
+    write_to(&r, "hurt", 7, 1, 2);
+    for (unsigned lost = 0; lost < 2; lost++) {
+        if (lost)
+            rig_snapshot(&r, "hurt@later");
+        struct image *img = rig_image(&r, lost ? "hurt@later" : "hurt@before", IMAGE_READ_ONLY);
+        stored.next = 0;
+        rig_arm(&op);
+        image_get_stored(img, &op, &stored);
+        CU_ASSERT_EQUAL(rig_run(&r, &op), 0);
+        CU_ASSERT(stored.count == 1 && range.offset == 0 && range.length == HURT * BDEV_BLOCK_SIZE);
+        CU_ASSERT_EQUAL(stored.next, image_size(img));
+        image_close(img);
+    }
+    rig_end(&r);
+}
+
 static void what_was_lost_is_gone_with_a_discard_or_with_its_image(void)
 {
     struct rig r;
@@ -594,6 +618,7 @@ int main(int argc, char **argv)
         UNIT(a_damaged_dead_list_costs_space_until_the_next_collection_and_nothing_else),
         UNIT(nothing_is_freed_that_a_damaged_node_may_hold),
         UNIT(a_damaged_map_node_costs_its_image_alone),
+        UNIT(what_cannot_be_read_counts_as_stored),
         UNIT(what_was_lost_is_gone_with_a_discard_or_with_its_image),
         UNIT(a_store_with_lost_entries_says_so),
         UNIT(a_device_that_reads_nothing_loses_nothing),

@@ -333,6 +333,104 @@ static void an_export_left_at_any_moment_is_released(void)
     expect_at_rest();
 }
 
+static json_int_t bytes_read(void)
+{
+    struct control_client c;
+    json_t *status = NULL;
+    client_open(&c);
+    CU_ASSERT_EQUAL(ask(&c, json_pack("{s:s}", "command", "status"), &status), 0);
+    json_int_t bytes = json_integer_value(json_object_get(status, "read-bytes"));
+    json_decref(status);
+    control_client_fini(&c);
+    return bytes;
+}
+
+static void write_block(const char *name, uint64_t offset)
+{
+    struct control_client c;
+    struct control_frame f = { .type = CONTROL_ITEM };
+    unsigned char data[4096];
+    memset(data, 0x77, sizeof data);
+    json_t *request = json_pack("{s:s,s:s,s:I,s:I}", "command", "write", "name", name, "offset", (json_int_t)offset, "length", (json_int_t)sizeof data);
+    client_open(&c);
+    CU_ASSERT_EQUAL(control_client_send_json(&c, CONTROL_REQUEST, request), 0);
+    json_decref(request);
+    while (c.credits == 0)
+        CU_ASSERT_EQUAL_FATAL(control_client_receive(&c, &f), 0);
+    CU_ASSERT_EQUAL(control_client_send_data(&c, offset, data, sizeof data), 0);
+    CU_ASSERT_EQUAL(control_client_send_end(&c), 0);
+    do {
+        CU_ASSERT_EQUAL_FATAL(control_client_receive(&c, &f), 0);
+    } while (f.type == CONTROL_CREDIT);
+    CU_ASSERT_PTR_NOT_NULL(json_object_get(f.doc, "result"));
+    json_decref(f.doc);
+    control_client_fini(&c);
+}
+
+/* Bytes that an export of name sends other than zeroes, each of the places among them. */
+static uint64_t exported(const char *name, const uint64_t *places, unsigned count)
+{
+    struct control_client c;
+    struct control_frame f = { .type = CONTROL_ITEM };
+    uint64_t sum = 0, found = 0;
+    json_t *request = json_pack("{s:s,s:s}", "command", "export", "target", name);
+    client_open(&c);
+    CU_ASSERT_EQUAL(control_client_send_json(&c, CONTROL_REQUEST, request), 0);
+    json_decref(request);
+    while (f.type != CONTROL_REPLY) {
+        CU_ASSERT_EQUAL_FATAL(control_client_receive(&c, &f), 0);
+        for (uint32_t i = 0; f.type == CONTROL_DATA && i < f.length; i++)
+            sum += ((const unsigned char *)f.data)[i] == 0x77;
+        for (unsigned i = 0; f.type == CONTROL_DATA && i < count; i++)
+            found += places[i] >= f.offset && places[i] - f.offset < f.length && ((const unsigned char *)f.data)[places[i] - f.offset] == 0x77;
+        if (f.type == CONTROL_REPLY)
+            CU_ASSERT_PTR_NOT_NULL(json_object_get(f.doc, "result"));
+        json_decref(f.doc);
+    }
+    control_client_fini(&c);
+    CU_ASSERT_EQUAL(found, count);
+    return sum;
+}
+
+static void an_export_reads_what_is_stored_and_no_holes(void)
+{
+    const uint64_t places[] = { 0, 5ull << 30, (6ull << 30) + 8192, (64ull << 30) - 4096 };
+    CU_ASSERT_EQUAL(ask_once(json_pack("{s:s,s:s,s:I}", "command", "create", "name", "wide", "size", (json_int_t)64 << 30)), 0);
+    for (unsigned i = 0; i < COUNT(places); i++)
+        write_block("wide", places[i]);
+    json_int_t before = bytes_read();
+    CU_ASSERT_EQUAL(exported("wide", places, COUNT(places)), COUNT(places) * 4096);
+    CU_ASSERT_TRUE(bytes_read() - before <= 1 << 20);
+    CU_ASSERT_EQUAL(ask_once(json_pack("{s:s,s:s}", "command", "template", "name", "wide")), 0);
+    before = bytes_read();
+    CU_ASSERT_EQUAL(exported("wide", places, COUNT(places)), COUNT(places) * 4096);
+    CU_ASSERT_TRUE(bytes_read() - before <= 1 << 20);
+    expect_at_rest();
+}
+
+/* Reading holes waits for nothing, and what is zero is not sent: such a read could go on for ever without giving way. */
+static void a_long_read_of_nothing_lets_others_in_between(void)
+{
+    struct control_client reader, other;
+    struct control_frame f;
+    json_int_t length = (json_int_t)256 << 30;
+    CU_ASSERT_EQUAL(ask_once(json_pack("{s:s,s:s,s:I}", "command", "create", "name", "nothing", "size", length)), 0);
+    json_t *request = json_pack("{s:s,s:s,s:i,s:I}", "command", "read", "target", "nothing", "offset", 0, "length", length);
+    client_open(&reader);
+    client_open(&other);
+    CU_ASSERT_EQUAL(control_client_send_json(&reader, CONTROL_REQUEST, request), 0);
+    json_decref(request);
+    CU_ASSERT_EQUAL_FATAL(control_client_receive(&reader, &f), 0);
+    json_decref(f.doc);
+    CU_ASSERT_EQUAL(f.type, CONTROL_ITEM);
+    CU_ASSERT_EQUAL(ask(&other, json_pack("{s:s,s:s}", "command", "info", "target", "nothing"), NULL), 0);
+    reader.deadline_ms = clock_monotonic_ms();
+    CU_ASSERT_EQUAL(control_client_receive(&reader, &f), -ETIMEDOUT); /* not ended */
+    control_client_fini(&reader);
+    control_client_fini(&other);
+    expect_at_rest();
+}
+
 static void clients_that_do_not_read_do_not_hold_up_others(void)
 {
     struct control_client idle[20];
@@ -384,6 +482,8 @@ int main(int argc, char **argv)
         UNIT(data_outside_the_image_end_the_import_alone),
         UNIT(data_without_credit_end_the_connection),
         UNIT(an_export_left_at_any_moment_is_released),
+        UNIT(an_export_reads_what_is_stored_and_no_holes),
+        UNIT(a_long_read_of_nothing_lets_others_in_between),
         UNIT(clients_that_do_not_read_do_not_hold_up_others),
         UNIT(more_clients_than_are_served_at_once_wait_their_turn),
         UNIT(a_server_that_stops_ends_transfers_and_keeps_the_store_sound),

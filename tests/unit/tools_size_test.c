@@ -1,7 +1,6 @@
 /* tools_size_test.c - sizes, data ranges and places of sockets, as the programs share them. */
 #include "tests/support/unit.h"
 #include "control/place.h"
-#include "tools/common/runs.h"
 #include "tools/common/size.h"
 
 #include <errno.h>
@@ -94,49 +93,6 @@ static void what_is_printed_can_be_parsed_again(void)
     }
 }
 
-/* ---- Ranges ---- */
-
-static void ranges_that_touch_become_one(void)
-{
-    struct runs r;
-    CU_ASSERT_EQUAL_FATAL(runs_init(&r), 0);
-    runs_add(&r, 0, 4096);
-    runs_add(&r, 4096, 4096);
-    runs_add(&r, 16384, 4096);
-    CU_ASSERT_EQUAL(r.count, 2);
-    CU_ASSERT_EQUAL(r.list[0].length, 8192);
-    runs_fini(&r);
-}
-
-static void more_ranges_than_fit_still_cover_everything(void)
-{
-    uint64_t seed = unit_seed(), at = 0;
-    struct runs r;
-    uint64_t *added = calloc(200000, sizeof *added);
-    CU_ASSERT_EQUAL_FATAL(runs_init(&r), 0);
-    for (unsigned i = 0; i < 200000; i++) {
-        at += 4096 * (1 + unit_random(&seed) % 50);
-        added[i] = at;
-        runs_add(&r, at, 4096);
-        at += 4096;
-    }
-    CU_ASSERT_TRUE(r.count <= RUNS_MAX);
-    unsigned k = 0;
-    bool covered = true, ordered = true;
-    for (unsigned i = 0; i < 200000; i++) {
-        while (k < r.count && r.list[k].offset + r.list[k].length <= added[i])
-            k++;
-        covered = covered && k < r.count && r.list[k].offset <= added[i] && r.list[k].offset + r.list[k].length >= added[i] + 4096;
-    }
-    for (unsigned i = 1; i < r.count; i++)
-        ordered = ordered && r.list[i].offset > r.list[i - 1].offset + r.list[i - 1].length;
-    CU_ASSERT_TRUE(covered);
-    CU_ASSERT_TRUE(ordered);
-    CU_ASSERT_EQUAL(r.list[r.count - 1].offset + r.list[r.count - 1].length, at);
-    runs_fini(&r);
-    free(added);
-}
-
 /* ---- Places ---- */
 
 static void two_names_of_one_store_have_one_key(void)
@@ -191,8 +147,6 @@ int main(int argc, char **argv)
         UNIT(gigabytes_are_refused_with_a_hint),
         UNIT(sizes_are_printed_for_people),
         UNIT(what_is_printed_can_be_parsed_again),
-        UNIT(ranges_that_touch_become_one),
-        UNIT(more_ranges_than_fit_still_cover_everything),
         UNIT(two_names_of_one_store_have_one_key),
         UNIT(a_name_too_long_is_an_error),
         UNIT(a_socket_of_the_operators_choice_is_found_through_the_store),

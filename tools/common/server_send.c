@@ -3,18 +3,21 @@
  * 1. Slots form a ring: reads are submitted in the order of offsets, complete in any order, and are sent in order. A slot is
  *    used again when its bytes are in the socket, so memory is bounded by the ring and a slow client slows the reading.
  * 2. What is all zero is not sent: the client knows the size and that everything it was not told is zero.
- * 3. An export of an image that may be written reads a frozen state; a snapshot or a template is frozen already, and its map
- *    tells beforehand where there is data. */
+ * 3. An export of an image that may be written reads a frozen state; a snapshot or a template is frozen already. The map of such
+ *    a state tells, a piece at a time, where there is data, and nothing else is read.
+ * 4. What needs no device (holes, blocks in the cache) is read within a turn of the loop, and a socket may take as much as is
+ *    put into it: so a turn begins only so many reads, and leaves the rest to the next one. */
 #include "tools/common/session.h"
 
 #include "base/bdev.h"
-#include "tools/common/runs.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define SLOTS 8u
+#define RANGES 4096u
+#define READS_PER_TURN 4u
 
 enum slot_state { SLOT_FREE, SLOT_READING, SLOT_READ, SLOT_SENDING };
 
@@ -39,9 +42,12 @@ struct sender {
     struct image *image;
     const char *target;
     uint64_t size;           /* bytes of the image */
-    struct runs runs;        /* what to read */
-    unsigned run;            /* index of the run being read */
-    uint64_t done_in_run;    /* bytes of it submitted */
+    struct image_stored stored; /* what to read, up to stored.next */
+    uint32_t range;          /* index of the range being read */
+    uint64_t done_in_range;  /* bytes of it submitted */
+    struct loop_task next_turn;
+    unsigned begun;          /* reads, since next_turn ran */
+    bool looking;            /* for what to read next */
     struct error error;
 };
 
@@ -50,7 +56,8 @@ static void sender_destroy(struct operation *o)
     struct sender *w = container_of(o, struct sender, base);
     for (unsigned i = 0; i < SLOTS; i++)
         free(w->slots[i].memory);
-    runs_fini(&w->runs);
+    loop_unpost(session_loop(w->base.session), &w->next_turn);
+    free(w->stored.ranges);
     free(w);
 }
 
@@ -81,22 +88,24 @@ static void emit(struct sender *w)
 /* Reads into free slots. */
 static void fill(struct sender *w)
 {
-    while (!stopped(w) && w->run < w->runs.count && w->slots[w->tail].state == SLOT_FREE) {
+    while (!stopped(w) && w->range < w->stored.count && w->slots[w->tail].state == SLOT_FREE && w->begun < READS_PER_TURN) {
         struct slot *slot = &w->slots[w->tail];
-        const struct run *run = &w->runs.list[w->run];
-        uint64_t left = run->length - w->done_in_run, length = left < CONTROL_DATA_MAX ? left : CONTROL_DATA_MAX;
+        const struct image_range *range = &w->stored.ranges[w->range];
+        uint64_t left = range->length - w->done_in_range, length = left < CONTROL_DATA_MAX ? left : CONTROL_DATA_MAX;
         slot->iov = (struct iovec){ slot->memory, length };
         slot->req = (struct image_req){
-            .op = IMAGE_READ, .offset = run->offset + w->done_in_run, .length = length, .iov = &slot->iov, .iov_count = 1, .done = slot->req.done
+            .op = IMAGE_READ, .offset = range->offset + w->done_in_range, .length = length, .iov = &slot->iov, .iov_count = 1, .done = slot->req.done
         };
-        w->done_in_run += length;
-        if (w->done_in_run == run->length) {
-            w->run++;
-            w->done_in_run = 0;
+        w->done_in_range += length;
+        if (w->done_in_range == range->length) {
+            w->range++;
+            w->done_in_range = 0;
         }
         w->tail = (w->tail + 1) % SLOTS;
         slot->state = SLOT_READING;
         w->in_flight++;
+        if (w->begun++ == 0)
+            loop_post(session_loop(w->base.session), &w->next_turn);
         image_submit(w->image, &slot->req);
     }
 }
@@ -120,15 +129,45 @@ static void finish(struct sender *w)
     operation_end(&w->base);
 }
 
+static void look_further(struct sender *w);
+
 /* Goes on after anything has come back. */
 static void advance(struct sender *w)
 {
     emit(w);
     fill(w);
+    if (!stopped(w) && w->range == w->stored.count && w->stored.next < w->size && !w->looking)
+        look_further(w);
     if (w->in_flight || w->sending)
         return;
-    if (stopped(w) || (w->run == w->runs.count && all_free(w)))
+    if (stopped(w) || (w->range == w->stored.count && all_free(w)))
         finish(w);
+}
+
+static void looked(struct store_op *op)
+{
+    struct sender *w = container_of(op, struct sender, op);
+    w->in_flight--;
+    w->looking = false;
+    if (op->error.code)
+        w->error = op->error;
+    advance(w);
+}
+
+static void look_further(struct sender *w)
+{
+    w->op = (struct store_op){ .done = looked };
+    w->range = 0;
+    w->looking = true;
+    w->in_flight++;
+    image_get_stored(w->image, &w->op, &w->stored);
+}
+
+static void turn_begins(struct loop_task *t)
+{
+    struct sender *w = container_of(t, struct sender, next_turn);
+    w->begun = 0;
+    advance(w);
 }
 
 static void read_done(struct image_req *req, int error)
@@ -165,13 +204,19 @@ static const struct operation_ops sender_ops = { .abort = sender_abort, .destroy
 static struct sender *sender_begin(struct session *s, const char *target)
 {
     struct sender *w = calloc(1, sizeof *w);
-    bool whole = w && runs_init(&w->runs) == 0;
+    bool whole = w != NULL;
     for (unsigned i = 0; whole && i < SLOTS; i++) {
         w->slots[i].owner = w;
         w->slots[i].req.done = read_done;
         w->slots[i].out.sent = data_sent;
         w->slots[i].memory = bdev_buffer_alloc(CONTROL_DATA_MAX / BDEV_BLOCK_SIZE);
         whole = w->slots[i].memory != NULL;
+    }
+    if (whole) {
+        w->base.session = s;
+        w->next_turn.run = turn_begins;
+        whole = (w->stored.ranges = calloc(RANGES, sizeof *w->stored.ranges)) != NULL;
+        w->stored.room = RANGES;
     }
     if (!whole) {
         if (w)
@@ -192,34 +237,14 @@ static void announce(struct sender *w)
 
 /* ---- export ---- */
 
-static int add_run(void *ctx, uint64_t offset, uint64_t length, bool is_data)
-{
-    struct sender *w = ctx;
-    if (w->base.session->gone)
-        return -ECANCELED;
-    if (is_data && offset < w->size)
-        runs_add(&w->runs, offset, length < w->size - offset ? length : w->size - offset);
-    return 0;
-}
-
-static void mapped(struct store_op *op)
-{
-    struct sender *w = container_of(op, struct sender, op);
-    w->in_flight--;
-    w->error = op->error;
-    announce(w);
-}
-
 static void frozen(struct store_op *op)
 {
     struct sender *w = container_of(op, struct sender, op);
     w->in_flight--;
     w->error = op->error;
     w->image = op->image;
-    if (w->image) {
+    if (w->image)
         w->size = image_size(w->image);
-        runs_add(&w->runs, 0, w->size);
-    }
     announce(w);
 }
 
@@ -246,12 +271,11 @@ static void export(struct session *s, json_t *request)
         return;
     }
     w->image = image;
-    w->in_flight++;
     if (fixed) {
         w->size = image_size(image);
-        w->op.done = mapped;
-        image_diff(session_store(s), &w->op, NULL, target, add_run, w);
+        announce(w);
     } else {
+        w->in_flight++;
         w->op.done = frozen;
         image_open_frozen(session_store(s), &w->op, target);
     }
@@ -288,7 +312,8 @@ static void read_range(struct session *s, json_t *request)
     }
     w->image = image;
     w->size = image_size(image);
-    runs_add(&w->runs, (uint64_t)offset, (uint64_t)length);
+    w->stored.ranges[w->stored.count++] = (struct image_range){ (uint64_t)offset, (uint64_t)length };
+    w->stored.next = w->size;
     announce(w);
 }
 
