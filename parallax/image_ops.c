@@ -222,11 +222,9 @@ static void run_delete(struct store_op *op)
     unsigned gone_count = 0;
     struct vdisk *d = NULL;
     change_u32(&w, count);
+    check_named_once(names, count, "image", &op->error);
     for (unsigned i = 0; i < count && !op->error.code; i++) {
-        for (unsigned k = 0; k < i; k++)
-            if (!strcmp(names[i], names[k]))
-                error_set(&op->error, -EINVAL, "image '%s' is named twice", names[i]);
-        if (op->error.code || check_deletable(s, names[i], with_snapshots, &d, &op->error))
+        if (check_deletable(s, names[i], with_snapshots, &d, &op->error))
             break;
         change_u64(&w, d->id);
         if (usage_collect(d, &gone, &gone_count))

@@ -149,6 +149,23 @@ int check_image_size(uint64_t size, struct error *err)
     return 0;
 }
 
+static int by_text(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
+
+int check_named_once(const char *const *names, uint32_t count, const char *what, struct error *err)
+{
+    const char **sorted = malloc((count + 1) * sizeof *sorted);
+    int rc = sorted ? 0 : error_set(err, -ENOMEM, "no memory for the operation");
+    for (uint32_t i = 0; i < count && !rc; i++)
+        sorted[i] = names[i];
+    if (!rc)
+        qsort(sorted, count, sizeof *sorted, by_text);
+    for (uint32_t i = 1; i < count && !rc; i++)
+        if (!strcmp(sorted[i - 1], sorted[i]))
+            rc = error_set(err, -EINVAL, "%s '%.260s' is named twice", what, sorted[i]);
+    free(sorted);
+    return rc;
+}
+
 struct change_writer change_begin(enum change_kind kind)
 {
     struct change_writer w = { 0 };

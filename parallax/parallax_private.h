@@ -335,6 +335,8 @@ int find_image(struct store *s, const char *name, struct vdisk **d, struct error
 /* A legal name that nobody has; a legal size. */
 int check_new_name(struct store *s, const char *name, struct error *err);
 int check_image_size(uint64_t size, struct error *err);
+/* what: "image" or "snapshot". */
+int check_named_once(const char *const *names, uint32_t count, const char *what, struct error *err);
 /* Commits the creation of an image with IMAGE_FLAG_…; *id is known at once. */
 void image_create_flagged(struct store *s, struct store_op *op, const char *name, uint64_t size, unsigned flags, uint64_t *id);
 /* Splits NAME[@SNAP] and finds what it names. */

@@ -35,10 +35,8 @@ static void run_snapshot(struct store_op *op)
     change_u64(&w, clock_real_ns());
     change_u8(&w, 0);
     change_u32(&w, op->args.count);
+    check_named_once(op->args.names, op->args.count, "snapshot", &op->error);
     for (uint32_t i = 0; i < op->args.count && !op->error.code; i++) {
-        for (uint32_t k = 0; k < i; k++)
-            if (!strcmp(op->args.names[i], op->args.names[k]))
-                error_set(&op->error, -EINVAL, "snapshot '%s' is named twice", op->args.names[i]);
         if (parse_new(s, op->args.names[i], &d, &snap, &op->error))
             break;
         change_u64(&w, d->id);
@@ -95,12 +93,11 @@ static void run_delete(struct store_op *op)
     struct version **versions = calloc(op->args.count + 1, sizeof *versions);
     if (!versions)
         error_set(&op->error, -ENOMEM, "no memory for the operation");
+    else
+        check_named_once(op->args.names, op->args.count, "snapshot", &op->error);
     for (uint32_t i = 0; i < op->args.count && !op->error.code; i++) {
         if (find_snapshot(op->store, op->args.names[i], &d, &versions[n], &op->error) || check_deletable(d, versions[n], &op->error))
             break;
-        for (uint32_t k = 0; k < n; k++)
-            if (versions[k] == versions[n])
-                error_set(&op->error, -EINVAL, "snapshot '%s' is named twice", op->args.names[i]);
         n++;
     }
     delete_versions(op, versions, n);

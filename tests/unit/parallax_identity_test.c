@@ -160,8 +160,46 @@ static void only_the_very_text_is_an_identity(void)
     engine_end(&e);
 }
 
+static uint32_t clones_of(struct engine *e, const char *target)
+{
+    struct image_info info;
+    struct error err = ERROR_NONE;
+    CU_ASSERT_EQUAL_FATAL(store_find(e->store, target, &info, &err), 0);
+    return info.clones;
+}
+
+/* Also right after changes, removals and reopening. */
+static void clones_are_known_to_what_they_come_from(void)
+{
+    struct engine e;
+    const char *snap = "fs@a", *gone[] = { "s0", "h1", "fs2" }, *twice[] = { "s1", "s2", "s1" }, *rest[] = { "h0", "s2", "s1" };
+    begin(&e);
+    make(&e, "fs", 1000);
+    engine_must(&e, snapshot_create, &snap, 1);
+    engine_must(&e, image_clone_many, "fs@a", "s", 0, 3);
+    engine_must(&e, image_clone_many, "fs", "h", 0, 2);
+    engine_must(&e, image_clone, "s1", "fs2");
+    for (unsigned round = 0; round < 3; round++) {
+        CU_ASSERT(clones_of(&e, "fs") == 5 && clones_of(&e, "fs@a") == 3 && clones_of(&e, "s1") == 1 && clones_of(&e, "h0") == 0);
+        reopen(&e, round > 0);
+    }
+    CU_ASSERT_EQUAL(engine_do(&e, image_delete, twice, 3, false, false), -EINVAL);
+    engine_must(&e, image_delete, gone, 3, false, false);
+    for (unsigned round = 0; round < 3; round++) {
+        CU_ASSERT(clones_of(&e, "fs") == 3 && clones_of(&e, "fs@a") == 2 && clones_of(&e, "s1") == 0);
+        reopen(&e, round > 0);
+    }
+    gone[0] = "fs";
+    engine_must(&e, image_delete, gone, 1, true, false);
+    reopen(&e, true);
+    engine_must(&e, image_delete, rest, 3, false, false);
+    engine_check(&e);
+    engine_end(&e);
+}
+
 int main(int argc, char **argv)
 {
     return unit_main(argc, argv, "parallax_identity", (struct unit_test[]){
-        UNIT(an_identity_outlives_names), UNIT(an_identity_is_never_given_again), UNIT(only_the_very_text_is_an_identity), { 0 } });
+        UNIT(an_identity_outlives_names), UNIT(an_identity_is_never_given_again), UNIT(only_the_very_text_is_an_identity),
+        UNIT(clones_are_known_to_what_they_come_from), { 0 } });
 }
