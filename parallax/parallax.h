@@ -235,8 +235,11 @@ void image_open_frozen(struct store *s, struct store_op *op, const char *target)
 struct image_usage {
     uint64_t data_bytes;  /* mapped */
     uint64_t used_bytes;  /* blocks and nodes that would come back if only this were deleted */
+    bool missing;         /* image_get_usages: there is no such target */
 };
 void image_get_usage(struct store *s, struct store_op *op, const char *target, struct image_usage *out);
+/* Of many: what they share is walked once. A target that does not exist is no error. Ends early by store_op_cancel. */
+void image_get_usages(struct store *s, struct store_op *op, const char *const *targets, unsigned count, struct image_usage *out);
 
 /* Runs of blocks that differ from `from` (NULL: from an empty image), ascending, delivered on the loop before done.
  * A non-zero return from run stops with that error. `to` an image: as of this instant. */

@@ -4,6 +4,8 @@
  * ends: what it walks is not reused meanwhile (consistency.md, H1). */
 #include "parallax/parallax_private.h"
 
+#include "parallax/tally.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +14,17 @@ struct run_copy {
     struct dead_run run;
     uint64_t limit;
 };
+
+/* What is asked about: a target, or a set of versions that would go. Those of a look stand in one array, and so do their walks and
+ * runs: each has those from its predecessor's end on. */
+struct item {
+    struct radix_root data; /* whose blocks are counted */
+    uint32_t walk_end, run_end;
+    uint64_t data_blocks, freed_blocks;
+    bool missing;
+};
+
+#define JOB_NODES 4096u /* read before the thread is given to others */
 
 struct look {
     struct owned owned;
@@ -22,12 +35,15 @@ struct look {
     int error;
     /* usage and what deletion frees */
     struct image_usage *usage;
+    struct item *items;
+    uint32_t item_count, item; /* item: of them, done */
+    struct tally *tally;
+    uint64_t nodes;            /* read by walks of what would be freed */
     struct { struct radix_root root; uint64_t min_birth; } *walks;
     uint32_t walk_count;
-    struct radix_root data_root;
     struct run_copy *runs;
     uint32_t run_count;
-    uint64_t data_blocks, freed_blocks;
+    uint64_t freed_blocks;     /* of the item being looked at */
     /* diff */
     struct radix_root from, to;
     struct { uint64_t first, count; bool data; } *diffs;
@@ -44,6 +60,8 @@ static void look_free(struct look *l)
     list_remove(&l->owned.link);
     for (uint32_t i = 0; i < l->run_count; i++)
         free(l->runs[i].run.crcs);
+    tally_destroy(l->tally);
+    free(l->items);
     free(l->walks);
     free(l->runs);
     free(l->diffs);
@@ -192,14 +210,6 @@ int usage_collect(const struct vdisk *d, struct version ***versions, unsigned *c
 
 /* ---- Looking, on the helper's thread ---- */
 
-static int count_data(void *ctx, uint64_t block, const struct radix_entry *e)
-{
-    (void)block;
-    (void)e;
-    ++*(uint64_t *)ctx;
-    return 0;
-}
-
 /* What other references lead to does not come back. */
 static void count_freed(struct look *l, const struct radix_entry *e) { l->freed_blocks += !pool_shared(&l->store->pool, e->address); }
 
@@ -213,6 +223,7 @@ static int freed_data(void *ctx, uint64_t block, const struct radix_entry *e)
 static int freed_node(void *ctx, unsigned level, uint64_t first_block, const struct radix_entry *e)
 {
     (void)level;
+    ((struct look *)ctx)->nodes++;
     return freed_data(ctx, first_block, e);
 }
 
@@ -237,22 +248,33 @@ static int count_run(struct look *l, struct radix_io *io, const struct run_copy 
     return 0;
 }
 
+static int look_item(struct look *l, struct radix_io *io, uint32_t at, uint8_t *buffer)
+{
+    struct item *item = &l->items[at];
+    int err = tally_count(l->tally, io, &item->data, &item->data_blocks);
+    l->freed_blocks = 0;
+    for (uint32_t i = at ? item[-1].walk_end : 0; i < item->walk_end && !err; i++) {
+        struct radix_visit visit = { .ctx = l, .min_birth = l->walks[i].min_birth, .data = freed_data, .node = freed_node };
+        err = l->walks[i].root.height ? radix_walk(io, &l->walks[i].root, &visit) : 0;
+    }
+    for (uint32_t i = at ? item[-1].run_end : 0; i < item->run_end && !err; i++)
+        err = count_run(l, io, &l->runs[i], buffer);
+    item->freed_blocks = l->freed_blocks;
+    return err;
+}
+
+/* As many items as read about JOB_NODES nodes. */
 static void look_usage(struct job *j)
 {
     struct look *l = container_of(j, struct look, job);
     struct radix_io io = { .device = l->store->blocks, .seed = l->store->super.seed };
     uint8_t *buffer = bdev_buffer_alloc(1);
     int err = buffer ? 0 : -ENOMEM;
-    for (uint32_t i = 0; i < l->walk_count && !err; i++) {
-        struct radix_visit visit = { .ctx = l, .min_birth = l->walks[i].min_birth, .data = freed_data, .node = freed_node };
-        err = l->walks[i].root.height ? radix_walk(&io, &l->walks[i].root, &visit) : 0;
-    }
-    for (uint32_t i = 0; i < l->run_count && !err; i++)
-        err = count_run(l, &io, &l->runs[i], buffer);
-    if (l->usage && l->data_root.height && !err) {
-        struct radix_visit visit = { .ctx = &l->data_blocks, .data = count_data };
-        err = radix_walk(&io, &l->data_root, &visit);
-    }
+    if (!err && !l->tally)
+        err = tally_create(&l->tally);
+    for (uint64_t until = err ? 0 : l->nodes + tally_nodes(l->tally) + JOB_NODES;
+         !err && l->item < l->item_count && l->nodes + tally_nodes(l->tally) < until; l->item++)
+        err = op_stopped(l->op) ? -ECANCELED : look_item(l, &io, l->item, buffer);
     free(buffer);
     l->error = err;
 }
@@ -331,16 +353,24 @@ static void look_done(struct loop_task *t)
     struct look *l = container_of(t, struct look, job.done);
     struct store *s = l->store;
     struct store_op *op = l->op;
+    if (!l->error && l->item < l->item_count) {
+        worker_submit(&s->helper, &l->job);
+        return;
+    }
     s->walkers--;
     reader_end(s, l->era);
     if (!l->error && l->run)
         tell_diffs(l);
     if (l->error)
         error_set(&op->error, l->error, "store '%s': cannot read its map: %s", store_name(s), l->error == -EBADMSG ? "damaged; run 'parallax check'" : strerror(-l->error));
-    if (l->usage)
-        *l->usage = (struct image_usage){ .data_bytes = l->data_blocks * BDEV_BLOCK_SIZE, .used_bytes = l->freed_blocks * BDEV_BLOCK_SIZE };
-    else
-        op->freed_bytes = l->freed_blocks * BDEV_BLOCK_SIZE;
+    for (uint32_t i = 0; i < l->item_count; i++) {
+        const struct item *item = &l->items[i];
+        if (l->usage)
+            l->usage[i] = (struct image_usage){ .data_bytes = item->data_blocks * BDEV_BLOCK_SIZE,
+                                                .used_bytes = item->freed_blocks * BDEV_BLOCK_SIZE, .missing = item->missing };
+        else
+            op->freed_bytes = item->freed_blocks * BDEV_BLOCK_SIZE;
+    }
     look_free(l);
     op->done(op);
 }
@@ -374,24 +404,43 @@ static struct look *look_begin(struct store_op *op)
     return l;
 }
 
+static int add_target(struct look *l, const char *target, struct error *missing)
+{
+    struct vdisk *d;
+    struct version *v;
+    struct item *item = &l->items[l->item_count++];
+    int err = 0;
+    if (target_find(l->store, target, &d, &v, missing)) {
+        item->missing = true;
+    } else {
+        v = v ? v : d->head;
+        item->data = *lookup_root(v);
+        err = add_set(l, &v, 1);
+    }
+    item->walk_end = l->walk_count;
+    item->run_end = l->run_count;
+    return err;
+}
+
 /* The checkpoint is done and none runs: versions may be looked at. */
 static void usage_ready(struct store_op *op)
 {
     struct look *l = op->work;
-    struct vdisk *d;
-    struct version *v;
-    if (op->error.code || target_find(l->store, op->args.name, &d, &v, &op->error)) {
+    struct error missing = ERROR_NONE;
+    int err = op->error.code || (l->items = calloc(op->args.count + 1, sizeof *l->items)) ? 0 : -ENOMEM;
+    for (uint32_t i = 0; i < op->args.count && !err && !op->error.code; i++) {
+        err = add_target(l, op->args.names[i], &missing);
+        if (missing.code && !op->args.flag)
+            op->error = missing;
+    }
+    if (op->error.code) {
         look_free(l);
         op->done(op);
-        return;
-    }
-    v = v ? v : d->head;
-    l->data_root = *lookup_root(v);
-    int err = add_set(l, &v, 1);
-    if (err)
+    } else if (err) {
         look_fail(l, err);
-    else
+    } else {
         look_start(l, look_usage);
+    }
 }
 
 static void run_usage(struct store_op *op)
@@ -409,6 +458,17 @@ static void run_usage(struct store_op *op)
 void image_get_usage(struct store *s, struct store_op *op, const char *target, struct image_usage *out)
 {
     op->args.name = target;
+    op->args.names = &op->args.name;
+    op->args.count = 1;
+    op->args.usage = out;
+    op_begin(s, op, run_usage);
+}
+
+void image_get_usages(struct store *s, struct store_op *op, const char *const *targets, unsigned count, struct image_usage *out)
+{
+    op->args.names = targets;
+    op->args.count = count;
+    op->args.flag = true;
     op->args.usage = out;
     op_begin(s, op, run_usage);
 }
@@ -421,8 +481,13 @@ static void freed_ready(struct store_op *op)
     for (unsigned i = 0; set && i < l->id_count; i++)
         if ((set[n] = tree_version(&l->store->tree, l->ids[i])))
             n++;
-    int err = op->error.code ? 0 : set ? add_set(l, set, n) : -ENOMEM;
+    int err = op->error.code ? 0 : set && (l->items = calloc(1, sizeof *l->items)) ? add_set(l, set, n) : -ENOMEM;
     free(set);
+    if (l->items) {
+        l->items[0].walk_end = l->walk_count;
+        l->items[0].run_end = l->run_count;
+        l->item_count = 1;
+    }
     if (op->error.code) {
         look_free(l);
         op->done(op);

@@ -193,7 +193,7 @@ static void look_usage(struct engine *e)
         o->image->operations++;
     char target[IMAGE_TARGET_SIZE];
     world_target(o, target);
-    struct image_usage usage = { 0, 0 };
+    struct image_usage usage = { 0 };
     struct engine_run run;
     engine_run_arm(&run);
     image_get_usage(e->store, &run.op, target, &usage);

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define DU_NAMES 1024u           /* looked at together: what they share is walked once */
 #define WAITING_MAX (256u << 20) /* bytes queued for one client */
 
 /* One operation that walks; names and at are du's. */
@@ -19,6 +20,9 @@ struct slow {
     struct store_check_result check;
     json_t *names;
     size_t at;
+    const char *group[DU_NAMES];
+    struct image_usage usages[DU_NAMES];
+    unsigned group_count;
 };
 
 static void slow_destroy(struct operation *o)
@@ -30,7 +34,15 @@ static void slow_destroy(struct operation *o)
     free(w);
 }
 
-static const struct operation_ops slow_ops = { .destroy = slow_destroy };
+/* Only a look at many images takes so long that it has to be stopped. */
+static void slow_abort(struct operation *o)
+{
+    struct slow *w = container_of(o, struct slow, base);
+    if (w->names)
+        store_op_cancel(&w->op);
+}
+
+static const struct operation_ops slow_ops = { .abort = slow_abort, .destroy = slow_destroy };
 
 static struct slow *slow_begin(struct session *s, void (*done)(struct store_op *op))
 {
@@ -100,11 +112,11 @@ static void info(struct session *s, json_t *request)
 
 static void du_next(struct slow *w)
 {
-    const char *name = json_string_value(json_array_get(w->names, w->at));
     w->op = (struct store_op){ .done = w->op.done };
-    w->usage = (struct image_usage){ 0 };
-    if (name && !w->base.session->gone)
-        image_get_usage(session_store(w->base.session), &w->op, name, &w->usage);
+    for (w->group_count = 0; w->group_count < DU_NAMES && w->at < json_array_size(w->names); w->at++)
+        w->group[w->group_count++] = json_string_value(json_array_get(w->names, w->at));
+    if (w->group_count && !w->base.session->gone)
+        image_get_usages(session_store(w->base.session), &w->op, w->group, w->group_count, w->usages);
     else
         slow_finish(w, &(struct error)ERROR_NONE, json_null());
 }
@@ -113,18 +125,18 @@ static void du_next(struct slow *w)
 static void du_done(struct store_op *op)
 {
     struct slow *w = container_of(op, struct slow, op);
-    const char *name = json_string_value(json_array_get(w->names, w->at));
     struct image_info found;
-    int gone = store_find(session_store(w->base.session), name, &found, NULL);
-    if (op->error.code && (op->error.code != -ENOENT || json_array_size(w->names) == 1)) {
-        slow_finish(w, &op->error, NULL);
-        return;
+    for (unsigned i = 0; i < w->group_count && !op->error.code; i++) {
+        const struct image_usage *u = &w->usages[i];
+        int gone = store_find(session_store(w->base.session), w->group[i], &found, json_array_size(w->names) == 1 ? &op->error : NULL);
+        if (!gone && !u->missing)
+            batch_add(&w->batch, json_pack("{s:s,s:I,s:I,s:I}", "name", w->group[i], "size", (json_int_t)found.size_bytes, "data",
+                                           (json_int_t)u->data_bytes, "used", (json_int_t)u->used_bytes));
     }
-    if (!op->error.code && !gone)
-        batch_add(&w->batch, json_pack("{s:s,s:I,s:I,s:I}", "name", name, "size", (json_int_t)found.size_bytes, "data",
-                                       (json_int_t)w->usage.data_bytes, "used", (json_int_t)w->usage.used_bytes));
-    w->at++;
-    du_next(w);
+    if (op->error.code)
+        slow_finish(w, &op->error, NULL);
+    else
+        du_next(w);
 }
 
 static int add_name(void *ctx, const struct image_info *info)
