@@ -14,7 +14,7 @@ struct planned_version {
     uint64_t cut, blocks;  /* as of the checkpoint's cut: the version itself may be resized meanwhile */
     uint32_t line;
     uint64_t parent_id;    /* after the checkpoint */
-    uint8_t record[RECORD_MAX];
+    uint8_t *record;       /* malloc'ed to its length: there may be very many */
     uint32_t record_length;
     uint32_t change_first, change_count; /* in checkpoint.order */
     bool merge;            /* its root is made by this checkpoint; else only its record is written */

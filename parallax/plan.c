@@ -32,6 +32,8 @@ void plan_end(struct checkpoint *c)
         free((void *)(uintptr_t)c->changes[i].key);
     for (uint32_t i = 0; i < c->line_count; i++)
         free(c->lines[i].ranges);
+    for (uint32_t i = 0; i < c->version_count; i++)
+        free(c->versions[i].record);
     free(c->changes);
     free(c->versions);
     free(c->lines);
@@ -103,6 +105,7 @@ static int by_line_and_cut(const void *a, const void *b)
 static int plan_versions(struct checkpoint *c)
 {
     struct tree *t = &c->store->tree;
+    uint8_t record[RECORD_MAX];
     uint32_t n = 0;
     list_for_each(i, &t->dirty_versions)
         n++;
@@ -116,7 +119,10 @@ static int plan_versions(struct checkpoint *c)
         v->dirty = false;
         *p = (struct planned_version){ .v = v, .cut = v->cut, .blocks = version_blocks(v), .line = v->line->id,
                                        .merge = !list_empty(&v->line_link), .parent_id = v->parent ? v->parent->id : 0 };
-        p->record_length = version_record_encode(v, p->record);
+        p->record_length = version_record_encode(v, record);
+        if (!(p->record = malloc(p->record_length)))
+            return -ENOMEM;
+        memcpy(p->record, record, p->record_length);
     }
     qsort(c->versions, n, sizeof *c->versions, by_line_and_cut);
     return 0;
