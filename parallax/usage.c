@@ -4,6 +4,7 @@
  * ends: what it walks is not reused meanwhile (consistency.md, H1). */
 #include "parallax/parallax_private.h"
 
+#include "parallax/doomed.h"
 #include "parallax/tally.h"
 
 #include <errno.h>
@@ -105,75 +106,6 @@ static int add_walk(struct look *l, const struct version *v, uint64_t limit)
     return 0;
 }
 
-/* A version that goes, with those of a set: one of them, or an invisible one that only they keep. */
-struct doomed {
-    struct version *v;
-    uint32_t left;  /* children that stay: none: it goes whole; one: it is joined to that one; more: it stays, invisible */
-    uint64_t limit; /* what was born up to here belongs to a version that stays */
-};
-
-/* By generation, so that a parent stands before its children. */
-static int by_generation(const void *a, const void *b)
-{
-    const struct version *x = ((const struct doomed *)a)->v, *y = ((const struct doomed *)b)->v;
-    if (x->generation != y->generation)
-        return x->generation < y->generation ? -1 : 1;
-    return x->id < y->id ? -1 : x->id > y->id;
-}
-
-static struct doomed *find_doomed(struct doomed *set, unsigned n, struct version *v)
-{
-    struct doomed key = { .v = v };
-    return v ? bsearch(&key, set, n, sizeof *set, by_generation) : NULL;
-}
-
-static bool is_invisible(const struct version *v) { return !v->image && !(v->flags & VERSION_FLAG_TEMPORARY); }
-
-/* The members and the invisible versions above them, each once; the caller's to free. */
-static struct doomed *doomed_collect(struct version *const *members, unsigned count, unsigned *n)
-{
-    unsigned all = 0, kept = 0;
-    for (unsigned i = 0; i < count; i++)
-        for (const struct version *v = members[i]; v && (v == members[i] || is_invisible(v)); v = v->parent)
-            all++;
-    struct doomed *set = calloc(all + 1, sizeof *set);
-    if (!set)
-        return NULL;
-    all = 0;
-    for (unsigned i = 0; i < count; i++)
-        for (struct version *v = members[i]; v && (v == members[i] || is_invisible(v)); v = v->parent)
-            set[all++] = (struct doomed){ .v = v, .left = v->child_count };
-    qsort(set, all, sizeof *set, by_generation);
-    for (unsigned i = 0; i < all; i++)
-        if (!kept || set[kept - 1].v != set[i].v)
-            set[kept++] = set[i];
-    *n = kept;
-    return set;
-}
-
-/* Whoever goes whole leaves its parent with one child less. */
-static void count_children_left(struct doomed *set, unsigned n)
-{
-    for (unsigned i = 0; i < n; i++) {
-        struct doomed *d = &set[i], *parent;
-        if (d->v->child_count)
-            continue;
-        while ((parent = find_doomed(set, n, d->v->parent)) && --parent->left == 0)
-            d = parent;
-    }
-}
-
-static const struct version *child_left(struct doomed *set, unsigned n, const struct version *v)
-{
-    list_for_each(i, &v->children) {
-        struct version *child = container_of(i, struct version, sibling);
-        const struct doomed *d = find_doomed(set, n, child);
-        if (!d || d->left)
-            return child;
-    }
-    return NULL;
-}
-
 /* The blocks that go with the members: of a version that goes whole, what it reaches and was born in it; of one that is joined
  * to a child, what that child no longer reaches and no version that stays above does. */
 static int add_set(struct look *l, struct version *const *members, unsigned count)
@@ -181,16 +113,14 @@ static int add_set(struct look *l, struct version *const *members, unsigned coun
     unsigned n = 0;
     struct doomed *set = doomed_collect(members, count, &n);
     int err = set ? 0 : -ENOMEM;
-    if (set)
-        count_children_left(set, n);
     for (unsigned i = 0; i < n && !err; i++) {
         struct doomed *d = &set[i];
-        const struct doomed *parent = find_doomed(set, n, d->v->parent);
+        const struct doomed *parent = doomed_find(set, n, d->v->parent);
         d->limit = parent && parent->left == 1 ? parent->limit : parent_generation(d->v);
         if (d->left == 0)
             err = add_walk(l, d->v, parent_generation(d->v));
         else if (d->left == 1)
-            err = add_runs(l, &child_left(set, n, d->v)->runs, d->limit);
+            err = add_runs(l, &doomed_child_left(set, n, d->v)->runs, d->limit);
     }
     free(set);
     return err;
