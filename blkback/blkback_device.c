@@ -212,7 +212,7 @@ static void step_failed(struct blkback_device *d, const struct blkback_seen *s)
 /* The toolstack or the frontend is gone: close what is open, then forget. True when that was all there is to do. */
 static bool step_gone(struct blkback_device *d, const struct blkback_seen *s)
 {
-    bool vanished = !s->frontend_exists && (d->frontend_seen || (d->stage == BLKBACK_NEW && s->state > XENBUS_INITIALISING));
+    bool vanished = !s->frontend_exists && (d->frontend_seen || d->removal_ms || (d->stage == BLKBACK_NEW && s->state > XENBUS_INITIALISING));
     bool leaving = !s->exists || vanished || d->disk.b->shutting_down;
     if (!leaving)
         return !s->frontend_exists; /* not yet there: wait for it */
@@ -283,8 +283,8 @@ void blkback_device_step(struct blkback_device *d)
 
 bool blkback_device_waits(const struct blkback_device *d)
 {
-    return d->command == BLKBACK_NOTHING && 
-           (d->stage == BLKBACK_HELD || (d->stage == BLKBACK_NEW && d->image_failed) || (d->stage == BLKBACK_CLOSED && d->removal_ms));
+    return d->command == BLKBACK_NOTHING
+        && (d->stage == BLKBACK_HELD || (d->stage == BLKBACK_NEW && d->image_failed) || (d->stage == BLKBACK_CLOSED && d->removal_ms));
 }
 
 /* ---- Replies ---- */

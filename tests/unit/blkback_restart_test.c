@@ -313,6 +313,18 @@ static void a_frontend_that_closed_meanwhile_is_closed(void)
     end();
 }
 
+static void a_device_whose_frontend_vanished_meanwhile_goes(void)
+{
+    begin();
+    char path[64];
+    snprintf(path, sizeof path, "/local/domain/%u/device", hv_own_domid(world.guest));
+    CU_ASSERT_EQUAL(hv_xs_remove(world.xs, 0, path), 0);
+    restart();
+    CU_ASSERT(world_until(toolstack_backend_state(world.xs, &world.device) == 0));
+    CU_ASSERT(raw_release(&ring));
+    world_end();
+}
+
 static void tables_of_devices_that_went_are_swept(void)
 {
     begin();
@@ -335,6 +347,6 @@ int main(int argc, char **argv)
         UNIT(an_answer_shown_but_not_noted_is_not_repeated), UNIT(an_answer_noted_but_not_freed_is_not_repeated),
         UNIT(a_ring_that_contradicts_its_table_is_disconnected), UNIT(a_damaged_table_is_refused),
         UNIT(an_image_that_does_not_open_keeps_the_guest_waiting), UNIT(what_was_offered_before_holds_whatever_is_offered_now),
-        UNIT(a_frontend_that_closed_meanwhile_is_closed),
+        UNIT(a_frontend_that_closed_meanwhile_is_closed), UNIT(a_device_whose_frontend_vanished_meanwhile_goes),
         UNIT(tables_of_devices_that_went_are_swept), { 0 } });
 }
