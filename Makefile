@@ -8,6 +8,7 @@
 #   make check-tsan   the threaded tests under ThreadSanitizer
 #   make check-crash  power cuts, faults and rot under the real store, in full length (docs/testing.md)
 #   make check-layers includes run one way only
+#   make check-full   a store filled and freed 1,000 times, killed in between (CYCLES=N), by its own limit and by its file system
 #   make check-qemu   real guests over NBD: QEMU (emulation) with Debian's kernel, some minutes
 #   make check-mutants deliberate bugs: each must make the test that it names fail (MUTANT="NAMES": only these)
 #   make check-kill  1,000 kills of parallaxd under verifying guests, inside each phase of its work
@@ -162,6 +163,11 @@ check-crash: deps
 	$(Q)$(MAKE) --no-print-directory -j2 tests
 	$(Q)O=$(O) CUTS=10000 PER_PATH=200 STRIDE=1 FLIPS=1112 TEST_TIMEOUT=86400 TEST='disk_*_test' tests/run; \
 	  rc=$$?; cat $(O)/tests/logs/disk_*_test.log; exit $$rc
+
+.PHONY: check-full
+check-full: deps
+	$(Q)$(MAKE) --no-print-directory -j2 $(O)/tests/crash/parallax_full_test
+	$(Q)O=$(O) CYCLES=$(or $(CYCLES),1000) TEST_TIMEOUT=14400 TEST=parallax_full_test tests/run; rc=$$?; cat $(O)/tests/logs/parallax_full_test.log; exit $$rc
 
 .PHONY: check-qemu
 check-qemu: deps
