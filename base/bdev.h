@@ -2,7 +2,7 @@
  * delay and power-cut devices.
  *
  * Words: a block is BDEV_BLOCK_SIZE bytes; an address is a block number on the device.
- * Threads: bdev_submit belongs to the device's loop; bdev_read, bdev_read_many, bdev_write, bdev_flush, bdev_grow, bdev_punch and bdev_fill block and
+ * Threads: bdev_submit belongs to the device's loop; bdev_read, bdev_read_many, bdev_write, bdev_flush, bdev_grow, bdev_punch, bdev_fill and bdev_zero block and
  * may be called from any other thread, at any time.
  * Errors: 0 or negative errno. A device that has no room says -ENOSPC; a short transfer is -EIO.
  * Order: requests complete in any order, and a request sees the effect of another only if that one had completed before it
@@ -43,13 +43,17 @@ struct bdev_ops {
     /* Reads `count` single blocks at once, in any order: bufs[i] gets blocks[i]. The first error, if any. */
     int (*read_many)(struct bdev *d, const uint64_t *blocks, void *const *bufs, unsigned count);
     int (*flush)(struct bdev *d);
-    /* Makes addresses up to `blocks` usable and physically allocated, zero-filled where new; grows the file if there is one. */
+    /* Makes addresses up to `blocks` usable and physically allocated, durably; what is new reads as zeroes. Grows the file if there is
+     * one. */
     int (*grow)(struct bdev *d, uint64_t blocks);
     /* Gives the space of a freed range back to what lies below; the range then reads as anything, and is not written to before
      * fill has made it allocated again. -EOPNOTSUPP: what lies below cannot take it. */
     int (*punch)(struct bdev *d, uint64_t block, uint64_t blocks);
-    /* Makes a punched range physically allocated and zero-filled again, durably. NULL: a punched range stays allocated. */
+    /* Makes a punched range physically allocated again, durably; it then reads as zeroes. NULL: a punched range stays allocated. */
     int (*fill)(struct bdev *d, uint64_t block, uint64_t blocks);
+    /* Writes zeroes to a range that is allocated and that nobody uses: a file system notes down the first write to what it has
+     * allocated, and the flush after that write has to wait for the note. Not durable before a flush. NULL: nothing is noted. */
+    int (*zero)(struct bdev *d, uint64_t block, uint64_t blocks);
     /* The first stretch at or after `from` that is not allocated, as far as what lies below tells; -ENOENT: none. Called while
      * nothing else is. NULL: none ever is. */
     int (*hole)(struct bdev *d, uint64_t from, uint64_t *start, uint64_t *end);
@@ -76,6 +80,7 @@ static inline int bdev_flush(struct bdev *d) { return d->ops->flush(d); }
 static inline int bdev_grow(struct bdev *d, uint64_t blocks) { return d->ops->grow(d, blocks); }
 static inline int bdev_punch(struct bdev *d, uint64_t block, uint64_t blocks) { return d->ops->punch(d, block, blocks); }
 static inline int bdev_fill(struct bdev *d, uint64_t block, uint64_t blocks) { return d->ops->fill ? d->ops->fill(d, block, blocks) : 0; }
+static inline int bdev_zero(struct bdev *d, uint64_t block, uint64_t blocks) { return d->ops->zero ? d->ops->zero(d, block, blocks) : 0; }
 static inline int bdev_hole(struct bdev *d, uint64_t from, uint64_t *start, uint64_t *end)
 {
     return d->ops->hole ? d->ops->hole(d, from, start, end) : -ENOENT;

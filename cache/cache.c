@@ -222,6 +222,7 @@ static int cache_read_many(struct bdev *d, const uint64_t *blocks, void *const *
 static int cache_flush(struct bdev *d) { return bdev_flush(self(d)->lower); }
 static int cache_punch(struct bdev *d, uint64_t block, uint64_t blocks) { return bdev_punch(self(d)->lower, block, blocks); }
 static int cache_fill(struct bdev *d, uint64_t block, uint64_t blocks) { return bdev_fill(self(d)->lower, block, blocks); }
+static int cache_zero(struct bdev *d, uint64_t block, uint64_t blocks) { return bdev_zero(self(d)->lower, block, blocks); }
 static int cache_hole(struct bdev *d, uint64_t from, uint64_t *start, uint64_t *end) { return bdev_hole(self(d)->lower, from, start, end); }
 
 static int cache_grow(struct bdev *d, uint64_t blocks)
@@ -248,7 +249,7 @@ static void cache_close(struct bdev *d)
 
 static const struct bdev_ops cache_ops = {
     .submit = cache_submit, .read = cache_read, .write = cache_write, .read_many = cache_read_many,
-    .flush = cache_flush,   .grow = cache_grow, .punch = cache_punch, .fill = cache_fill, .hole = cache_hole, .close = cache_close,
+    .flush = cache_flush,   .grow = cache_grow, .punch = cache_punch, .fill = cache_fill, .zero = cache_zero, .hole = cache_hole, .close = cache_close,
 };
 
 int cache_open(struct loop *loop, struct bdev *lower, uint64_t bytes, struct bdev **out)

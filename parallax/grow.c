@@ -1,7 +1,8 @@
 /* grow.c - space for data: what must stay free, and allocating ahead of need (consistency.md, S1 and S2).
  *
- * The helper thread fills holes with zeroes, or grows the file by a chunk of them where there are no holes; data is only ever
- * put where that has been done. */
+ * The helper thread allocates holes again, or grows the file by a chunk where there are no holes; data is only ever put where
+ * that has been done. A file system notes down the first write to what it has allocated, and a flush waits for the note. So the
+ * helper writes zeroes there in advance if guests flush often; else those would only take the device's time from the data. */
 #include "parallax/parallax_private.h"
 
 #include "base/clock.h"
@@ -13,6 +14,7 @@
 #define CHUNK_BLOCKS (32u << 20 >> BDEV_BLOCK_SHIFT)
 #define SPARE_MIN_BLOCKS (16u << 20 >> BDEV_BLOCK_SHIFT)
 #define SPARE_MAX_BLOCKS (256u << 20 >> BDEV_BLOCK_SHIFT)
+#define FLUSHES_WORTH 16u /* a chunk's zeroes: so many flushes, before they are waited for, take as long as writing them */
 #define RETRY_MS 1000u
 #define RESERVE_FIXED 512u
 #define NODES_PER_CHANGE 4u /* the height of the highest map */
@@ -23,6 +25,8 @@ struct grow {
     struct space_run holes; /* to be filled; empty: the device is grown to target */
     uint64_t target;
     int error;
+    uint64_t flushes; /* at the last growth */
+    bool zeroes;
 };
 
 uint64_t space_reserve(const struct store *s, uint64_t more)
@@ -55,7 +59,18 @@ static void work(struct job *j)
 {
     struct grow *g = container_of(j, struct grow, job);
     struct bdev *d = g->store->blocks;
-    g->error = g->holes.next < g->holes.end ? bdev_fill(d, g->holes.next, g->holes.end - g->holes.next) : bdev_grow(d, g->target);
+    uint64_t at = bdev_blocks(d), end = g->target;
+    if (g->holes.next < g->holes.end) {
+        at = g->holes.next;
+        end = g->holes.end;
+        g->error = bdev_fill(d, at, end - at);
+    } else {
+        g->error = bdev_grow(d, end);
+    }
+    if (!g->error && g->zeroes)
+        g->error = bdev_zero(d, at, end - at);
+    if (!g->error && g->zeroes)
+        g->error = bdev_flush(d);
 }
 
 static void done(struct loop_task *t)
@@ -97,6 +112,8 @@ static void grow(struct store *s)
         s->grow_retry_ms = clock_monotonic_ms() + RETRY_MS;
         return;
     }
+    g->zeroes = s->stats.device_flushes - g->flushes >= FLUSHES_WORTH;
+    g->flushes = s->stats.device_flushes;
     g->store = s;
     g->job.work = work;
     g->job.done.run = done;
@@ -196,7 +213,10 @@ int grow_init(struct store *s)
 {
     s->grow = calloc(1, sizeof *s->grow);
     s->full_timer.expired = full_expired;
-    return s->grow ? 0 : -ENOMEM;
+    if (!s->grow)
+        return -ENOMEM;
+    s->grow->flushes -= FLUSHES_WORTH; /* the first chunk's are written */
+    return 0;
 }
 
 void grow_fini(struct store *s)

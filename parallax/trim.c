@@ -210,7 +210,10 @@ int trim_find_holes(struct store *s)
     uint64_t start, end;
     for (uint64_t at = 0; bdev_hole(s->blocks, at, &start, &end) == 0; at = end) {
         /* The superblock and the journal must be there before anything else (a store may have been copied without its zeroes). */
-        int err = start < s->super.zone_start ? bdev_fill(s->blocks, start, (end < s->super.zone_start ? end : s->super.zone_start) - start) : 0;
+        uint64_t first = start < s->super.zone_start ? (end < s->super.zone_start ? end : s->super.zone_start) - start : 0;
+        int err = first ? bdev_fill(s->blocks, start, first) : 0;
+        if (!err && first)
+            err = bdev_zero(s->blocks, start, first);
         if (err)
             return err;
         space_make_holes(&s->space, start, end);

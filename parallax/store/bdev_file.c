@@ -2,7 +2,7 @@
  *
  * Two descriptors: the asynchronous queue has one, the blocking calls the other, so that each hears of a failed write-back
  * (the kernel tells every open file once).
- * 1. `blocks` only grows, and only after the new range is allocated, zero and durable; so whoever sees the new number may
+ * 1. `blocks` only grows, and only after the new range is allocated, and durably so; so whoever sees the new number may
  *    use it at once. It is read and written atomically: grow runs on any thread.
  * 2. A failed flush is latched in flush_error, for both descriptors: the kernel forgets the failure once it has told it. */
 #include "parallax/store/bdev_file.h"
@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "parallax/store/aio_batch.h"
 #include "parallax/store/host_device.h"
+#include "parallax/store/host_file.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -31,6 +32,7 @@ struct bdev_file {
     struct aio_queue *queue;
     struct aio_batch *batch;
     atomic_int flush_error;
+    atomic_bool unwritten; /* what is allocated is not written yet */
     pthread_mutex_t grow_lock;
     int (*grown)(void *ctx, uint64_t blocks);
     void *grown_ctx;
@@ -111,7 +113,6 @@ static int flush(struct bdev *d)
     return 0;
 }
 
-/* Writes zeroes, so that no later write meets a hole or an unwritten extent. */
 static int write_zeroes(struct bdev_file *f, uint64_t block, uint64_t end)
 {
     void *zeroes = bdev_buffer_alloc(GROW_CHUNK_BLOCKS);
@@ -126,19 +127,17 @@ static int write_zeroes(struct bdev_file *f, uint64_t block, uint64_t end)
     return err;
 }
 
-/* A file first gets its extents (and length) in one piece: the zeroes then overwrite in place, which does not lock out the
- * writes of others for as long as each extending write would. Where that is not possible the writes do both. */
+/* A file gets its extents (and length) in one piece, unwritten. A device, and a file where that is not possible, is allocated by
+ * writing. */
 static int allocate(struct bdev_file *f, uint64_t from, uint64_t to)
 {
     off_t start = offset_of(f, from), end = offset_of(f, to);
-    int err = 0;
-    if (!f->is_device && fallocate(f->sync_fd, 0, start, end - start) < 0 && errno != EOPNOTSUPP && errno != ENOSYS)
-        err = -errno;
-    if (!err)
+    int err = f->is_device ? -EOPNOTSUPP : fallocate(f->sync_fd, 0, start, end - start) < 0 ? -errno : 0;
+    if (err == -EOPNOTSUPP || err == -ENOSYS)
         err = write_zeroes(f, from, to);
-    if (!err && fdatasync(f->sync_fd) < 0)
-        err = -errno;
-    return err;
+    else if (!err)
+        atomic_store(&f->unwritten, true);
+    return err ? err : flush(&f->dev);
 }
 
 static int grow_range(struct bdev_file *f, uint64_t from, uint64_t to)
@@ -190,20 +189,23 @@ static int fill(struct bdev *d, uint64_t block, uint64_t blocks)
     return in_range(f, block, blocks) ? allocate(f, block, block + blocks) : -EINVAL;
 }
 
+static int zero(struct bdev *d, uint64_t block, uint64_t blocks)
+{
+    struct bdev_file *f = file_of(d);
+    if (!in_range(f, block, blocks))
+        return -EINVAL;
+    return atomic_load(&f->unwritten) ? write_zeroes(f, block, block + blocks) : 0;
+}
+
 /* A block that is only partly there counts as missing. What a device has allocated is not told. */
 static int hole(struct bdev *d, uint64_t from, uint64_t *start, uint64_t *end)
 {
     struct bdev_file *f = file_of(d);
-    uint64_t limit = usable_blocks(f);
-    if (f->is_device || from >= limit)
+    uint64_t limit = usable_blocks(f), first, last;
+    if (f->is_device || from >= limit || host_file_hole(f->sync_fd, (uint64_t)offset_of(f, from), (uint64_t)offset_of(f, limit), &first, &last))
         return -ENOENT;
-    off_t at = lseek(f->sync_fd, offset_of(f, from), SEEK_HOLE);
-    if (at < 0 || at >= offset_of(f, limit))
-        return -ENOENT;
-    off_t data = lseek(f->sync_fd, at, SEEK_DATA);
-    *start = ((uint64_t)at - f->offset_bytes) / BDEV_BLOCK_SIZE;
-    *end = data < 0 ? limit : ((uint64_t)data - f->offset_bytes + BDEV_BLOCK_SIZE - 1) / BDEV_BLOCK_SIZE;
-    *end = *end > limit ? limit : *end;
+    *start = (first - f->offset_bytes) / BDEV_BLOCK_SIZE;
+    *end = (last - f->offset_bytes + BDEV_BLOCK_SIZE - 1) / BDEV_BLOCK_SIZE;
     return 0;
 }
 
@@ -224,7 +226,7 @@ static void close_file(struct bdev *d)
 
 static const struct bdev_ops file_ops = {
     .submit = submit, .read = read_blocks, .write = write_blocks, .read_many = read_many,
-    .flush = flush, .grow = grow, .punch = punch, .fill = fill, .hole = hole, .close = close_file,
+    .flush = flush, .grow = grow, .punch = punch, .fill = fill, .zero = zero, .hole = hole, .close = close_file,
 };
 
 /* *direct in: try O_DIRECT; out: whether it is in use. */

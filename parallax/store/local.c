@@ -147,6 +147,7 @@ static int lay_out(struct backing *b, const struct backing_create_options *opt, 
         return error_set(err, -ENOSPC, "the device %s has %llu bytes, fewer than the size asked for", l->id.device,
                          (unsigned long long)b->blocks->max_blocks * BDEV_BLOCK_SIZE);
     rc = bdev_grow(b->blocks, initial_blocks);
+    rc = rc ? rc : bdev_zero(b->blocks, 0, initial_blocks); /* the journal is flushed often */
     return rc ? error_set(err, rc, "cannot allocate %llu bytes for the store %s: %s", (unsigned long long)initial_blocks * BDEV_BLOCK_SIZE,
                           l->directory, strerror(-rc))
               : 0;

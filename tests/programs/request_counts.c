@@ -4,7 +4,7 @@
  *   request_counts read|write|flushed-write|clone-write|sequential-read|sequential-write|snapshot|checkpoint REQUESTS
  * A round is submitted in one turn of the loop and waited for. flushed-write: a flush after each write. snapshot: one after each
  * round of writes. checkpoint: the writes are not counted, the checkpoint after them is, for each block written.
- * Prints "NAME VALUE" lines, each a count divided by REQUESTS. */
+ * Prints "NAME VALUE" lines, each a count divided by REQUESTS. zero-blocks: written ahead of data since the store was opened. */
 #include "parallax/store/memory.h"
 #include "parallax/store_backing.h"
 #include "tests/support/unit.h"
@@ -21,7 +21,7 @@
 /* ---- A device that counts, and passes on ---- */
 
 struct counts {
-    uint64_t reads, read_blocks, writes, write_blocks, flushes;
+    uint64_t reads, read_blocks, writes, write_blocks, flushes, zero_blocks;
 };
 
 static struct counted {
@@ -78,11 +78,17 @@ static int c_grow(struct bdev *d, uint64_t blocks)
 }
 static int c_punch(struct bdev *d, uint64_t block, uint64_t blocks) { return (void)d, bdev_punch(device.lower, block, blocks); }
 static int c_fill(struct bdev *d, uint64_t block, uint64_t blocks) { return (void)d, bdev_fill(device.lower, block, blocks); }
+static int c_zero(struct bdev *d, uint64_t block, uint64_t blocks)
+{
+    (void)d;
+    count(&device.n.zero_blocks, blocks);
+    return bdev_zero(device.lower, block, blocks);
+}
 static int c_hole(struct bdev *d, uint64_t from, uint64_t *start, uint64_t *end) { return (void)d, bdev_hole(device.lower, from, start, end); }
 static void c_close(struct bdev *d) { (void)d; }
 
 static const struct bdev_ops counted_ops = { .submit = c_submit, .read = c_read, .write = c_write, .read_many = c_read_many, .flush = c_flush,
-                                             .grow = c_grow, .punch = c_punch, .fill = c_fill, .hole = c_hole, .close = c_close };
+                                             .grow = c_grow, .punch = c_punch, .fill = c_fill, .zero = c_zero, .hole = c_hole, .close = c_close };
 
 /* ---- The work ---- */
 
@@ -242,9 +248,9 @@ int main(int argc, char **argv)
         work(name, requests);
     struct counts n = device.n;
     double r = (double)requests;
-    printf("device-reads %.4f\ndevice-read-blocks %.4f\ndevice-writes %.4f\ndevice-write-blocks %.4f\nflushes %.4f\n", (double)(n.reads - before.reads) / r,
+    printf("device-reads %.4f\ndevice-read-blocks %.4f\ndevice-writes %.4f\ndevice-write-blocks %.4f\nflushes %.4f\nzero-blocks %.4f\n", (double)(n.reads - before.reads) / r,
            (double)(n.read_blocks - before.read_blocks) / r, (double)(n.writes - before.writes) / r, (double)(n.write_blocks - before.write_blocks) / r,
-           (double)(n.flushes - before.flushes) / r);
+           (double)(n.flushes - before.flushes) / r, (double)n.zero_blocks / r);
     image_close(image);
     int err = store_close(store);
     loop_destroy(loop);

@@ -5,11 +5,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <unistd.h>
 
 enum { MAX_IOVS = 1100 };
@@ -313,6 +315,7 @@ static void growing_allocates_zeroes_and_survives_reopening(void)
     fill(buf, 999, 5);
     CU_ASSERT_EQUAL(bdev_write(w.d, 999, buf, 1), 0);
     uint64_t start = 0, end = 0;
+    CU_ASSERT_EQUAL(bdev_zero(w.d, 0, 999), 0);
     CU_ASSERT_EQUAL(bdev_hole(w.d, 0, &start, &end), -ENOENT);
     CU_ASSERT_EQUAL(bdev_punch(w.d, 0, 512), 0);
     CU_ASSERT_EQUAL(bdev_punch(w.d, 600, 100), 0);
@@ -326,6 +329,8 @@ static void growing_allocates_zeroes_and_survives_reopening(void)
     CU_ASSERT_EQUAL(bdev_fill(w.d, 0, 512), 0);
     CU_ASSERT_EQUAL(bdev_fill(w.d, 600, 401), -EINVAL);
     CU_ASSERT_EQUAL(bdev_fill(w.d, 600, 100), 0);
+    CU_ASSERT_EQUAL(bdev_zero(w.d, 0, 512), 0);
+    CU_ASSERT_EQUAL(bdev_zero(w.d, 600, 100), 0);
     CU_ASSERT_EQUAL(bdev_hole(w.d, 0, &start, &end), -ENOENT);
     CU_ASSERT_EQUAL(bdev_read(w.d, 650, buf, 1), 0);
     CU_ASSERT(holds(buf, 650, 0));
@@ -339,6 +344,53 @@ static void growing_allocates_zeroes_and_survives_reopening(void)
     CU_ASSERT_EQUAL(bdev_read(w.d, 999, buf, 1), 0);
     CU_ASSERT(holds(buf, 999, 5));
     free(buf);
+    world_close(&w);
+}
+
+/* Unwritten extents are seen by SEEK_HOLE, and are allocated all the same: to lose sight of them would be to keep their space. */
+static void what_is_allocated_is_no_hole_before_it_is_written(void)
+{
+    struct world w;
+    struct statfs fs;
+    uint64_t start, end;
+    world_open(&w, 600);
+    int fd = open(path, O_RDONLY);
+    CU_ASSERT_FATAL(fd >= 0 && fstatfs(fd, &fs) == 0);
+    if (fs.f_type == EXT4_SUPER_MAGIC || fs.f_type == XFS_SUPER_MAGIC) {
+        CU_ASSERT_EQUAL(lseek(fd, 0, SEEK_HOLE), 0);
+        CU_ASSERT_EQUAL(bdev_hole(w.d, 0, &start, &end), -ENOENT);
+        CU_ASSERT_EQUAL(bdev_punch(w.d, 100, 50), 0);
+        CU_ASSERT_EQUAL(bdev_hole(w.d, 0, &start, &end), 0);
+        CU_ASSERT(start == 100 && end == 150);
+        CU_ASSERT_EQUAL(bdev_hole(w.d, 120, &start, &end), 0);
+        CU_ASSERT(start == 120 && end == 150);
+        CU_ASSERT_EQUAL(bdev_hole(w.d, 150, &start, &end), -ENOENT);
+        CU_ASSERT_EQUAL(bdev_fill(w.d, 100, 50), 0);
+        CU_ASSERT_EQUAL(bdev_hole(w.d, 0, &start, &end), -ENOENT);
+    }
+    CU_ASSERT_EQUAL(bdev_zero(w.d, 1, 600), -EINVAL);
+    CU_ASSERT_EQUAL(bdev_zero(w.d, 0, 600), 0);
+    CU_ASSERT_EQUAL(lseek(fd, 0, SEEK_HOLE), 600 * (off_t)BDEV_BLOCK_SIZE);
+    close(fd);
+    world_close(&w);
+}
+
+/* More stretches than one look at the extents brings. */
+static void holes_of_a_scattered_file_are_all_found(void)
+{
+    struct world w;
+    uint64_t start, end, at = 0;
+    unsigned found = 0;
+    world_open(&w, 2000);
+    CU_ASSERT_EQUAL(bdev_zero(w.d, 0, 2000), 0);
+    for (uint64_t b = 0; b < 2000; b += 8)
+        CU_ASSERT_EQUAL(bdev_punch(w.d, b, 3), 0);
+    for (; bdev_hole(w.d, at, &start, &end) == 0; at = end, found++)
+        CU_ASSERT(start == found * 8u && end == start + 3);
+    CU_ASSERT_EQUAL(found, 250);
+    CU_ASSERT_EQUAL(bdev_punch(w.d, 0, 2000), 0);
+    CU_ASSERT_EQUAL(bdev_hole(w.d, 7, &start, &end), 0);
+    CU_ASSERT(start == 7 && end == 2000);
     world_close(&w);
 }
 
@@ -485,7 +537,9 @@ int main(int argc, char **argv)
                        (struct unit_test[]){ UNIT(random_requests_match_an_oracle), UNIT(neighbours_of_one_turn_become_one_transfer),
                                              UNIT(more_requests_than_the_kernel_takes_wait_their_turn),
                                              UNIT(requests_outside_the_device_are_refused), UNIT(a_request_of_1024_pieces_is_one_transfer),
-                                             UNIT(growing_allocates_zeroes_and_survives_reopening), UNIT(a_read_past_what_is_there_fails_alone),
+                                             UNIT(growing_allocates_zeroes_and_survives_reopening),
+                                             UNIT(what_is_allocated_is_no_hole_before_it_is_written),
+                                             UNIT(holes_of_a_scattered_file_are_all_found), UNIT(a_read_past_what_is_there_fails_alone),
                                              UNIT(opening_what_is_not_there_or_not_a_file_is_an_error), UNIT(blocking_calls_run_beside_the_loop),
                                              root ? (struct unit_test)UNIT(a_full_file_system_fails_growth_and_leaves_nothing_of_it) : (struct unit_test){ 0 },
                                              { 0 } });

@@ -1,0 +1,63 @@
+/* host_file.c - see host_file.h. */
+#include "parallax/store/host_file.h"
+
+#include <errno.h>
+#include <linux/fiemap.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#define EXTENTS 64u
+
+/* Follows the extents from `from` on as long as they touch: the end of what is allocated there, or the place of the next extent if
+ * `from` is in a hole. */
+static int look(int fd, uint64_t from, uint64_t end, uint64_t *allocated_to, uint64_t *next)
+{
+    struct {
+        struct fiemap map;
+        struct fiemap_extent extents[EXTENTS];
+    } q;
+    *allocated_to = from;
+    *next = end;
+    for (uint64_t at = from; at < end; at = *allocated_to) {
+        q.map = (struct fiemap){ .fm_start = at, .fm_length = end - at, .fm_flags = FIEMAP_FLAG_SYNC, .fm_extent_count = EXTENTS };
+        if (ioctl(fd, FS_IOC_FIEMAP, &q.map) < 0)
+            return -errno;
+        for (uint32_t i = 0; i < q.map.fm_mapped_extents; i++) {
+            const struct fiemap_extent *e = &q.extents[i];
+            if (e->fe_logical > *allocated_to) {
+                *next = e->fe_logical;
+                return 0;
+            }
+            *allocated_to = e->fe_logical + e->fe_length;
+            if (e->fe_flags & FIEMAP_EXTENT_LAST)
+                return 0;
+        }
+        if (*allocated_to == at)
+            return 0;
+    }
+    return 0;
+}
+
+static int by_extents(int fd, uint64_t from, uint64_t end, uint64_t *start, uint64_t *stop)
+{
+    int err = look(fd, from, end, start, stop);
+    return err ? err : *start < end ? 0 : -ENOENT;
+}
+
+static int by_seeking(int fd, uint64_t from, uint64_t end, uint64_t *start, uint64_t *stop)
+{
+    off_t hole = lseek(fd, (off_t)from, SEEK_HOLE), data;
+    if (hole < 0 || (uint64_t)hole >= end)
+        return -ENOENT;
+    data = lseek(fd, hole, SEEK_DATA);
+    *start = (uint64_t)hole;
+    *stop = data < 0 || (uint64_t)data > end ? end : (uint64_t)data;
+    return 0;
+}
+
+int host_file_hole(int fd, uint64_t from, uint64_t end, uint64_t *start, uint64_t *stop)
+{
+    int err = by_extents(fd, from, end, start, stop);
+    return !err || err == -ENOENT ? err : by_seeking(fd, from, end, start, stop);
+}
