@@ -6,6 +6,8 @@
  *    the store (W5).
  * 3. durable moves to what had completed when the device flush was submitted, and no flush is submitted for a request before
  *    everything it must cover has completed (F1).
+ *    Never more than UNFLUSHED_JBLOCKS and what is under way lie beyond it, so that recovery, which looks that far, misses none
+ *    of them, whichever of them a power cut has taken (F3).
  * 4. Journal blocks from tail on are never overwritten (C2): journal_room counts what is left, and writes leave a reserve
  *    that only changes and cancels may use. */
 #include "parallax/parallax_private.h"
@@ -56,6 +58,8 @@ uint64_t journal_room(const struct store *s)
     return s->super.journal_blocks - (s->journal.next_seq - s->journal.tail);
 }
 
+bool journal_must_flush(const struct store *s) { return s->journal.next_seq - 1 - s->journal.durable >= UNFLUSHED_JBLOCKS; }
+
 /* ---- Building ---- */
 
 static struct batch *take_batch(struct store *s)
@@ -82,7 +86,7 @@ struct batch *batch_begin(struct store *s)
     unsigned in_flight = 0;
     list_for_each(n, &j->in_flight)
         in_flight++;
-    if (in_flight >= BATCHES_IN_FLIGHT || journal_room(s) < JOURNAL_RESERVE + BATCH_JBLOCKS)
+    if (in_flight >= BATCHES_IN_FLIGHT || journal_room(s) < JOURNAL_RESERVE + BATCH_JBLOCKS || journal_must_flush(s))
         return NULL;
     return take_batch(s);
 }
@@ -385,7 +389,8 @@ void journal_poll(struct store *s)
     struct journal *j = &s->journal;
     answer_durable(s, s->failed);
     uint64_t completed = journal_completed(s), wanted = lowest_target(j);
-    if (!j->flushing && !s->failed && ((wanted && wanted <= completed) || j->unflushed_blocks >= FLUSH_EVERY_BLOCKS))
+    bool due = j->unflushed_blocks >= FLUSH_EVERY_BLOCKS || completed - j->durable >= FLUSH_EVERY_JBLOCKS;
+    if (!j->flushing && !s->failed && ((wanted && wanted <= completed) || due))
         flush_start(s);
     while (!list_empty(&j->barriers)) {
         struct store_op *op = container_of(j->barriers.next, struct store_op, link);

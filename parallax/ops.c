@@ -34,7 +34,7 @@ static bool may_begin(struct store *s)
     unsigned idle = 0;
     list_for_each(n, &s->journal.idle)
         idle++;
-    return s->failed || (idle >= OP_BATCHES && journal_room(s) >= OP_BATCHES * BATCH_JBLOCKS + 2 * BATCHES);
+    return s->failed || (idle >= OP_BATCHES && journal_room(s) >= OP_BATCHES * BATCH_JBLOCKS + 2 * BATCHES && !journal_must_flush(s));
 }
 
 void op_begin(struct store *s, struct store_op *op, void (*run)(struct store_op *op))

@@ -23,7 +23,9 @@
 #define BATCHES_IN_FLIGHT 16u /* of writes; more wait, and grow */
 #define JOURNAL_RESERVE 256u  /* journal blocks that only changes and cancels may use */
 #define FLUSH_EVERY_BLOCKS (64u << 20 >> BDEV_BLOCK_SHIFT)
-#define SCAN_WINDOW (BATCHES * BATCH_JBLOCKS * 2) /* more missing journal blocks in a row than can ever be in flight */
+#define FLUSH_EVERY_JBLOCKS 1024u
+#define UNFLUSHED_JBLOCKS 2048u /* with so many beyond the durable mark, nothing begins but what is under way (F3) */
+#define SCAN_WINDOW (UNFLUSHED_JBLOCKS + BATCHES * BATCH_JBLOCKS) /* more missing in a row than a power cut can leave */
 
 struct batch;
 
@@ -225,6 +227,8 @@ void journal_flush_request(struct store *s, struct image_req *req);
 void journal_poll(struct store *s);
 uint64_t journal_completed(const struct store *s); /* every journal block up to it has completed */
 uint64_t journal_room(const struct store *s);      /* blocks */
+/* So many journal blocks are beyond the durable mark that no write and no operation may begin (F3). */
+bool journal_must_flush(const struct store *s);
 
 /* ---- change.c, record.c ---- */
 /* Makes what a change says true in memory, at run time and at replay. -EBADMSG: it does not fit the state. */

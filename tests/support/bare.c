@@ -1,6 +1,6 @@
 /* bare.c - see bare.h.
  *
- * Calls are held up by replacing two of the device's operations; the others are its own. One store at a time can be held. */
+ * Calls are held up by replacing some of the device's operations; the others are its own. One store at a time can be held. */
 #include "tests/support/bare.h"
 
 #include "base/clock.h"
@@ -20,7 +20,7 @@
 static struct {
     struct bdev_ops ops;
     const struct bdev_ops *own;
-    bool reads, flushes;
+    bool reads, submitted_flushes, flushes;
     struct list_node waiting;
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -31,7 +31,7 @@ static struct {
 
 static void submit(struct bdev *d, struct bdev_req *req)
 {
-    if (held.reads && req->op == BDEV_READ)
+    if ((held.reads && req->op == BDEV_READ) || (held.submitted_flushes && req->op == BDEV_FLUSH))
         list_add_tail(&held.waiting, &req->link);
     else
         held.own->submit(d, req);
@@ -54,7 +54,7 @@ static void interpose(struct bare *b)
     held.ops = *held.own;
     held.ops.submit = submit;
     held.ops.flush = flush;
-    held.reads = held.flushes = false;
+    held.reads = held.submitted_flushes = held.flushes = false;
     list_init(&held.waiting);
     b->backing.blocks->ops = &held.ops;
 }
@@ -71,6 +71,12 @@ void bare_hold_reads(struct bare *b)
 {
     (void)b;
     held.reads = true;
+}
+
+void bare_hold_submitted_flushes(struct bare *b)
+{
+    (void)b;
+    held.submitted_flushes = true;
 }
 
 void bare_hold_flushes(struct bare *b)
@@ -91,7 +97,7 @@ bool bare_flush_held(struct bare *b)
 void bare_release(struct bare *b)
 {
     struct list_node *n;
-    held.reads = false;
+    held.reads = held.submitted_flushes = false;
     while ((n = list_pop(&held.waiting)))
         held.own->submit(b->backing.blocks, container_of(n, struct bdev_req, link));
     set_flushes(false);
@@ -158,7 +164,7 @@ static void die(struct bare *b, int (*crash)(struct backing *, uint64_t, struct 
     uint64_t seed = unit_random(&b->seed);
     must(crash(&b->backing, seed, b->loop, &left), "ending the device", NULL);
     list_init(&held.waiting);
-    held.reads = false;
+    held.reads = held.submitted_flushes = false;
     set_flushes(false);
     store_abandon(b->store);
     b->store = NULL;

@@ -108,6 +108,74 @@ static void a_block_of_an_earlier_epoch_is_not_believed(void)
     bare_end(&b);
 }
 
+/* Writes of a block each that nobody flushed, and a power cut that takes all of their journal blocks but the last; no checkpoint
+ * comes in between, else false. */
+static bool lose_all_but_the_last(unsigned writes)
+{
+    struct store_status status;
+    store_get_status(b.store, &status);
+    uint64_t checkpoints = status.checkpoints;
+    for (unsigned i = 1; i < writes; i++)
+        CU_ASSERT_EQUAL_FATAL(bare_write(&b, 1 + i, 1, 100 + i), 0);
+    CU_ASSERT_EQUAL_FATAL(bare_write(&b, 1, 1, 11), 0);
+    store_get_status(b.store, &status);
+    if (status.checkpoints != checkpoints)
+        return false;
+    for (unsigned back = 1; back < writes; back++)
+        bare_put(&b, bare_journal(&b, back), nothing);
+    return true;
+}
+
+/* However many are missing before it, a write that a power cut left behind is judged at once: it must not lie there until the
+ * journal comes near it again, and then undo what was flushed since. */
+static void what_a_power_cut_left_far_ahead_does_not_come_back_later(void)
+{
+    bool met = false;
+    for (unsigned tries = 0; tries < 20 && !met; tries++) {
+        bare_begin(&b, STORE_BYTES);
+        bare_reopen(&b); /* nothing else is in the journal */
+        met = lose_all_but_the_last(300);
+        bare_kill(&b);
+        CU_ASSERT_EQUAL_FATAL(bare_open(&b), 0);
+        for (unsigned i = 0; i < 100 && met; i++)
+            CU_ASSERT_EQUAL_FATAL(bare_write(&b, 1, 1, 1000 + i), 0);
+        CU_ASSERT_EQUAL(bare_flush(&b), 0);
+        bare_kill(&b);
+        CU_ASSERT_EQUAL_FATAL(bare_open(&b), 0);
+        CU_ASSERT(!met || bare_read(&b, 1) == 1099);
+        CU_ASSERT(bare_is_sound(&b));
+        bare_end(&b);
+    }
+    CU_ASSERT(met);
+}
+
+/* While no flush ends, writes wait rather than go where recovery would not look. */
+static void no_more_is_unflushed_than_recovery_looks_at(void)
+{
+    struct bare_io io;
+    unsigned n = 0;
+    bare_begin(&b, 1ull << 30); /* a journal larger than what may be unflushed */
+    bare_write(&b, 0, 1, 11);
+    bare_hold_submitted_flushes(&b);
+    bare_hold_flushes(&b); /* of a checkpoint, which would move the mark too */
+    for (bool waits = false; !waits && n < 8192; n++) {
+        bare_submit(&b, &io, IMAGE_WRITE, n % 64, 1, 1000 + n);
+        for (unsigned turns = 0; turns < 300 && io.error == BARE_PENDING; turns++)
+            bare_turn(&b, 1);
+        waits = io.error == BARE_PENDING;
+        if (!waits)
+            bare_io_fini(&io);
+    }
+    CU_ASSERT(n < 4096);
+    bare_release(&b);
+    for (unsigned i = 0; i < 2000 && io.error == BARE_PENDING; i++)
+        bare_turn(&b, 5);
+    CU_ASSERT_EQUAL(io.error, 0);
+    bare_io_fini(&io);
+    CU_ASSERT_EQUAL(bare_read(&b, (n - 1) % 64), 1000 + n - 1);
+    bare_end(&b);
+}
+
 /* The store flushes by itself, and what is known durable is believed unread: so recovery reads little. A flushed block that
  * rotted is an error to its reader, not a write that did not happen. */
 static void recovery_does_not_judge_what_the_store_flushed_by_itself(void)
@@ -311,7 +379,8 @@ int main(int argc, char **argv)
     return unit_main(argc, argv, "recovery", (struct unit_test[]){
         UNIT(a_missing_block_below_the_durable_mark_refuses_the_store), UNIT(a_missing_block_above_it_is_a_write_that_did_not_happen),
         UNIT(what_was_rejected_stays_rejected), UNIT(a_torn_block_is_not_believed_when_it_is_whole_again),
-        UNIT(a_block_of_an_earlier_epoch_is_not_believed), UNIT(recovery_does_not_judge_what_the_store_flushed_by_itself),
+        UNIT(a_block_of_an_earlier_epoch_is_not_believed), UNIT(what_a_power_cut_left_far_ahead_does_not_come_back_later),
+        UNIT(no_more_is_unflushed_than_recovery_looks_at), UNIT(recovery_does_not_judge_what_the_store_flushed_by_itself),
         UNIT(a_write_whose_data_failed_is_taken_back), UNIT(a_failed_journal_write_fails_the_store),
         UNIT(a_change_of_several_blocks_is_there_whole_or_not_at_all), UNIT(the_second_superblock_serves_when_the_first_is_damaged),
         UNIT(features_of_a_later_version_are_refused_but_for_compatible_ones), UNIT(a_space_map_page_that_cannot_be_read_gives_no_space),
