@@ -1,8 +1,8 @@
 /* grow.c - space for data: what must stay free, and allocating ahead of need (consistency.md, S1 and S2).
  *
- * The helper thread allocates holes again, or grows the file by a chunk where there are no holes; data is only ever put where
+ * The grower allocates holes again, or grows the file by a chunk where there are no holes; data is only ever put where
  * that has been done. A file system notes down the first write to what it has allocated, and a flush waits for the note. So the
- * helper writes zeroes there in advance if guests flush often; else those would only take the device's time from the data. */
+ * grower writes zeroes there in advance if guests flush often; else those would only take the device's time from the data. */
 #include "parallax/parallax_private.h"
 
 #include "base/clock.h"
@@ -118,7 +118,7 @@ static void grow(struct store *s)
     g->job.work = work;
     g->job.done.run = done;
     s->growing = true;
-    worker_submit(&s->helper, &g->job);
+    worker_submit(&s->grower, &g->job);
 }
 
 /* While opening, before anything allocates: a file that came without its zeroes has holes where the reserve was, and the first

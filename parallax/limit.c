@@ -94,7 +94,7 @@ static void ready(struct store_op *op)
     l->super.limit_blocks = op->args.number / BDEV_BLOCK_SIZE;
     l->job.work = work;
     l->job.done.run = done;
-    worker_submit(&s->helper, &l->job);
+    worker_submit(&s->grower, &l->job);
 }
 
 static void run_resize(struct store_op *op) { checkpoint_then(op->store, op, ready); }

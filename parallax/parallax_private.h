@@ -130,7 +130,9 @@ struct store {
     struct read_pool *reads;
     struct partial_pool *partials;
 
-    struct worker checkpointer, helper, walker; /* walker: walks that take long and need no moment of their own */
+    struct worker checkpointer;
+    struct worker grower;                /* space, which guests wait for: no walk may come before it */
+    struct worker helper, walker;        /* walker: walks that take long and need no moment of their own */
     bool stop_walks;                     /* read by other threads */
     struct known_digest *known_digests;  /* digest.c; the walker's */
     struct checkpoint *checkpoint;

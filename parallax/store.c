@@ -279,7 +279,7 @@ static int init_parts(struct store *s)
         || (rc = index_init(&s->index[1], s->opt.index_entries)) || (rc = journal_init(s)) || (rc = read_init(s)) || (rc = partial_init(s))
         || (rc = checkpoint_init(s)) || (rc = grow_init(s)) || (rc = trim_init(s)) || (rc = radix_cache_create(s->blocks, s->super.seed, s->opt.map_cache_bytes, &s->map))
         || (rc = cache_open(s->loop, s->blocks, s->opt.block_cache_bytes, &s->data)) || (rc = worker_start(&s->checkpointer, s->loop))
-        || (rc = worker_start(&s->helper, s->loop)) || (rc = worker_start(&s->walker, s->loop)))
+        || (rc = worker_start(&s->grower, s->loop)) || (rc = worker_start(&s->helper, s->loop)) || (rc = worker_start(&s->walker, s->loop)))
         return rc;
     return 0;
 }
@@ -289,6 +289,7 @@ static void destroy(struct store *s)
     checkpoint_abandon(s); /* its thread must not wait for a loop that does not turn */
     worker_stop(&s->checkpointer);
     __atomic_store_n(&s->stop_walks, true, __ATOMIC_RELAXED);
+    worker_stop(&s->grower);
     worker_stop(&s->helper);
     worker_stop(&s->walker);
     loop_cancel(s->loop, &s->pump);

@@ -1,7 +1,7 @@
 /* trim.c - what is free and not needed goes back to the file system or device (consistency.md, S4).
  *
  * Free are only blocks whose freeing is durable and that no read can hold (H1). The loop takes runs of them out of what may be
- * allocated and the helper thread punches them, a bounded step at a time; they are holes from then on, and grow.c fills them
+ * allocated and the grower punches them, a bounded step at a time; they are holes from then on, and grow.c fills them
  * when they are needed again. Both threads' jobs are done in order, so a hole is never filled before it is punched.
  * What goes back is late and in large runs: only as much as was free during a whole while, more than what is kept at hand.
  * So a load that overwrites, whose free space comes and goes with the checkpoints, is not disturbed; nor is it by a restart: a
@@ -130,7 +130,7 @@ static void step(struct trim *t)
     t->stepping = true;
     t->job.work = work;
     t->job.done.run = done;
-    worker_submit(&s->helper, &t->job);
+    worker_submit(&s->grower, &t->job);
 }
 
 /* ---- When ---- */

@@ -20,11 +20,11 @@
 static struct {
     struct bdev_ops ops;
     const struct bdev_ops *own;
-    bool reads, submitted_flushes, flushes;
+    bool reads, submitted_flushes, walks, flushes;
     struct list_node waiting;
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    unsigned flushing;
+    unsigned flushing, walking;
 } held = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
 
 /* ---- Holding up ---- */
@@ -48,21 +48,45 @@ static int flush(struct bdev *d)
     return held.own->flush(d);
 }
 
+static void wait_to_walk(void)
+{
+    pthread_mutex_lock(&held.lock);
+    held.walking++;
+    while (held.walks)
+        pthread_cond_wait(&held.changed, &held.lock);
+    held.walking--;
+    pthread_mutex_unlock(&held.lock);
+}
+
+static int read_blocking(struct bdev *d, uint64_t block, void *buffer, uint32_t blocks)
+{
+    wait_to_walk();
+    return held.own->read(d, block, buffer, blocks);
+}
+
+static int read_many(struct bdev *d, const uint64_t *blocks, void *const *buffers, unsigned count)
+{
+    wait_to_walk();
+    return held.own->read_many(d, blocks, buffers, count);
+}
+
 static void interpose(struct bare *b)
 {
     held.own = b->backing.blocks->ops;
     held.ops = *held.own;
     held.ops.submit = submit;
     held.ops.flush = flush;
-    held.reads = held.submitted_flushes = held.flushes = false;
+    held.ops.read = read_blocking;
+    held.ops.read_many = read_many;
+    held.reads = held.submitted_flushes = held.walks = held.flushes = false;
     list_init(&held.waiting);
     b->backing.blocks->ops = &held.ops;
 }
 
-static void set_flushes(bool wait)
+static void set_blocking(bool *kind, bool wait)
 {
     pthread_mutex_lock(&held.lock);
-    held.flushes = wait;
+    *kind = wait;
     pthread_cond_broadcast(&held.changed);
     pthread_mutex_unlock(&held.lock);
 }
@@ -82,7 +106,7 @@ void bare_hold_submitted_flushes(struct bare *b)
 void bare_hold_flushes(struct bare *b)
 {
     (void)b;
-    set_flushes(true);
+    set_blocking(&held.flushes, true);
 }
 
 bool bare_flush_held(struct bare *b)
@@ -94,13 +118,29 @@ bool bare_flush_held(struct bare *b)
     return is;
 }
 
+void bare_hold_walks(struct bare *b)
+{
+    (void)b;
+    set_blocking(&held.walks, true);
+}
+
+bool bare_walk_held(struct bare *b)
+{
+    (void)b;
+    pthread_mutex_lock(&held.lock);
+    bool is = held.walks && held.walking;
+    pthread_mutex_unlock(&held.lock);
+    return is;
+}
+
 void bare_release(struct bare *b)
 {
     struct list_node *n;
     held.reads = held.submitted_flushes = false;
     while ((n = list_pop(&held.waiting)))
         held.own->submit(b->backing.blocks, container_of(n, struct bdev_req, link));
-    set_flushes(false);
+    set_blocking(&held.flushes, false);
+    set_blocking(&held.walks, false);
 }
 
 /* ---- Life ---- */
@@ -165,7 +205,8 @@ static void die(struct bare *b, int (*crash)(struct backing *, uint64_t, struct 
     must(crash(&b->backing, seed, b->loop, &left), "ending the device", NULL);
     list_init(&held.waiting);
     held.reads = held.submitted_flushes = false;
-    set_flushes(false);
+    set_blocking(&held.flushes, false);
+    set_blocking(&held.walks, false);
     store_abandon(b->store);
     b->store = NULL;
     b->backing.close(&b->backing);

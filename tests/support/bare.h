@@ -2,8 +2,8 @@
  *
  * One image, "a", of 1 GiB, is open for writing. Blocks hold patterns (engine_pattern.h) by id; id 0 is zeroes. Everything
  * waits for its answer, on the loop, but where it says otherwise.
- * The blocks that the store writes can be looked at and changed while nothing is in flight, and three kinds of calls can be held
- * up: reads or flushes of the device that the loop submits, and the flush that the checkpoint's thread makes before it commits.
+ * The blocks that the store writes can be looked at and changed while nothing is in flight, and some kinds of calls can be held
+ * up: reads or flushes of the device that the loop submits, blocking reads, and the flush that the checkpoint's thread makes before it commits.
  * Threads: one. Memory failure ends the test program. */
 #ifndef TESTS_SUPPORT_BARE_H
 #define TESTS_SUPPORT_BARE_H
@@ -77,6 +77,9 @@ uint64_t bare_journal(struct bare *b, unsigned back);
 void bare_hold_reads(struct bare *b);
 /* From now on flushes that the loop submits wait; until bare_release. */
 void bare_hold_submitted_flushes(struct bare *b);
+/* From now on blocking reads, which walks and merges make, wait; until bare_release. bare_walk_held: whether one does. */
+void bare_hold_walks(struct bare *b);
+bool bare_walk_held(struct bare *b);
 /* From now on blocking flushes wait; until bare_release. bare_flush_held: whether one does. */
 void bare_hold_flushes(struct bare *b);
 bool bare_flush_held(struct bare *b);
