@@ -99,8 +99,8 @@ uint64_t space_chunk(const struct store *s)
 /* Allocates a chunk more, if that is possible now. */
 static void grow(struct store *s)
 {
-    if (s->growing || s->failed || s->closing)
-        return;
+    if (s->growing || s->failed || s->closing || trim_holds(s))
+        return; /* the end of what is being punched tells what is a hole, and wakes the pump */
     if (s->grow_error && clock_monotonic_ms() < s->grow_retry_ms)
         return;
     uint64_t room = space_room(s), chunk = space_chunk(s) < room ? space_chunk(s) : room, have = bdev_blocks(s->blocks);

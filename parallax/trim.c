@@ -26,6 +26,7 @@ struct trim {
     struct loop_timer timer;
     struct space_run runs[STEP_RUNS];
     uint32_t run_count, done_count; /* of the step under way; punched ones */
+    uint64_t intact;                /* of the first one that is not: from that address on nothing was tried */
     uint32_t page;                  /* where the pass is */
     uint64_t budget;                /* blocks that the pass may still give back */
     uint32_t steps;                 /* and steps that it may take */
@@ -67,8 +68,11 @@ static void work(struct job *j)
     t->error = 0;
     for (t->done_count = 0; t->done_count < t->run_count; t->done_count++) {
         const struct space_run *r = &t->runs[t->done_count];
-        for (uint64_t at = r->next; at < r->end && !t->error; at += PIECE_BLOCKS)
-            t->error = bdev_punch(t->store->blocks, at, r->end - at < PIECE_BLOCKS ? r->end - at : PIECE_BLOCKS);
+        for (t->intact = r->next; t->intact < r->end && !t->error;) {
+            uint64_t at = t->intact;
+            t->intact = r->end - at < PIECE_BLOCKS ? r->end : at + PIECE_BLOCKS;
+            t->error = bdev_punch(t->store->blocks, at, t->intact - at);
+        }
         if (t->error)
             return;
     }
@@ -94,8 +98,8 @@ static void done(struct loop_task *task)
         s->grow_error = 0; /* holes are room to grow into */
     loop_defer_last(s->loop, &s->pump); /* what was under way here may be what writes wait for */
     for (uint32_t i = 0; i < t->run_count; i++) {
-        if (i >= t->done_count)
-            space_fill_holes(&s->space, t->runs[i].next, t->runs[i].end);
+        if (i >= t->done_count) /* a piece that failed may be a hole in part, and stays one */
+            space_fill_holes(&s->space, i > t->done_count ? t->runs[i].next : t->intact, t->runs[i].end);
         else
             s->stats.trimmed_bytes += (t->runs[i].end - t->runs[i].next) * BDEV_BLOCK_SIZE;
     }

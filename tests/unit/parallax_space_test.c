@@ -6,6 +6,7 @@
 #include "tests/support/unit.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -232,6 +233,140 @@ static void a_check_does_not_keep_the_store_from_growing(void)
     bare_end(&b);
 }
 
+/* ---- Space that is given back, and is not ---- */
+
+/* Punching takes until it may end, and fails, in vain or having done half; filling takes until it may go on. */
+static struct {
+    struct bdev_ops ops;
+    const struct bdev_ops *own;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    bool hold_punch, hold_fill, punching, filling, half;
+} slow = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
+
+static void wait_while(const bool *hold, bool *under_way)
+{
+    pthread_mutex_lock(&slow.lock);
+    *under_way = true;
+    while (*hold)
+        pthread_cond_wait(&slow.changed, &slow.lock);
+    pthread_mutex_unlock(&slow.lock);
+}
+
+static bool look(const bool *flag)
+{
+    pthread_mutex_lock(&slow.lock);
+    bool is = *flag;
+    pthread_mutex_unlock(&slow.lock);
+    return is;
+}
+
+static void set(bool *flag, bool value)
+{
+    pthread_mutex_lock(&slow.lock);
+    *flag = value;
+    pthread_cond_broadcast(&slow.changed);
+    pthread_mutex_unlock(&slow.lock);
+}
+
+static int punch_slowly(struct bdev *d, uint64_t block, uint64_t blocks)
+{
+    wait_while(&slow.hold_punch, &slow.punching);
+    if (slow.half)
+        slow.own->punch(d, block, blocks / 2);
+    set(&slow.punching, false);
+    return -EIO;
+}
+
+static int fill_slowly(struct bdev *d, uint64_t block, uint64_t blocks)
+{
+    wait_while(&slow.hold_fill, &slow.filling);
+    int err = slow.own->fill(d, block, blocks);
+    set(&slow.filling, false);
+    return err;
+}
+
+static uint64_t free_blocks(void)
+{
+    struct store_status status;
+    store_get_status(b.store, &status);
+    return (status.present_bytes - status.used_bytes) / BDEV_BLOCK_SIZE;
+}
+
+/* Writes that many runs of `blocks`, as fill does, from number `from` on, with a checkpoint after each, so that hardly anything but data needs space. */
+static void write_runs(unsigned from, unsigned count, uint32_t blocks)
+{
+    for (unsigned i = from; i < from + count; i++) {
+        CU_ASSERT_EQUAL_FATAL(bare_write(&b, FAR + (uint64_t)i * blocks, blocks, 1000 + i), 0);
+        CU_ASSERT_EQUAL_FATAL(bare_checkpoint(&b), 0);
+    }
+}
+
+#define BATCH 256u /* blocks */
+
+/* A store with much free space, of which gc gives some back: it has begun to. */
+static void begin_giving_back(bool half)
+{
+    struct bare_run gc;
+    struct store_check_result result;
+    bare_begin(&b, GROWING_BYTES);
+    slow.own = b.backing.blocks->ops;
+    slow.ops = *slow.own;
+    slow.ops.punch = punch_slowly;
+    slow.ops.fill = fill_slowly;
+    slow.half = half;
+    b.backing.blocks->ops = &slow.ops;
+    write_runs(0, 96, BATCH);
+    CU_ASSERT_EQUAL(bare_discard(&b, FAR, 96 * BATCH), 0);
+    CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
+    CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
+    set(&slow.hold_punch, true);
+    bare_arm(&gc);
+    store_check(b.store, &gc.op, STORE_CHECK_COLLECT, no_finding, NULL, &result);
+    CU_ASSERT_EQUAL(bare_wait(&b, &gc), 0);
+    while (!look(&slow.punching))
+        bare_turn(&b, 1);
+}
+
+static void end_giving_back(void)
+{
+    set(&slow.hold_punch, false);
+    while (look(&slow.punching))
+        bare_turn(&b, 1);
+}
+
+/* While free space is being given back, guests need more of it; then it turns out that it cannot be given back, so it is free
+ * again, and they use it. Nobody else may still mean to fill it with zeroes. */
+static void space_that_could_not_be_given_back_is_not_filled_over_its_users(void)
+{
+    unsigned n = 0;
+    begin_giving_back(false);
+    for (; free_blocks() > 12 * BATCH; n++)
+        write_runs(n, 1, BATCH);
+    set(&slow.hold_fill, true);
+    end_giving_back();
+    write_runs(n, 24, BATCH); /* more than was free before */
+    set(&slow.hold_fill, false);
+    while (look(&slow.filling))
+        bare_turn(&b, 1);
+    b.backing.blocks->ops = slow.own;
+    bare_reopen(&b); /* nothing is in a cache */
+    expect_filling(n + 24, BATCH);
+    bare_end(&b);
+}
+
+/* A call that failed may have given back a part all the same. */
+static void space_that_was_given_back_in_part_is_filled_before_it_is_used(void)
+{
+    begin_giving_back(true);
+    end_giving_back();
+    write_runs(0, 160, BATCH);
+    b.backing.blocks->ops = slow.own;
+    bare_reopen(&b);
+    expect_filling(160, BATCH);
+    bare_end(&b);
+}
+
 /* Whatever rots, nobody is given wrong bytes, and what did not rot is there. */
 /* A discard of many blocks is one range, and no entry of the index. */
 static void a_write_gets_what_was_discarded_before_it(void)
@@ -297,5 +432,6 @@ int main(int argc, char **argv)
         UNIT(what_a_checkpoint_drops_is_not_used_before_it_commits), UNIT(the_journal_is_not_used_again_before_the_commit),
         UNIT(changes_never_exceed_the_index),
         UNIT(a_block_that_is_being_read_is_not_used_again), UNIT(a_full_store_can_still_checkpoint_discard_and_delete), UNIT(a_write_gets_what_was_discarded_before_it), UNIT(requests_that_come_together_wait_for_room_that_a_checkpoint_makes),
-        UNIT(a_check_does_not_keep_the_store_from_growing), UNIT(a_block_that_rotted_is_an_error_and_costs_no_other), { 0 } });
+        UNIT(a_check_does_not_keep_the_store_from_growing), UNIT(space_that_could_not_be_given_back_is_not_filled_over_its_users),
+        UNIT(space_that_was_given_back_in_part_is_filled_before_it_is_used), UNIT(a_block_that_rotted_is_an_error_and_costs_no_other), { 0 } });
 }
