@@ -267,6 +267,7 @@ static int apply_resize(struct store *s, uint64_t ticket, struct vdisk *d, uint6
     tree_dirty_version(&s->tree, h);
     if (new_blocks >= old_blocks)
         return 0;
+    s->range_count++;
     return line_add_range(h->line, &(struct zero_range){ new_blocks, old_blocks - new_blocks, ticket });
 }
 

@@ -120,6 +120,7 @@ static void install_lines(struct checkpoint *c)
         for (uint32_t k = 0; k < l->range_count; k++)
             if (l->ranges[k].ticket >= c->cut_ticket)
                 l->ranges[kept++] = l->ranges[k];
+        c->store->range_count -= l->range_count - kept;
         l->range_count = kept;
     }
 }
@@ -222,6 +223,8 @@ static void start(struct checkpoint *c)
 }
 
 /* ---- When ---- */
+
+uint64_t checkpoint_versions(const struct store *s) { return s->tree.dirty_version_count + s->checkpoint->version_count; }
 
 bool checkpoint_busy(const struct store *s) { return s->checkpoint->state != CHECKPOINT_IDLE || s->checkpoint->wanted; }
 

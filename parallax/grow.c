@@ -16,8 +16,10 @@
 #define SPARE_MAX_BLOCKS (256u << 20 >> BDEV_BLOCK_SHIFT)
 #define FLUSHES_WORTH 16u /* a chunk's zeroes: so many flushes, before they are waited for, take as long as writing them */
 #define RETRY_MS 1000u
-#define RESERVE_FIXED 512u
-#define NODES_PER_CHANGE 4u /* the height of the highest map */
+#define RESERVE_FIXED 512u     /* deletions write less than 200 of them */
+#define DISCARD_SHARE 256u     /* so many discards may take, so that a full store can be emptied */
+#define NODES_PER_CHANGE 4u    /* the height of the highest map */
+#define BLOCKS_PER_RANGE 15u   /* two nodes of each level below the root, the root, and the dead entries of what all of those led to */
 
 struct grow {
     struct job job;
@@ -29,11 +31,20 @@ struct grow {
     bool zeroes;
 };
 
-uint64_t space_reserve(const struct store *s, uint64_t more)
+static uint64_t changes_pending(const struct store *s)
 {
     const struct index *a = &s->index[0], *b = &s->index[1];
-    uint64_t changes = a->used + a->reserved + b->used + b->reserved + more;
-    return RESERVE_FIXED + s->space.usable / 1024 + NODES_PER_CHANGE * changes;
+    return a->used + a->reserved + b->used + b->reserved;
+}
+
+/* Each version that changes has a dead list of its own, whose last block is padded; what is in the blocks before weighs less
+ * than the nodes that were saved where changes are many. */
+uint64_t space_reserve(const struct store *s, uint64_t more, uint64_t ranges)
+{
+    uint64_t changes = changes_pending(s) + more, versions = checkpoint_versions(s) + 1;
+    ranges += s->range_count;
+    return RESERVE_FIXED + s->space.usable / 1024 + NODES_PER_CHANGE * changes + BLOCKS_PER_RANGE * ranges
+           + (changes + ranges < versions ? changes + ranges : versions);
 }
 
 uint64_t space_room(struct store *s)
@@ -125,8 +136,8 @@ static void grow(struct store *s)
  * checkpoint lives on that. What cannot be had now is missed when it is needed. */
 void space_restore_reserve(struct store *s)
 {
-    while (s->space.free_blocks < space_reserve(s, 0)) {
-        uint64_t missing = space_reserve(s, 0) - s->space.free_blocks, have = bdev_blocks(s->blocks), room = space_room(s);
+    while (s->space.free_blocks < space_reserve(s, 0, 0)) {
+        uint64_t missing = space_reserve(s, 0, 0) - s->space.free_blocks, have = bdev_blocks(s->blocks), room = space_room(s);
         struct space_run holes;
         int err;
         missing = missing < room ? missing : room;
@@ -148,7 +159,7 @@ void space_restore_reserve(struct store *s)
 
 void space_grow_ahead(struct store *s)
 {
-    if (s->space.free_blocks < space_reserve(s, 0) + space_spare(s))
+    if (s->space.free_blocks < space_reserve(s, 0, 0) + space_spare(s))
         grow(s);
 }
 
@@ -170,7 +181,7 @@ static bool checkpoint_helps(const struct store *s)
 int space_ready(struct store *s, uint32_t blocks, bool may_wait)
 {
     uint64_t in_run = s->run.end - s->run.next;
-    if (s->space.free_blocks + in_run >= blocks + space_reserve(s, blocks)) {
+    if (s->space.free_blocks + in_run >= blocks + space_reserve(s, blocks, 0)) {
         space_grow_ahead(s);
         return 0;
     }
@@ -187,6 +198,15 @@ int space_ready(struct store *s, uint32_t blocks, bool may_wait)
     if (s->stops_waiting)
         return -ECANCELED;
     loop_timer_start(s->loop, &s->full_timer, RETRY_MS);
+    return -EAGAIN;
+}
+
+int space_ready_to_discard(struct store *s, uint32_t entries)
+{
+    uint64_t have = s->space.free_blocks + (s->run.end - s->run.next) + DISCARD_SHARE;
+    if (have >= space_reserve(s, entries, entries == 0) || (!changes_pending(s) && !s->range_count))
+        return 0;
+    checkpoint_request(s);
     return -EAGAIN;
 }
 

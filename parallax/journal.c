@@ -262,10 +262,12 @@ static void batch_end(struct batch *b, int error)
 {
     struct store *s = b->store;
     struct list_node answered = LIST_INIT(answered), *n;
-    if (error)
+    if (error) {
         index_for_seq(s, b->first_seq)->reserved -= b->change_count;
-    else
+        s->range_count -= b->range_count;
+    } else {
         publish(b);
+    }
     list_splice_tail(&answered, &b->requests);
     list_remove(&b->link);
     list_add_tail(&s->journal.idle, &b->link);

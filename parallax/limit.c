@@ -64,7 +64,7 @@ static void done(struct loop_task *t)
 static void check(struct store *s, uint64_t size_bytes, struct error *err)
 {
     uint64_t blocks = size_bytes / BDEV_BLOCK_SIZE;
-    uint64_t needed = space_present(&s->space) - s->space.free_blocks - (s->run.end - s->run.next) + space_reserve(s, 0);
+    uint64_t needed = space_present(&s->space) - s->space.free_blocks - (s->run.end - s->run.next) + space_reserve(s, 0, 0);
     if (blocks < LIMIT_MIN_BYTES / BDEV_BLOCK_SIZE)
         error_set(err, -EINVAL, "a store of %llu bytes is too small; at least 32 MiB are needed", (unsigned long long)size_bytes);
     else if (blocks > s->blocks->max_blocks)

@@ -111,6 +111,7 @@ struct store {
     struct tree tree;
     struct index index[2];
     unsigned active;       /* which index takes new changes; the other is empty or being merged */
+    uint64_t range_count;  /* of discarded ranges that are not in trees, in flight ones too */
     uint64_t frozen_seq;   /* journal blocks up to it belong to the other index */
     struct journal journal;
     struct radix_cache *map;
@@ -267,17 +268,21 @@ void checkpoint_request(struct store *s);
 void checkpoint_poll(struct store *s);
 void checkpoint_release(struct store *s);
 bool checkpoint_busy(const struct store *s);
+/* Versions that the checkpoint under way and the next one write. */
+uint64_t checkpoint_versions(const struct store *s);
 /* Some deletion can go on. */
 bool checkpoint_deletions_wait(const struct store *s);
 /* Something changed: checkpoint when idle. */
 void checkpoint_touch(struct store *s);
 static inline void reader_begin(struct store *s, uint64_t *era) { *era = s->checkpoint_number; s->new_readers++; }
 void reader_end(struct store *s, uint64_t era);
-/* Blocks that must stay free for the next checkpoint if `more` blocks change (S1). */
-uint64_t space_reserve(const struct store *s, uint64_t more);
+/* Blocks that must stay free for the next checkpoint if `more` blocks change, and `ranges` ranges more (S1). */
+uint64_t space_reserve(const struct store *s, uint64_t more, uint64_t ranges);
 /* Room for `blocks` of data now? 0, -EAGAIN (wait: growing or checkpointing, or for space if may_wait), -ENOSPC; -ECANCELED:
  * nobody waits any more. */
 int space_ready(struct store *s, uint32_t blocks, bool may_wait);
+/* The same for what needs no data block, a discard: entries of the index, or a range (0). */
+int space_ready_to_discard(struct store *s, uint32_t entries);
 /* Gives back what is lent to data and not yet used. */
 void space_return_run(struct store *s);
 void space_grow_ahead(struct store *s);

@@ -117,6 +117,7 @@ static int plan_versions(struct checkpoint *c)
         struct version *v = container_of(node, struct version, dirty_link);
         struct planned_version *p = &c->versions[c->version_count++];
         v->dirty = false;
+        t->dirty_version_count--;
         *p = (struct planned_version){ .v = v, .cut = v->cut, .blocks = version_blocks(v), .line = v->line->id,
                                        .merge = !list_empty(&v->line_link), .parent_id = v->parent ? v->parent->id : 0 };
         p->record_length = version_record_encode(v, record);

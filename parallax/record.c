@@ -178,6 +178,7 @@ int tree_link(struct tree *t)
         if (e && !err)
             err = e;
         all[i]->dirty = false;
+        t->dirty_version_count--;
         list_remove(&all[i]->dirty_link);
     }
     free(all);

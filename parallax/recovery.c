@@ -232,8 +232,10 @@ static int replay_zero(struct recovery *r, const struct jrecord *rec, uint64_t t
     struct line *l = replay_line(r, rec->line);
     if (!l)
         return damaged(r, ticket_seq(ticket), "discards in an image that does not exist");
-    if (rec->count > 64)
+    if (rec->count > 64) {
+        r->s->range_count++;
         return line_add_range(l, &(struct zero_range){ rec->first, rec->count, ticket });
+    }
     int err = 0;
     for (uint64_t i = 0; i < rec->count && !err; i++)
         err = insert(r, l, rec->first + i, ticket, 0, 0, false);

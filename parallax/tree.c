@@ -227,6 +227,7 @@ void tree_dirty_version(struct tree *t, struct version *v)
 {
     if (!v->dirty) {
         v->dirty = true;
+        t->dirty_version_count++;
         list_add_tail(&t->dirty_versions, &v->dirty_link);
     }
 }
@@ -279,6 +280,7 @@ void tree_remove_version(struct tree *t, struct version *v)
 {
     tree_set_parent(v, NULL);
     hash_remove(&t->versions, &v->node);
+    t->dirty_version_count -= v->dirty;
     struct line *l = v->line;
     free_version(v);
     if (--l->versions == 0) {

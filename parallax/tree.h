@@ -88,6 +88,7 @@ struct tree {
     struct hash images, names, versions, lines;
     struct list_node all_images;
     struct list_node dirty_images, dirty_versions;
+    uint64_t dirty_version_count;
     struct list_node orphans;  /* versions without an image */
     struct list_node gone;     /* struct gone_key: catalog keys to remove at the next checkpoint */
     uint64_t next_version, next_image;

@@ -99,6 +99,7 @@ static void add_discard(struct store *s, struct batch *b, struct image_req *req)
         return;
     }
     uint64_t ticket = batch_add_zero(b, l->id, req->first_block, req->block_count);
+    s->range_count++;
     b->ranges[b->range_count].line = l->id;
     b->ranges[b->range_count++].range = (struct zero_range){ req->first_block, req->block_count, ticket };
     if (l->range_count + b->range_count >= RANGES_CHECKPOINT)
@@ -118,7 +119,7 @@ static int may_start(struct store *s, const struct image_req *req)
         return -EAGAIN;
     }
     if (req->op == IMAGE_DISCARD)
-        return 0;
+        return space_ready_to_discard(s, req->block_count > SMALL_DISCARD_BLOCKS ? 0 : entries);
     int ready = space_ready(s, entries, s->opt.wait_when_full && !req->image->impatient);
     return ready == -EAGAIN ? WAITS_FOR_SPACE : ready;
 }

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -202,6 +203,112 @@ static void a_full_store_can_still_checkpoint_discard_and_delete(void)
     CU_ASSERT_FALSE(after.failed);
     CU_ASSERT(after.used_bytes < full.used_bytes / 2);
     bare_kill(&b);
+    bare_end(&b);
+}
+
+/* Nothing more can be written now, however often a checkpoint is made. */
+static void fill_to_the_brim(void)
+{
+    struct bare_io stuck;
+    unsigned n = fill(RUN, &stuck);
+    CU_ASSERT_EQUAL(stuck.error, -ENOSPC);
+    bare_io_fini(&stuck);
+    for (bool went = true; went;) {
+        CU_ASSERT_EQUAL_FATAL(bare_checkpoint(&b), 0);
+        for (went = false; !bare_write(&b, FAR + (uint64_t)n * RUN, 1, 9); n++)
+            went = true;
+    }
+}
+
+/* Those that fill() does not use. */
+static uint64_t leaf(unsigned i) { return i < 380 ? i : i + 60; }
+
+/* Each spoils two leaves of the map, or one, of which something is left. They come together, to a store that is full. */
+static void discards_that_come_together(uint32_t blocks, unsigned first, unsigned step)
+{
+    enum { LEAVES = 960, LEAF = 256 };
+    static struct bare_io io[LEAVES];
+    struct store_status status;
+    unsigned n = 0, failed = 0;
+    bare_begin(&b, STORE_BYTES);
+    b.index_entries = 200000;
+    bare_reopen(&b);
+    for (unsigned i = 0; i < LEAVES; i++)
+        for (unsigned k = 10; k < LEAF; k += 110) /* 10, 120, 230 */
+            CU_ASSERT_EQUAL_FATAL(bare_write(&b, leaf(i) * LEAF + k, 1, 11), 0);
+    fill_to_the_brim();
+    for (unsigned i = 0; i + step <= LEAVES; i += step)
+        bare_submit(&b, &io[n++], IMAGE_DISCARD, leaf(i) * LEAF + first, blocks, 0);
+    for (unsigned i = 0; i < n; i++) {
+        for (unsigned turns = 0; turns < 20000 && io[i].error == BARE_PENDING; turns++)
+            bare_turn(&b, 1);
+        failed += io[i].error != 0;
+        bare_io_fini(&io[i]);
+    }
+    CU_ASSERT_EQUAL(failed, 0);
+    CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
+    store_get_status(b.store, &status);
+    CU_ASSERT_EQUAL_FATAL(status.failed, 0);
+    CU_ASSERT_EQUAL(bare_read(&b, 120), 11);
+    CU_ASSERT(bare_is_sound(&b));
+    bare_end(&b);
+}
+
+static void no_number_of_discards_takes_the_reserve_of_a_full_store(void)
+{
+    discards_that_come_together(60, 200, 1);  /* entries of the index */
+    discards_that_come_together(100, 200, 2); /* ranges */
+}
+
+/* A change between two snapshots costs a node of each level, and a dead list that names the old ones. */
+static void no_number_of_snapshots_takes_the_reserve_of_a_full_store(void)
+{
+    enum { PAIRS = 2000 };
+    struct image_open_options io = { .mode = IMAGE_READ_WRITE };
+    struct bare_run run, checkpoint;
+    struct bare_io stuck;
+    struct store_status status;
+    char name[32];
+    const char *target = name;
+    bare_begin(&b, GROWING_BYTES);
+    b.backing.blocks->max_blocks = bdev_blocks(b.backing.blocks);
+    bare_arm(&run);
+    image_create(b.store, &run.op, "high", 1ull << 40);
+    CU_ASSERT_EQUAL_FATAL(bare_wait(&b, &run), 0);
+    image_close(b.img);
+    CU_ASSERT_EQUAL_FATAL(image_open(b.store, "high", &io, &b.img, &b.err), 0);
+    CU_ASSERT_EQUAL(bare_write(&b, 0, 1, 11), 0);
+    CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
+    for (unsigned i = 0; i < 20; i++)
+        CU_ASSERT_EQUAL_FATAL(bare_write(&b, FAR + i * 256, 256, 9), 0);
+    CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
+    bare_hold_flushes(&b); /* so that all of them are one checkpoint's */
+    bare_arm(&checkpoint);
+    store_checkpoint(b.store, &checkpoint.op);
+    CU_ASSERT_FATAL(until_flush_held());
+    unsigned n = 0;
+    for (stuck.error = 0; n < PAIRS && !stuck.error; n++) {
+        bare_submit(&b, &stuck, IMAGE_WRITE, n, 1, 1000 + n);
+        for (unsigned turns = 0; turns < 300 && stuck.error == BARE_PENDING; turns++)
+            bare_turn(&b, 1);
+        if (stuck.error)
+            break;
+        bare_io_fini(&stuck);
+        snprintf(name, sizeof name, "high@s%u", n);
+        bare_arm(&run);
+        snapshot_create(b.store, &run.op, &target, 1);
+        CU_ASSERT_EQUAL_FATAL(bare_wait(&b, &run), 0);
+    }
+    CU_ASSERT(n > 600);
+    bare_release(&b);
+    for (unsigned i = 0; i < 20000 && stuck.error == BARE_PENDING; i++)
+        bare_turn(&b, 1);
+    CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
+    store_get_status(b.store, &status);
+    CU_ASSERT_EQUAL_FATAL(status.failed, 0);
+    CU_ASSERT_EQUAL(bare_read(&b, 599), 1599);
+    bare_io_fini(&stuck);
+    CU_ASSERT(bare_is_sound(&b));
     bare_end(&b);
 }
 
@@ -432,6 +539,7 @@ int main(int argc, char **argv)
         UNIT(what_a_checkpoint_drops_is_not_used_before_it_commits), UNIT(the_journal_is_not_used_again_before_the_commit),
         UNIT(changes_never_exceed_the_index),
         UNIT(a_block_that_is_being_read_is_not_used_again), UNIT(a_full_store_can_still_checkpoint_discard_and_delete), UNIT(a_write_gets_what_was_discarded_before_it), UNIT(requests_that_come_together_wait_for_room_that_a_checkpoint_makes),
+        UNIT(no_number_of_discards_takes_the_reserve_of_a_full_store), UNIT(no_number_of_snapshots_takes_the_reserve_of_a_full_store),
         UNIT(a_check_does_not_keep_the_store_from_growing), UNIT(space_that_could_not_be_given_back_is_not_filled_over_its_users),
         UNIT(space_that_was_given_back_in_part_is_filled_before_it_is_used), UNIT(a_block_that_rotted_is_an_error_and_costs_no_other), { 0 } });
 }
