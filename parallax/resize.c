@@ -11,7 +11,7 @@
 struct resizing {
     struct owned owned;
     struct image_req zero;
-    struct image handle; /* keeps the image; stands in where nobody has the image open for writing */
+    struct image handle; /* keeps the image as it is; stands in where nobody has the image open for writing */
     struct store_op *op;
 };
 
@@ -39,20 +39,27 @@ static void resize_commit(struct store *s, struct store_op *op, uint64_t image, 
 
 static void run_resize(struct store_op *op);
 
+static void end_zeroing(struct store_op *op)
+{
+    struct resizing *r = op->work;
+    list_remove(&r->owned.link);
+    list_remove(&r->handle.link);
+    free(r);
+    op->work = NULL;
+}
+
 static void tail_zeroed(struct image_req *req, int error)
 {
     struct resizing *r = container_of(req, struct resizing, zero);
     struct store_op *op = r->op;
     if (error)
         error_set(&op->error, error, "cannot clear the end of the image: %s", strerror(-error));
-    op->args.dry_run = true; /* cleared: go on */
-    list_remove(&r->owned.link);
-    list_remove(&r->handle.link);
-    free(r);
-    if (op->error.code)
+    if (op->error.code) {
+        end_zeroing(op);
         op->done(op);
-    else
-        op_begin(op->store, op, run_resize);
+    } else {
+        op_begin(op->store, op, run_resize); /* still kept: a shrink or a rollback in between would bring another end */
+    }
 }
 
 static void release_resizing(struct owned *o) { free(container_of(o, struct resizing, owned)); }
@@ -71,6 +78,7 @@ static void zero_tail(struct store *s, struct store_op *op, struct vdisk *d)
     uint64_t from = d->head->size_bytes;
     owned_add(s, &r->owned, release_resizing);
     r->op = op;
+    op->work = r;
     r->handle = (struct image){ .store = s, .disk = d, .mode = IMAGE_READ_WRITE };
     list_init(&r->handle.writes);
     list_add_tail(&d->handles, &r->handle.link); /* the image must not go meanwhile */
@@ -88,6 +96,9 @@ static void run_resize(struct store_op *op)
     bool shrink = op->args.flag;
     struct vdisk *d;
     struct error *err = &op->error;
+    bool cleared = op->work;
+    if (cleared)
+        end_zeroing(op);
     if (!find_image(s, name, &d, err) && !check_image_size(size_bytes, err)) {
         uint64_t now = d->head->size_bytes;
         if (d->flags & IMAGE_FLAG_TEMPLATE)
@@ -96,7 +107,7 @@ static void run_resize(struct store_op *op)
             error_set(err, -EINVAL, "image '%s' has %llu bytes; making it smaller loses what is behind the new end: say --shrink if that is meant", name, (unsigned long long)now);
         else if (size_bytes < now && !list_empty(&d->handles))
             error_set(err, -EBUSY, "image '%s' is in use by %s; it can be made smaller only when it is not", name, d->writer ? d->writer->holder : "a reader");
-        else if (size_bytes > now && now % BDEV_BLOCK_SIZE && !op->args.dry_run) {
+        else if (size_bytes > now && now % BDEV_BLOCK_SIZE && !cleared) {
             zero_tail(s, op, d);
             return;
         }
@@ -112,5 +123,6 @@ void image_resize(struct store *s, struct store_op *op, const char *name, uint64
     op->args.name = name;
     op->args.number = size_bytes;
     op->args.flag = shrink;
+    op->work = NULL;
     op_begin(s, op, run_resize);
 }
