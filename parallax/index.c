@@ -61,7 +61,7 @@ const struct index_entry *index_find(const struct index *ix, uint32_t line, uint
 }
 
 /* A share that no tree has seen was not counted: its block is not held. */
-static void hold(struct index *ix, const struct index_entry *e)
+void index_hold(struct index *ix, const struct index_entry *e)
 {
     if (e->address && !e->shared)
         ix->held[ix->held_used++] = e->address;
@@ -76,7 +76,7 @@ void index_insert(struct index *ix, const struct index_entry *e, uint64_t low, u
             continue;
         if (old->ticket >= low && old->ticket < high) {
             bool newer = e->ticket > old->ticket;
-            hold(ix, newer ? old : e);
+            index_hold(ix, newer ? old : e);
             if (newer) {
                 old->ticket = e->ticket;
                 old->address = e->address;

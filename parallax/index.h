@@ -37,4 +37,7 @@ const struct index_entry *index_find(const struct index *ix, uint32_t line, uint
 /* Adds e. If an entry of the same block has a ticket in [low, high) (nothing can tell the two apart: no cut lies between),
  * the one with the higher ticket stays and the other's address becomes held. Room for one entry must have been reserved. */
 void index_insert(struct index *ix, const struct index_entry *e, uint64_t low, uint64_t high);
+
+/* The address of e, which is not to be inserted, becomes held. Room for one entry must have been reserved. */
+void index_hold(struct index *ix, const struct index_entry *e);
 #endif

@@ -245,6 +245,17 @@ static void publish(struct batch *b)
     ix->reserved -= b->change_count;
 }
 
+/* What was taken back: its blocks are free after the checkpoint behind which its record lies. */
+static void unpublish(struct batch *b)
+{
+    struct store *s = b->store;
+    struct index *ix = index_for_seq(s, b->first_seq);
+    ix->reserved -= b->change_count;
+    s->range_count -= b->range_count;
+    for (uint32_t i = 0; i < b->change_count; i++)
+        index_hold(ix, &b->changes[i]);
+}
+
 /* Writes the record that takes b's writes back; b ends when it is written. */
 static int cancel(struct batch *b)
 {
@@ -262,12 +273,10 @@ static void batch_end(struct batch *b, int error)
 {
     struct store *s = b->store;
     struct list_node answered = LIST_INIT(answered), *n;
-    if (error) {
-        index_for_seq(s, b->first_seq)->reserved -= b->change_count;
-        s->range_count -= b->range_count;
-    } else {
+    if (error)
+        unpublish(b);
+    else
         publish(b);
-    }
     list_splice_tail(&answered, &b->requests);
     list_remove(&b->link);
     list_add_tail(&s->journal.idle, &b->link);

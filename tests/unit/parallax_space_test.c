@@ -340,6 +340,53 @@ static void a_check_does_not_keep_the_store_from_growing(void)
     bare_end(&b);
 }
 
+/* Data cannot be written; journal blocks, which lie before them, can. */
+static struct {
+    struct bdev_ops ops;
+    const struct bdev_ops *own;
+    uint64_t first_bad;
+} broken;
+
+static void submit_in_vain(struct bdev *d, struct bdev_req *req)
+{
+    if (req->op == BDEV_WRITE && req->block >= broken.first_bad)
+        req->block = UINT64_MAX / 2; /* where there is no device */
+    broken.own->submit(d, req);
+}
+
+/* What was taken for them comes back with the next checkpoint. */
+static void writes_that_failed_take_no_space(void)
+{
+    unsigned failed = 0;
+    bare_begin(&b, STORE_BYTES);
+    CU_ASSERT_EQUAL(bare_write(&b, 0, RUN, 11), 0);
+    CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
+    uint64_t used = used_bytes();
+    broken.own = b.backing.blocks->ops;
+    broken.ops = *broken.own;
+    broken.ops.submit = submit_in_vain;
+    broken.first_bad = bare_address(&b, 0, 11);
+    CU_ASSERT_NOT_EQUAL_FATAL(broken.first_bad, 0);
+    b.backing.blocks->ops = &broken.ops;
+    for (unsigned i = 0; i < 30; i++)
+        failed += bare_write(&b, 0, RUN, 12) != 0;
+    CU_ASSERT_EQUAL(failed, 30);
+    b.backing.blocks->ops = broken.own;
+    CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
+    CU_ASSERT(used_bytes() < used + 30 * RUN * BDEV_BLOCK_SIZE / 2);
+    expect_run(0, RUN, 11);
+    struct bare_io stuck;
+    unsigned n = fill(RUN, &stuck);
+    CU_ASSERT_EQUAL(stuck.error, -ENOSPC);
+    bare_io_fini(&stuck);
+    bare_kill(&b);
+    CU_ASSERT_EQUAL_FATAL(bare_open(&b), 0);
+    expect_run(0, RUN, 11);
+    expect_filling(n, RUN);
+    CU_ASSERT(bare_is_sound(&b));
+    bare_end(&b);
+}
+
 /* ---- Space that is given back, and is not ---- */
 
 /* Punching takes until it may end, and fails, in vain or having done half; filling takes until it may go on. */
@@ -540,6 +587,7 @@ int main(int argc, char **argv)
         UNIT(changes_never_exceed_the_index),
         UNIT(a_block_that_is_being_read_is_not_used_again), UNIT(a_full_store_can_still_checkpoint_discard_and_delete), UNIT(a_write_gets_what_was_discarded_before_it), UNIT(requests_that_come_together_wait_for_room_that_a_checkpoint_makes),
         UNIT(no_number_of_discards_takes_the_reserve_of_a_full_store), UNIT(no_number_of_snapshots_takes_the_reserve_of_a_full_store),
-        UNIT(a_check_does_not_keep_the_store_from_growing), UNIT(space_that_could_not_be_given_back_is_not_filled_over_its_users),
+        UNIT(a_check_does_not_keep_the_store_from_growing), UNIT(writes_that_failed_take_no_space),
+        UNIT(space_that_could_not_be_given_back_is_not_filled_over_its_users),
         UNIT(space_that_was_given_back_in_part_is_filled_before_it_is_used), UNIT(a_block_that_rotted_is_an_error_and_costs_no_other), { 0 } });
 }
