@@ -99,7 +99,9 @@ static int by_line_and_cut(const void *a, const void *b)
         return x->merge ? -1 : 1;
     if (x->line != y->line)
         return x->line < y->line ? -1 : 1;
-    return x->cut < y->cut ? -1 : x->cut > y->cut;
+    if (x->cut != y->cut)
+        return x->cut < y->cut ? -1 : 1;
+    return x->v->generation < y->v->generation ? -1 : x->v->generation > y->v->generation; /* two snapshots of a group */
 }
 
 static int plan_versions(struct checkpoint *c)
