@@ -20,18 +20,19 @@
 static struct {
     struct bdev_ops ops;
     const struct bdev_ops *own;
-    bool reads, submitted_flushes, walks, flushes;
+    bool reads, writes, submitted_flushes, walks, flushes;
     struct list_node waiting;
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    unsigned flushing, walking;
+    unsigned flushing, walking, writes_held;
 } held = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
 
 /* ---- Holding up ---- */
 
 static void submit(struct bdev *d, struct bdev_req *req)
 {
-    if ((held.reads && req->op == BDEV_READ) || (held.submitted_flushes && req->op == BDEV_FLUSH))
+    held.writes_held += held.writes && req->op == BDEV_WRITE;
+    if ((held.reads && req->op == BDEV_READ) || (held.writes && req->op == BDEV_WRITE) || (held.submitted_flushes && req->op == BDEV_FLUSH))
         list_add_tail(&held.waiting, &req->link);
     else
         held.own->submit(d, req);
@@ -78,7 +79,7 @@ static void interpose(struct bare *b)
     held.ops.flush = flush;
     held.ops.read = read_blocking;
     held.ops.read_many = read_many;
-    held.reads = held.submitted_flushes = held.walks = held.flushes = false;
+    held.reads = held.writes = held.submitted_flushes = held.walks = held.flushes = false;
     list_init(&held.waiting);
     b->backing.blocks->ops = &held.ops;
 }
@@ -95,6 +96,19 @@ void bare_hold_reads(struct bare *b)
 {
     (void)b;
     held.reads = true;
+}
+
+void bare_hold_writes(struct bare *b)
+{
+    (void)b;
+    held.writes = true;
+    held.writes_held = 0;
+}
+
+unsigned bare_writes_held(struct bare *b)
+{
+    (void)b;
+    return held.writes_held;
 }
 
 void bare_hold_submitted_flushes(struct bare *b)
@@ -124,6 +138,12 @@ void bare_hold_walks(struct bare *b)
     set_blocking(&held.walks, true);
 }
 
+void bare_release_walks(struct bare *b)
+{
+    (void)b;
+    set_blocking(&held.walks, false);
+}
+
 bool bare_walk_held(struct bare *b)
 {
     (void)b;
@@ -136,7 +156,7 @@ bool bare_walk_held(struct bare *b)
 void bare_release(struct bare *b)
 {
     struct list_node *n;
-    held.reads = held.submitted_flushes = false;
+    held.reads = held.writes = held.submitted_flushes = false;
     while ((n = list_pop(&held.waiting)))
         held.own->submit(b->backing.blocks, container_of(n, struct bdev_req, link));
     set_blocking(&held.flushes, false);
@@ -204,7 +224,7 @@ static void die(struct bare *b, int (*crash)(struct backing *, uint64_t, struct 
     uint64_t seed = unit_random(&b->seed);
     must(crash(&b->backing, seed, b->loop, &left), "ending the device", NULL);
     list_init(&held.waiting);
-    held.reads = held.submitted_flushes = false;
+    held.reads = held.writes = held.submitted_flushes = false;
     set_blocking(&held.flushes, false);
     set_blocking(&held.walks, false);
     store_abandon(b->store);

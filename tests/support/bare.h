@@ -3,7 +3,7 @@
  * One image, "a", of 1 GiB, is open for writing. Blocks hold patterns (engine_pattern.h) by id; id 0 is zeroes. Everything
  * waits for its answer, on the loop, but where it says otherwise.
  * The blocks that the store writes can be looked at and changed while nothing is in flight, and some kinds of calls can be held
- * up: reads or flushes of the device that the loop submits, blocking reads, and the flush that the checkpoint's thread makes before it commits.
+ * up: what the loop submits to the device, blocking reads, and the flush that the checkpoint's thread makes before it commits.
  * Threads: one. Memory failure ends the test program. */
 #ifndef TESTS_SUPPORT_BARE_H
 #define TESTS_SUPPORT_BARE_H
@@ -75,11 +75,15 @@ uint64_t bare_journal(struct bare *b, unsigned back);
 
 /* From now on reads that the loop submits wait; until bare_release. */
 void bare_hold_reads(struct bare *b);
+/* From now on writes that the loop submits wait; until bare_release. bare_writes_held: how many do. */
+void bare_hold_writes(struct bare *b);
+unsigned bare_writes_held(struct bare *b);
 /* From now on flushes that the loop submits wait; until bare_release. */
 void bare_hold_submitted_flushes(struct bare *b);
 /* From now on blocking reads, which walks and merges make, wait; until bare_release. bare_walk_held: whether one does. */
 void bare_hold_walks(struct bare *b);
 bool bare_walk_held(struct bare *b);
+void bare_release_walks(struct bare *b);
 /* From now on blocking flushes wait; until bare_release. bare_flush_held: whether one does. */
 void bare_hold_flushes(struct bare *b);
 bool bare_flush_held(struct bare *b);

@@ -1,0 +1,63 @@
+/* parallax_share_test.c - a share beside a write of the same block (docs/consistency.md, 28). */
+#include "tests/support/bare.h"
+#include "tests/support/unit.h"
+
+#define STORE_BYTES (64ull << 20)
+#define RUN 64u
+
+static struct bare b;
+
+/* "a" and its snapshot hold the same bytes in different blocks. */
+static void make_equal_blocks(void)
+{
+    static const char *const snapshot = "a@s";
+    struct bare_run run;
+    CU_ASSERT_EQUAL(bare_write(&b, 0, RUN, 11), 0);
+    bare_arm(&run);
+    snapshot_create(b.store, &run.op, &snapshot, 1);
+    CU_ASSERT_EQUAL_FATAL(bare_wait(&b, &run), 0);
+    CU_ASSERT_EQUAL(bare_write(&b, 0, RUN, 11), 0);
+    CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
+}
+
+/* It has its ticket already when the share gets one, which is higher: the share must be left out, or the write is lost. */
+static void a_write_that_is_in_flight_wins_over_a_share(void)
+{
+    struct image_dedup found = { 0 };
+    struct bare_run dedup;
+    struct bare_io write;
+    bare_begin(&b, STORE_BYTES);
+    make_equal_blocks();
+    bare_hold_walks(&b);
+    bare_arm(&dedup);
+    image_dedup(b.store, &dedup.op, "a", &found);
+    while (!bare_walk_held(&b))
+        bare_turn(&b, 1);
+    bare_hold_writes(&b);
+    bare_submit(&b, &write, IMAGE_WRITE, 5, 1, 12);
+    while (bare_writes_held(&b) < 2) /* its data and its record */
+        bare_turn(&b, 1);
+    bare_release_walks(&b);
+    while (bare_writes_held(&b) < 3) /* the shares of the others */
+        bare_turn(&b, 1);
+    bare_release(&b);
+    CU_ASSERT_EQUAL(bare_wait(&b, &dedup), 0);
+    while (write.error == BARE_PENDING)
+        bare_turn(&b, 1);
+    CU_ASSERT_EQUAL(write.error, 0);
+    bare_io_fini(&write);
+    CU_ASSERT_EQUAL(found.shared_bytes, (RUN - 1) * 4096);
+    CU_ASSERT_EQUAL(bare_read(&b, 5), 12);
+    CU_ASSERT_EQUAL(bare_read(&b, 6), 11);
+    CU_ASSERT(bare_is_sound(&b));
+    bare_kill(&b);
+    CU_ASSERT_EQUAL_FATAL(bare_open(&b), 0);
+    CU_ASSERT_EQUAL(bare_read(&b, 5), 12);
+    CU_ASSERT(bare_is_sound(&b));
+    bare_end(&b);
+}
+
+int main(int argc, char **argv)
+{
+    return unit_main(argc, argv, "share", (struct unit_test[]){ UNIT(a_write_that_is_in_flight_wins_over_a_share), { 0 } });
+}
