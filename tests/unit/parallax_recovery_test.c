@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define STORE_BYTES (64ull << 20)
@@ -309,6 +310,46 @@ static void a_change_of_several_blocks_is_there_whole_or_not_at_all(void)
     }
 }
 
+static int io_error;
+
+static void io_ended(struct image_req *req, int error)
+{
+    (void)req;
+    io_error = error;
+}
+
+/* A power cut could keep the record of the name and lose what was written before it. */
+static void an_import_gets_its_name_when_what_was_written_is_durable(void)
+{
+    struct bare_run run;
+    struct image_info info;
+    void *memory = bdev_buffer_alloc(1);
+    struct iovec iov = { memory, BDEV_BLOCK_SIZE };
+    struct image_req write = { .op = IMAGE_WRITE, .length = BDEV_BLOCK_SIZE, .iov = &iov, .iov_count = 1, .done = io_ended };
+    bare_begin(&b, STORE_BYTES);
+    bare_arm(&run);
+    image_import_begin(b.store, &run.op, BDEV_BLOCK_SIZE);
+    CU_ASSERT_EQUAL_FATAL(bare_wait(&b, &run), 0);
+    struct image *img = run.op.image;
+    memset(memory, 0x5a, BDEV_BLOCK_SIZE);
+    io_error = BARE_PENDING;
+    for (image_submit(img, &write); io_error == BARE_PENDING;)
+        bare_turn(&b, 1);
+    CU_ASSERT_EQUAL(io_error, 0);
+    bare_hold_submitted_flushes(&b);
+    bare_hold_flushes(&b);
+    bare_arm(&run);
+    image_import_finish(img, &run.op, "imported", false);
+    bare_turn(&b, 100);
+    CU_ASSERT_EQUAL(store_find(b.store, "imported", &info, &b.err), -ENOENT);
+    bare_release(&b);
+    CU_ASSERT_EQUAL(bare_wait(&b, &run), 0);
+    image_close(img);
+    CU_ASSERT_EQUAL(store_find(b.store, "imported", &info, &b.err), 0);
+    bare_end(&b);
+    free(memory);
+}
+
 static void the_second_superblock_serves_when_the_first_is_damaged(void)
 {
     bare_begin(&b, STORE_BYTES);
@@ -382,7 +423,7 @@ int main(int argc, char **argv)
         UNIT(a_block_of_an_earlier_epoch_is_not_believed), UNIT(what_a_power_cut_left_far_ahead_does_not_come_back_later),
         UNIT(no_more_is_unflushed_than_recovery_looks_at), UNIT(recovery_does_not_judge_what_the_store_flushed_by_itself),
         UNIT(a_write_whose_data_failed_is_taken_back), UNIT(a_failed_journal_write_fails_the_store),
-        UNIT(a_change_of_several_blocks_is_there_whole_or_not_at_all), UNIT(the_second_superblock_serves_when_the_first_is_damaged),
+        UNIT(a_change_of_several_blocks_is_there_whole_or_not_at_all), UNIT(an_import_gets_its_name_when_what_was_written_is_durable), UNIT(the_second_superblock_serves_when_the_first_is_damaged),
         UNIT(features_of_a_later_version_are_refused_but_for_compatible_ones), UNIT(a_space_map_page_that_cannot_be_read_gives_no_space),
         { 0 } });
 }
