@@ -48,6 +48,26 @@ static void a_missing_block_above_it_is_a_write_that_did_not_happen(void)
     bare_end(&b);
 }
 
+static void what_was_missing_stays_missing(void)
+{
+    uint8_t late[BDEV_BLOCK_SIZE];
+    bare_begin(&b, STORE_BYTES);
+    CU_ASSERT_EQUAL(bare_write(&b, 1, 1, 11), 0);
+    CU_ASSERT_EQUAL(bare_write(&b, 2, 1, 12), 0);
+    uint64_t at = bare_journal(&b, 1);
+    bare_get(&b, at, late);
+    bare_put(&b, at, nothing);
+    bare_kill(&b);
+    CU_ASSERT_EQUAL_FATAL(bare_open(&b), 0);
+    CU_ASSERT_EQUAL(bare_read(&b, 1), 0);
+    bare_put(&b, at, late); /* the disk had kept it back */
+    bare_kill(&b);
+    CU_ASSERT_EQUAL_FATAL(bare_open(&b), 0);
+    CU_ASSERT_EQUAL(bare_read(&b, 1), 0);
+    CU_ASSERT_EQUAL(bare_read(&b, 2), 12);
+    bare_end(&b);
+}
+
 /* Judged dead today, a record stays dead, even if its data turn up tomorrow. */
 static void what_was_rejected_stays_rejected(void)
 {
@@ -419,7 +439,7 @@ int main(int argc, char **argv)
 {
     return unit_main(argc, argv, "recovery", (struct unit_test[]){
         UNIT(a_missing_block_below_the_durable_mark_refuses_the_store), UNIT(a_missing_block_above_it_is_a_write_that_did_not_happen),
-        UNIT(what_was_rejected_stays_rejected), UNIT(a_torn_block_is_not_believed_when_it_is_whole_again),
+        UNIT(what_was_rejected_stays_rejected), UNIT(what_was_missing_stays_missing), UNIT(a_torn_block_is_not_believed_when_it_is_whole_again),
         UNIT(a_block_of_an_earlier_epoch_is_not_believed), UNIT(what_a_power_cut_left_far_ahead_does_not_come_back_later),
         UNIT(no_more_is_unflushed_than_recovery_looks_at), UNIT(recovery_does_not_judge_what_the_store_flushed_by_itself),
         UNIT(a_write_whose_data_failed_is_taken_back), UNIT(a_failed_journal_write_fails_the_store),
