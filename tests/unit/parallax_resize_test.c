@@ -115,7 +115,30 @@ static void growing_shows_nothing_that_a_shrink_beside_it_left(void)
     free(memory);
 }
 
+/* A power cut could keep the record of the new size and lose the zeroes. */
+static void an_image_grows_when_its_cleared_end_is_durable(void)
+{
+    struct image_info info;
+    struct bare_run run;
+    uint8_t *memory = bdev_buffer_alloc(LARGE_BYTES / BDEV_BLOCK_SIZE);
+    bare_begin(&b, STORE_BYTES);
+    make_odd(memory);
+    bare_hold_submitted_flushes(&b);
+    bare_hold_flushes(&b);
+    bare_arm(&run);
+    image_resize(b.store, &run.op, "odd", LARGE_BYTES, false);
+    bare_turn(&b, 100);
+    CU_ASSERT_EQUAL(store_find(b.store, "odd", &info, &b.err), 0);
+    CU_ASSERT_EQUAL(info.size_bytes, MIDDLE_BYTES);
+    bare_release(&b);
+    CU_ASSERT_EQUAL(bare_wait(&b, &run), 0);
+    CU_ASSERT_EQUAL(store_find(b.store, "odd", &info, &b.err), 0);
+    CU_ASSERT_EQUAL(info.size_bytes, LARGE_BYTES);
+    bare_end(&b);
+    free(memory);
+}
+
 int main(int argc, char **argv)
 {
-    return unit_main(argc, argv, "resize", (struct unit_test[]){ UNIT(growing_shows_nothing_that_a_shrink_beside_it_left), { 0 } });
+    return unit_main(argc, argv, "resize", (struct unit_test[]){ UNIT(growing_shows_nothing_that_a_shrink_beside_it_left), UNIT(an_image_grows_when_its_cleared_end_is_durable), { 0 } });
 }
