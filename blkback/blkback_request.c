@@ -157,7 +157,7 @@ int blkback_request_check(struct blkback_request *r)
     if (r->ring->disk->read_only && writes(r))
         return -EROFS;
     if (r->op == BLKIF_OP_DISCARD)
-        return !r->sectors || r->sector % BLKBACK_DISCARD_SECTORS ? -EINVAL : check_range(r);
+        return !r->sectors ? -EINVAL : check_range(r);
     for (unsigned i = 0; i < r->segment_count; i++) {
         const struct blkif_segment *s = &r->segments[i];
         if (s->last_sect < s->first_sect || s->last_sect >= BLKIF_SECTORS_PER_PAGE)
