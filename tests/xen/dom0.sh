@@ -69,10 +69,7 @@ part_features() {
   check "and has sectors of 4096 bytes, and its size" in_domain g1 "[ \$(cat /sys/block/xvdc/queue/logical_block_size) = 4096 ] && [ \$(cat /sys/block/xvdc/size) = 131072 ]"
   check "both are detached" eval 'xl block-detach g1 xvdb && xl block-detach g1 xvdc'
 }
-device() {
-  parallax --json status | tr -d ' ,"' | awk -F: -v domid="$(xl domid "$1")" -v vdev="$2" -v name="$3" '
-    /^[{]/ { delete v } { v[$1] = $2 } /^[}]/ && v["domid"] == domid && v["vdev"] == vdev { print v[name]; exit }'
-}
+device() { sh -c "$(device_command "$@")"; }
 
 # ---- A PVH guest; persistent grants; a restart; a new size ----
 part_pvh() {

@@ -35,7 +35,7 @@ start() {
   if ! xenstore-exists "/local/domain/$id/cmd"; then
     xenstore-write "/local/domain/$id/cmd" ""; xenstore-chmod "/local/domain/$id/cmd" n0 "r$id"
   fi
-  xenstore-write "/local/domain/$id/cmd" "$number $2" && echo $number >"/tmp/number.$id"
+  xenstore-write -R "/local/domain/$id/cmd" "$number $2" && echo $number >"/tmp/number.$id"
 }
 # finish DOMAIN [SECONDS]: waits for what was begun; prints what it printed; its status (124: too late, 125: no such domain)
 finish() {
@@ -92,10 +92,12 @@ serve() {
 }
 stop_daemon() { storage "kill ${1:-} \$(pidof parallaxd); while pidof parallaxd >/dev/null; do usleep 100000; done"; }
 nothing_left() { ! xenstore-ls -f "${backend%/vbd}" 2>/dev/null | grep "^$backend/[0-9]"; }
-# device GUEST VDEV NAME: a number of a device in the daemon's status
-device() {
-  storage "parallax --json status" | tr -d ' ,"' | awk -F: -v domid="$(xl domid "$1")" -v vdev="$2" -v name="$3" '
-    /^[{]/ { delete v } { v[$1] = $2 } /^[}]/ && v["domid"] == domid && v["vdev"] == vdev { print v[name]; exit }'
+# device GUEST VDEV NAME…: numbers of a device in the daemon's status, in a line
+device() { storage "$(device_command "$@")"; }
+device_command() {
+  local id names=; id=$(xl domid "$1"); local vdev=$2; shift 2
+  for n; do names="$names${names:+,}.[\"$n\"]"; done
+  echo "parallax --json status | jq -r '[.devices[] | select(.domid == $id and .vdev == $vdev) | $names | tostring] | join(\" \")'"
 }
 # What the daemon has logged, as far as it fits an answer.
 show_log() { storage "cat /run/parallaxd.log" | sed 's/^/# /'; }

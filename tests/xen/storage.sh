@@ -29,24 +29,25 @@ part_rings() {
   check "it has two queues" test "$(frontend g2 51712/multi-queue-num-queues)" = 2
   check "and rings of four pages" test "$(frontend g2 51712/ring-page-order)" = 2
   check "the guest's kernel uses both queues" in_domain g2 'ls /sys/block/xvda/mq | grep -qw 1'
-  check "and the daemon serves them as such" test "$(device g2 51712 queues) $(device g2 51712 ring-pages)" = "2 4"
+  check "and the daemon serves them as such" test "$(device g2 51712 queues ring-pages)" = "2 4"
   check "it does not see the other guest's bytes" in_domain g2 "cmp -n 33554432 /dev/xvda /dev/zero"
-  indirect=$(device g2 51712 indirect) reads=$(device g2 51712 reads) segments=$(device g2 51712 segments)
+  was=$(device g2 51712 indirect reads segments)
   in_domain g2 "disk_load rate /dev/xvda read 1048576 4 3" | sed 's/^/# sequential 1 MiB reads: /'
-  indirect=$(($(device g2 51712 indirect) - indirect)) reads=$(($(device g2 51712 reads) - reads)) segments=$(($(device g2 51712 segments) - segments))
+  set -- $was $(device g2 51712 indirect reads segments)
+  indirect=$(($4 - $1)) reads=$(($5 - $2)) segments=$(($6 - $3))
   note "$reads requests, $indirect of them indirect, $segments segments"
   check "a sequential reader of 1 MiB uses indirect requests and no others" test $indirect -gt 0 -a $indirect = $reads
   for batch in 1 8; do
-    requests=$(device g2 51712 reads) sent=$(device g2 51712 events-sent) received=$(device g2 51712 events-received) batches=$(device g2 51712 batches)
+    was=$(device g2 51712 reads events-sent events-received batches)
     in_domain g2 "disk_load rate /dev/xvda read 4096 32 4 random $batch" | sed "s/^/# random 4 KiB reads at depth 32, $batch at a time: /"
-    requests=$(($(device g2 51712 reads) - requests)) sent=$(($(device g2 51712 events-sent) - sent))
-    received=$(($(device g2 51712 events-received) - received)) batches=$(($(device g2 51712 batches) - batches))
+    set -- $was $(device g2 51712 reads events-sent events-received batches)
+    requests=$(($5 - $1)) sent=$(($6 - $2)) received=$(($7 - $3)) batches=$(($8 - $4))
     note "for $requests requests: notifications sent $sent, received $received, batches $batches"
   done
   check "at depth 32 there are fewer notifications than half the requests" test $((sent * 2)) -lt "$requests" -a $((received * 2)) -lt "$requests"
 }
 
-used() { storage "parallax --json info $1" | tr -d ' ,"' | sed -n 's/^used://p'; }
+used() { storage "parallax --json info $1 | jq .used"; }
 uses_less() { [ "$(used $1)" -lt $2 ]; }
 
 # Snapshots of a running guest, rollback, space given back.
@@ -70,6 +71,8 @@ part_snapshots() {
   check "and finds the old state" in_domain g1 'mount /dev/xvda /mnt && md5sum /mnt/before && umount /mnt'
 }
 
+# A clock that stood still with the machine is told, too; that is no word about a disk.
+no_new_line='! dmesg | tail -n +$(($(cat /run/lines) + 1)) | grep -v "hrtimer: interrupt took\|clocksource"'
 # The daemon goes and comes under a guest that verifies what it reads, and under one with a file system mounted.
 part_restarts() {
   in_domain g2 "dmesg | wc -l >/run/lines; (disk_load verify /dev/xvda 900 >/run/verify 2>&1; echo \$? >/run/verify.status) & sleep 1" >/dev/null
@@ -86,9 +89,9 @@ part_restarts() {
   in_domain g2 "kill \$(pidof disk_load); while [ ! -s /run/verify.status ]; do usleep 100000; done; cat /run/verify" | sed 's/^/# /'
   check "the verifying guest saw no wrong byte" in_domain g2 '[ $(cat /run/verify.status) = 0 ]'
   check "its longest pause was under 60 s" in_domain g2 'longest=$(sed -n "s/.*longest=\([0-9]*\).*/\1/p" /run/verify); [ "$longest" -lt 60 ]'
-  check "and no line in its kernel's log" in_domain g2 'dmesg | tail -n +$(($(cat /run/lines) + 1)); [ $(dmesg | wc -l) = $(cat /run/lines) ]'
+  check "and no line in its kernel's log" in_domain g2 "$no_new_line"
   check "the mounted guest read back what it wrote" in_domain g1 'touch /run/stop; while [ ! -s /run/files ]; do usleep 100000; done; cat /run/files /run/files.log; grep -q good /run/files'
-  check "and no line in its kernel's log" in_domain g1 'dmesg | tail -n +$(($(cat /run/lines) + 1)); [ $(dmesg | wc -l) = $(cat /run/lines) ]'
+  check "and no line in its kernel's log" in_domain g1 "$no_new_line"
   check "its file system is sound" in_domain g1 "umount /mnt && e2fsck -fn /dev/xvda"
 }
 
