@@ -196,9 +196,8 @@ check-asan check-tsan: check-%: deps
 
 .PHONY: check-xen check-xen-short
 check-xen check-xen-short: deps
-	$(Q)tests/install-deps $(XEN_PACKAGES)
 	$(Q)$(MAKE) --no-print-directory -j2 all $(addprefix $(O)/tests/programs/,disk_load ring_hostile find_block)
-	$(Q)O=$(O) tests/xen/check $(if $(filter %-short,$@),--short)
+	$(Q)O=$(O) XEN_PACKAGES="$(XEN_PACKAGES)" tests/xen/check $(if $(filter %-short,$@),--short)
 
 .PHONY: demo
 demo: deps

@@ -25,7 +25,6 @@ until_true() {
     usleep 50000
   done
 }
-skip() { echo "skip $*"; }
 
 # ---- Commands in other domains ----
 # start DOMAIN COMMAND: begins it, without waiting

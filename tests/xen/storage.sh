@@ -79,18 +79,19 @@ part_restarts() {
   in_domain g1 "mount /dev/xvda /mnt && dd if=/dev/urandom of=/run/keep bs=64k count=32 && dmesg | wc -l >/run/lines; (n=0; while [ ! -e /run/stop ]; do
     cp /run/keep /mnt/f\$((n % 4)) && sync && echo 3 >/proc/sys/vm/drop_caches && cmp /run/keep /mnt/f\$((n % 4)) || { echo bad >/run/files; exit 1; }
     n=\$((n + 1)); done; echo good \$n >/run/files) >/run/files.log 2>&1 & sleep 1" >/dev/null
-  for round in 1 2; do
+  for round in $(seq $(cat /restarts)); do
     for signal in -9 -TERM; do
       check "the daemon is ended with $signal under load" stop_daemon $signal
       check "a new one takes the devices up" serve
       in_domain g2 "sleep 3" >/dev/null
     done
   done
+  in_domain g1 'touch /run/stop; while [ ! -s /run/files ]; do usleep 100000; done' >/dev/null
   in_domain g2 "kill \$(pidof disk_load); while [ ! -s /run/verify.status ]; do usleep 100000; done; cat /run/verify" | sed 's/^/# /'
   check "the verifying guest saw no wrong byte" in_domain g2 '[ $(cat /run/verify.status) = 0 ]'
   check "its longest pause was under 60 s" in_domain g2 'longest=$(sed -n "s/.*longest=\([0-9]*\).*/\1/p" /run/verify); [ "$longest" -lt 60 ]'
   check "and no line in its kernel's log" in_domain g2 "$no_new_line"
-  check "the mounted guest read back what it wrote" in_domain g1 'touch /run/stop; while [ ! -s /run/files ]; do usleep 100000; done; cat /run/files /run/files.log; grep -q good /run/files'
+  check "the mounted guest read back what it wrote" in_domain g1 'cat /run/files /run/files.log; grep -q good /run/files'
   check "and no line in its kernel's log" in_domain g1 "$no_new_line"
   check "its file system is sound" in_domain g1 "umount /mnt && e2fsck -fn /dev/xvda"
 }
@@ -103,29 +104,33 @@ grants_in_use() {
   xl dmesg | tr -d '\r' | awk -v id="$(xl domid "$1")" -v backend="$(xl domid storage)" '
     /grant-table for remote/ { on = $0 ~ "remote d" id " " } on && /\[0x/ && $3 == backend { n++ } END { print n + 0 }'
 }
+# attach_and_detach GUEST N: times go to /tmp/times. By four names in turn: Linux takes a disk that comes back before it has taken the
+# old one of that name away for the old one.
+attach_and_detach() {
+  local name vdev from; name=xvd$(echo bcde | cut -c$(($2 + 1))) vdev=$((51728 + 16 * $2)) from=$(now)
+  xl block-attach "$1" "$(disk $name disk2)" && until_true 60 eval "[ \$(xenstore-read $backend/$(xl domid "$1")/$vdev/state) = 4 ]" || return
+  awk "BEGIN { print $(now) - $from }" >>/tmp/times; from=$(now)
+  xl block-detach "$1" $name || return
+  awk "BEGIN { print $(now) - $from }" >>/tmp/times
+}
 part_churn() {
   check "a larger size" storage "parallax resize disk1 256M"
   check "reaches the guest" until_true 20 in_domain g2 '[ $(cat /sys/block/xvda/size) = 524288 ]'
   channels=$(channels) grants=$(grants_in_use g2)
-  attaches=$(cat /attaches) slowest=0 n=0
-  while [ $n -lt "$attaches" ]; do
-    from=$(now)
-    xl block-attach g2 "$(disk xvdb disk2)" >/tmp/attach.out 2>&1 || break
-    attached=$(now)
-    xl block-detach g2 xvdb >>/tmp/attach.out 2>&1 || break
-    slowest=$(awk "BEGIN { a = $attached - $from; d = $(now) - $attached; m = a > d ? a : d; print (m > $slowest ? m : $slowest) }")
-    n=$((n + 1))
-  done
+  attaches=$(cat /attaches) n=0; : >/tmp/times
+  while [ $n -lt "$attaches" ] && attach_and_detach g2 $((n % 4)) >/tmp/attach.out 2>&1; do n=$((n + 1)); done
   if [ $n = "$attaches" ]; then ok "attached and detached $n times"; else bad "attach and detach - failed at $n"; sed 's/^/# /' /tmp/attach.out; fi
-  check "each in less than 3 s (the slowest: $slowest s)" awk "BEGIN { exit !($slowest < 3) }"
+  slow=$(awk '{ n += $1 >= 3 } END { print n + 0 }' /tmp/times) slowest=$(sort -n /tmp/times | tail -1)
+  note "attaching, until the guest's driver is connected, and detaching took $(awk '{ sum += $1 } END { print sum / NR }' /tmp/times) s on average, $slowest s at most"
+  check "each in less than 3 s, but for $slow of $((attaches * 2))" test $((slow * 10)) -le $attaches
   check "no channel more than before" until_true 10 eval '[ $(channels) = $channels ]'
   check "no grant in use more than before ($grants)" until_true 10 eval '[ $(grants_in_use g2) -le $grants ]'
-  xl block-attach g2 "$(disk xvdb disk2)"
-  start g2 "$(block_device xvdb); disk_load rate /dev/xvdb write 4096 16 300 random"
-  until_true 30 eval '[ $(device g2 51728 writes) -gt 20 ]'
-  check "detached with requests under way" eval 'xl block-detach g2 xvdb'
+  xl block-attach g2 "$(disk xvdf disk2)"
+  start g2 "$(block_device xvdf); disk_load rate /dev/xvdf write 4096 16 300 random"
+  until_true 30 eval '[ $(device g2 51792 writes) -gt 20 ]'
+  check "detached with requests under way" eval 'xl block-detach g2 xvdf'
   check "which end with an error, in the guest alone" eval '! finish g2 && in_domain g2 true'
-  check "without leaving a node" until_true 10 no_node "$backend/$(xl domid g2)/51728"
+  check "without leaving a node" until_true 10 no_node "$backend/$(xl domid g2)/51792"
   start g2 "disk_load verify /dev/xvda 300"
   until_true 30 eval '[ $(device g2 51712 in-flight) -gt 0 ]'
   check "a guest is destroyed under load" xl destroy g2
