@@ -4,16 +4,18 @@
 # /parts names the parts to do (all).
 . /lib.sh
 load virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk xen-blkback
-until_true 5 test -b /dev/vdb || { bad "the store's and Debian's disks - no /dev/vdb"; exit 1; }
+until_true 5 test -b /dev/vdc || { bad "the store's disk, Debian's and the small root's - no /dev/vdc"; exit 1; }
 console() { grep -a "$2" $consoles/guest-$1.log; }
 
-check "the storage domain starts" start_storage "$(hotplug_disk xvda /dev/vda), $(hotplug_disk xvdb /dev/vdb ro)" || { cat $consoles/guest-storage.log; exit 1; }
+check "the storage domain starts" start_storage "$(hotplug_disk xvda /dev/vda), $(hotplug_disk xvdb /dev/vdb ro), $(hotplug_disk xvdc /dev/vdc ro)" || { cat $consoles/guest-storage.log; exit 1; }
 check "a store is made on its disk" storage "mount -t ext4 /dev/xvda /store && parallax init --size 2G" || exit 1
 check "a disk with Debian on it is imported as a template" storage "parallax import --template /dev/xvdb debian" 300
-check "and cloned" storage "parallax clone --count 3 debian root && parallax create small 64M && parallax template small && parallax clone --count 100 small disk"
+check "another with a small root of our own as well" storage "parallax import --template /dev/xvdc small"
+check "and cloned" storage "parallax clone --count 3 debian root && parallax clone --count 101 small disk"
 check "parallaxd serves on Xen" serve
-config g1 160 guest ""
-check "a guest" create g1
+config g1 160 guest disk=/dev/xvda "disk=['$(disk xvda disk0)']"
+check "a guest boots the init of its clone" create g1
+check "and has its root there" in_domain g1 'grep "^/dev/xvda / ext4" /proc/mounts && touch /here && sync'
 
 # ---- GRUB, then Debian's own kernel, from one clone each ----
 boot_by() { # NAME LOADER IMAGE LINE…
@@ -29,7 +31,7 @@ part_grub() {
   deb_id=$(xl domid deb)
 }
 part_grub_ends() {
-  check "Debian comes up from its clone to systemd" until_true 300 console deb "rig: pid 1 is systemd, root is /dev/xvda, 0 units failed"
+  check "Debian comes up from its clone to systemd" until_true 420 console deb "rig: pid 1 is systemd, root is /dev/xvda, 0 units failed"
   note "$(console deb 'rig: pid' | tr -d '\r'); GRUB and Debian took $(awk "BEGIN { print $(now) - $booted_at }") s"
   check "and powers off" until_true 120 gone deb || tail -5 $consoles/guest-deb.log
   check "two kinds of frontend had the disk, one after the other" storage "[ \$(grep -c 'device connected: domid=$deb_id vdev=51712 image=root0' /run/parallaxd.log) = 2 ]"
@@ -41,7 +43,7 @@ part_pvh_grub() {
   check "a PVH guest is started with 32-bit GRUB on its clone" boot_by deb32 grub-i386-xen_pvh.bin root2 'type="pvh"'
   deb32_id=$(xl domid deb32)
   check "its frontend has the 32-bit layout" until_true 120 storage "grep 'device connected: domid=$deb32_id .*layout=x86_32' /run/parallaxd.log"
-  check "GRUB hands over to the kernel that it read from the clone" until_true 240 storage "grep 'device connected: domid=$deb32_id .*layout=x86_64' /run/parallaxd.log"
+  check "GRUB hands over to the kernel that it read from the clone" until_true 360 storage "grep 'device connected: domid=$deb32_id .*layout=x86_64' /run/parallaxd.log"
   xl destroy deb32
 }
 
@@ -51,15 +53,15 @@ many() { # FIRST COUNT: a disk line for each
     printf "%s\047format=raw,vdev=xvd%s,access=rw,backendtype=phy,backend=storage,target=disk%d\047", i ? "," : "disk=[", s, first + i } print "]" }'
 }
 part_quota() {
-  config many 256 guest "" "$(many 0 100)"
+  config many 256 guest "" "$(many 1 100)"
   if xl create -q /tmp/many.cfg >/tmp/many.out 2>&1; then bad "100 disks do not fit the default quota - they did"; xl destroy many; else ok "100 disks do not fit the default quota"; fi
   grep -v '^$' /tmp/many.out | tail -3 | sed 's/^/# xl: /'
   check "nothing of them is left" until_true 30 eval '! xenstore-ls -f "$backend" | grep -q "/vbd/[0-9]*/[0-9]*/params"'
-  check "the daemon serves the others" eval 'xl block-attach g1 "$(disk xvdb disk0)" && in_domain g1 "$(block_device xvdb); disk_load verify /dev/xvdb 1" && xl block-detach g1 xvdb'
+  check "the daemon serves the others" eval 'xl block-attach g1 "$(disk xvdb disk99)" && in_domain g1 "$(block_device xvdb); disk_load verify /dev/xvdb 1" && xl block-detach g1 xvdb'
   check "the quotas are raised" eval 'xenstore-control quota set nodes 10000 && xenstore-control quota set watches 1000'
   check "a guest has 100 disks" create many
   check "and uses all of them" in_domain many 'n=0; for d in /sys/block/xvd*; do dd if=/dev/urandom of=/dev/${d##*/} bs=4096 count=1 conv=fsync 2>/dev/null && n=$((n + 1)); done; echo $n disks; [ $n = 100 ]' 300
-  check "the daemon shows them" storage '[ $(parallax --json status | grep -c "\"image\": \"disk") = 100 ]'
+  check "the daemon shows them" storage "[ \$(parallax --json status | jq '[.devices[] | select(.domid == $(xl domid many) and .state == \"connected\")] | length') = 100 ]"
   xl destroy many
   check "nothing of them is left" until_true 60 eval '! xenstore-ls -f "$backend" | grep -q "/vbd/[0-9]*/[0-9]*/params"'
 }

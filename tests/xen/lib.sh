@@ -57,8 +57,7 @@ config() {
   local name=$1 memory=$2 role=$3 extra=$4; shift 4
   {
     printf 'name="%s"\nkernel="/boot/vmlinux"\nramdisk="/boot/%s.cpio"\nmemory=%s\n' "$name" "$role" "$memory"
-    # rodata=off: the page tables of a PV kernel are Xen's to change, one call each, and the emulation makes that slow
-    printf 'extra="console=hvc0 panic=-1 loglevel=4 rodata=off role=%s %s"\n' "$role" "$extra"
+    printf 'extra="console=hvc0 panic=-1 loglevel=4 %s role=%s %s"\n' "$(grep -o 'rodata=.*' /proc/cmdline)" "$role" "$extra"
     printf 'on_poweroff="destroy"\non_crash="destroy"\non_reboot="restart"\n'
     printf '%s\n' "$@"
   } >"/tmp/$name.cfg"

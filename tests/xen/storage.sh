@@ -116,15 +116,15 @@ attach_and_detach() {
 part_churn() {
   check "a larger size" storage "parallax resize disk1 256M"
   check "reaches the guest" until_true 20 in_domain g2 '[ $(cat /sys/block/xvda/size) = 524288 ]'
-  channels=$(channels) grants=$(grants_in_use g2)
+  channels=$(channels) grants=$(grants_in_use g1)
   attaches=$(cat /attaches) n=0; : >/tmp/times
-  while [ $n -lt "$attaches" ] && attach_and_detach g2 $((n % 4)) >/tmp/attach.out 2>&1; do n=$((n + 1)); done
+  while [ $n -lt "$attaches" ] && attach_and_detach g1 $((n % 4)) >/tmp/attach.out 2>&1; do n=$((n + 1)); done
   if [ $n = "$attaches" ]; then ok "attached and detached $n times"; else bad "attach and detach - failed at $n"; sed 's/^/# /' /tmp/attach.out; fi
   slow=$(awk '{ n += $1 >= 3 } END { print n + 0 }' /tmp/times) slowest=$(sort -n /tmp/times | tail -1)
   note "attaching, until the guest's driver is connected, and detaching took $(awk '{ sum += $1 } END { print sum / NR }' /tmp/times) s on average, $slowest s at most"
   check "each in less than 3 s, but for $slow of $((attaches * 2))" test $((slow * 10)) -le $attaches
   check "no channel more than before" until_true 10 eval '[ $(channels) = $channels ]'
-  check "no grant in use more than before ($grants)" until_true 10 eval '[ $(grants_in_use g2) -le $grants ]'
+  check "no grant in use more than before ($grants)" until_true 10 eval '[ $(grants_in_use g1) -le $grants ]'
   xl block-attach g2 "$(disk xvdf disk2)"
   start g2 "$(block_device xvdf); disk_load rate /dev/xvdf write 4096 16 300 random"
   until_true 30 eval '[ $(device g2 51792 writes) -gt 20 ]'
@@ -152,10 +152,10 @@ part_lives() {
   check "its disk is gone from the xenstore" until_true 20 no_node "$backend/$id"
   check "and serves it again" create g1
   wrote saved >/dev/null
-  check "a guest is saved" xl save g1 /tmp/g1.save
+  check "a guest is saved" xl save g1 /run/g1.save
   check "its image is free meanwhile" until_true 20 storage "parallax snap create disk0@saved && parallax snap rm disk0@saved"
-  check "and restored" xl restore /tmp/g1.save
-  rm -f /tmp/g1.save
+  check "and restored" xl restore /run/g1.save
+  rm -f /run/g1.save
   check "and has what it had" kept saved
   wrote migrated >/dev/null
   check "a guest is migrated" xl migrate -s "" g1 "xl migrate-receive"
