@@ -49,6 +49,8 @@ void door_close(struct door *d);
  * While no daemon answers it waits. If the daemon goes away in the middle, a request with `repeat` is sent again: right for
  * what only looks; any other is -ECONNRESET, and may have been done or not. */
 int door_ask(struct door *d, json_t *request, bool repeat, json_t **items, json_t **result, struct error *err);
+/* The same for who cannot wait: -ENOENT if no daemon answers now, -ETIMEDOUT if none does within `within_ms`. For what only looks. */
+int door_ask_soon(struct door *d, json_t *request, unsigned within_ms, json_t **result);
 
 struct door_image {
     uint64_t size_bytes;

@@ -1,6 +1,7 @@
 /* door_control.c - control requests from many threads over a few connections that are made anew when the daemon was away. */
 #include "doors/common/door_private.h"
 
+#include "base/clock.h"
 #include "control/contact.h"
 
 #include <errno.h>
@@ -172,6 +173,22 @@ int door_ask(struct door *d, json_t *request, bool repeat, json_t **items, json_
     }
     json_decref(all);
     return error_set(err, own.code, "%s", own.text);
+}
+
+/* On a connection of its own: those of the door may all be waiting. */
+int door_ask_soon(struct door *d, json_t *request, unsigned within_ms, json_t **result)
+{
+    struct error own = ERROR_NONE;
+    struct control_client c;
+    json_t *reply = NULL;
+    int pid, bad = request ? contact_daemon(d->key, d->cancel_fd, within_ms, &c, &pid, &own) : -EINVAL;
+    if (!bad) {
+        c.deadline_ms = clock_monotonic_ms() + within_ms;
+        bad = exchange(&c, request, NULL, &reply);
+        control_client_fini(&c);
+    }
+    json_decref(request);
+    return bad ? bad : finish(reply, result, &own);
 }
 
 /* ---- What doors ask ---- */

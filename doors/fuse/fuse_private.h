@@ -61,6 +61,7 @@ struct fuse_mount {
     pthread_cond_t changed;   /* a slot's state, the listing */
     struct listing *listing;  /* the newest, or NULL */
     bool listing_wanted;      /* somebody is asking for a newer one */
+    uint64_t capacity_bytes, free_bytes; /* of the store, as statfs was told last */
     struct hash names;
     struct list_node nodes;   /* all but the fixed ones */
     uint64_t next_number;

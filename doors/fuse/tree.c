@@ -10,6 +10,7 @@
 #include <sys/statvfs.h>
 
 #define LIST_FRESH_MS 100u       /* a directory that is opened shows what the store held this long ago at most */
+#define STATFS_MS 1000u          /* how long statfs waits for the store */
 #define UNKNOWN_INODE 0xffffffff /* of names not looked up yet */
 
 int fuse_errno(int err)
@@ -147,21 +148,23 @@ void tree_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, str
     free(list);
 }
 
-/* What the store can hold and what of it is free. */
+/* What the store can hold and what of it is free. umount(8) asks for this too, and must not wait for a storage domain that is
+ * away: then it is what was known last. */
 void tree_statfs(fuse_req_t req, fuse_ino_t ino)
 {
     (void)ino;
     struct fuse_mount *m = mount_of(req);
     json_t *status = NULL;
-    int err = door_ask(m->door, json_pack("{s:s}", "command", "status"), true, NULL, &status, NULL);
-    if (err) {
-        fuse_reply_err(req, fuse_errno(err));
-        return;
-    }
+    bool known = door_ask_soon(m->door, json_pack("{s:s}", "command", "status"), STATFS_MS, &status) == 0;
     uint64_t capacity = (uint64_t)json_integer_value(json_object_get(status, "capacity")), used = (uint64_t)json_integer_value(json_object_get(status, "used"));
-    uint64_t free_bytes = capacity > used ? capacity - used : 0;
-    struct statvfs v = { .f_bsize = 4096, .f_frsize = 4096, .f_blocks = capacity / 4096, .f_bfree = free_bytes / 4096, .f_bavail = free_bytes / 4096,
-                         .f_namemax = LISTING_NAME_SIZE - 1 };
     json_decref(status);
+    pthread_mutex_lock(&m->lock);
+    if (known) {
+        m->capacity_bytes = capacity;
+        m->free_bytes = capacity > used ? capacity - used : 0;
+    }
+    struct statvfs v = { .f_bsize = 4096, .f_frsize = 4096, .f_blocks = m->capacity_bytes / 4096, .f_bfree = m->free_bytes / 4096,
+                         .f_bavail = m->free_bytes / 4096, .f_namemax = LISTING_NAME_SIZE - 1 };
+    pthread_mutex_unlock(&m->lock);
     fuse_reply_statfs(req, &v);
 }
