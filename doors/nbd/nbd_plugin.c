@@ -1,10 +1,11 @@
 /* nbd_plugin.c - nbdkit's plugin: images of a store over NBD.
  *
- *   nbdkit parallax image=NAME[@SNAP] [image=…] [store=URL] [readonly=true] [announce=TEXT] [socket=PATH]
+ *   nbdkit parallax image=NAME[@SNAP] [image=…] [store=URL] [readonly=true] [announce=TEXT] [socket=PATH [umask=MASK]]
  *
  * Without image= every image and snapshot of the store is an export of its name. nbdkit gives sockets, TLS and socket
  * activation; doors/common the disks. What `parallax nbd` needs: readonly is nbdkit's -r, which is not told before the images
- * are attached; TEXT is printed when clients can connect; PATH, nbdkit's socket, is removed at the end.
+ * are attached; TEXT is printed when clients can connect; PATH, nbdkit's socket, is removed at the end; MASK tells who may
+ * connect to it, since nbdkit takes no notice of the umask that it was started under.
  *
  * 1. Before nbdkit forks, the store and the images are looked for, so that a mistake is told to whoever started it. Threads
  *    and attachments are made after the fork, because they would not survive it.
@@ -25,6 +26,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
@@ -34,6 +36,7 @@
 struct door *nbd_door;
 static const char *store_url, *announcement, *socket_path;
 static int announce_fd = -1; /* nbdkit closes its standard output before clients can connect */
+static long socket_mask = -1; /* -1: nbdkit's */
 static bool server_read_only;
 static pthread_t watcher;
 static bool watching;
@@ -63,6 +66,8 @@ static int plx_config(const char *key, const char *value)
     }
     else if (!strcmp(key, "socket"))
         socket_path = value;
+    else if (!strcmp(key, "umask"))
+        socket_mask = strtol(value, NULL, 8) & 0777;
     else if (!strcmp(key, "readonly"))
         return (server_read_only = nbdkit_parse_bool(value) == 1), 0;
     else {
@@ -91,6 +96,8 @@ static int plx_get_ready(void)
         return fail(&err);
     nbd_exports_check(d, &err);
     door_close(d);
+    if (socket_mask >= 0)
+        umask((mode_t)socket_mask); /* the socket is made after this */
     return err.code ? fail(&err) : 0;
 }
 

@@ -163,8 +163,12 @@ static void make_command(struct nbd *n)
     }
     add_plugin(n);
     add(n, "store=%s", n->cli->store_url);
-    if (*n->socket)
+    if (*n->socket) {
+        mode_t mask = umask(0);
+        umask(mask);
         add(n, "socket=%s", n->socket);
+        add(n, "umask=%04o", (unsigned)mask);
+    }
     if (n->read_only)
         add(n, "readonly=true");
     for (unsigned i = 0; i < n->args->count; i++)
