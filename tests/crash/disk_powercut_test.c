@@ -221,6 +221,18 @@ static void cut(bool flush)
     engine.paused_ms += clock_monotonic_ms() - begun_ms;
 }
 
+static bool worth_usually(bool flush) { return chance(flush ? wanted < 5000 ? 8 : 1 : 16); }
+
+/* Of a thread that may not look at what the loop's has under way: it asks more often while the paths that it may be on lack cuts. */
+static bool worth_asking(bool flush)
+{
+    static const enum path of_threads[] = { IMPORT, DEDUP, CHECKPOINT, RELINK };
+    for (unsigned i = 0; i < sizeof of_threads / sizeof *of_threads; i++)
+        if (results->path[of_threads[i]] < goal(of_threads[i]))
+            return chance(4);
+    return worth_usually(flush);
+}
+
 static bool worth(bool flush)
 {
     if (depth)
@@ -229,7 +241,7 @@ static bool worth(bool flush)
     for (enum path p = 0; p < PATHS; p++)
         if (paths >> p & 1 && results->path[p] < goal(p))
             return chance(p < SNAPSHOT ? 4 : 2);
-    return chance(flush ? wanted < 5000 ? 8 : 1 : 16);
+    return worth_usually(flush);
 }
 
 static void serve(void)
@@ -261,12 +273,12 @@ static void boundary(bool flush)
         return;
     if (mine)
         serve();
-    if (!worth(flush))
-        return;
-    if (mine || stable)
+    if (!mine && !stable) {
+        if (worth_asking(flush))
+            ask();
+    } else if (worth(flush)) {
         cut(flush);
-    else
-        ask();
+    }
 }
 
 static void turned(struct engine *e)
