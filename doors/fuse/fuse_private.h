@@ -41,6 +41,7 @@ struct node {
     bool named;
     char image[LISTING_NAME_SIZE], snapshot[LISTING_NAME_SIZE]; /* as far as the kind has them */
     time_t created;           /* tells a new thing of an old name from the old one; 0 for directories */
+    time_t modified;          /* as the store said last */
     uint64_t number;          /* st_ino */
     uint64_t lookups, handles; /* while either is left the node lives */
     struct slot slots[SLOTS];
@@ -118,6 +119,8 @@ int look_name(struct fuse_mount *m, const struct node_name *name, struct node_fa
 void look_forget(struct fuse_mount *m);
 /* The attributes of a node; for files the mapped bytes are looked up if they may have changed. */
 int look_attributes(struct fuse_mount *m, struct node *n, struct stat *out);
+/* Those of a file that is open, whatever has its name in the store by now. False: it is not open. */
+bool look_open_attributes(struct fuse_mount *m, struct node *n, struct stat *out);
 void look_fill(const struct fuse_mount *m, const struct node *n, const struct node_facts *facts, struct stat *out);
 
 /* ---- Open files (file.c) ---- */

@@ -145,6 +145,26 @@ void look_fill(const struct fuse_mount *m, const struct node *n, const struct no
                           .st_size = directory ? 0 : (off_t)facts->size_bytes, .st_mtime = modified, .st_ctime = modified, .st_atime = modified };
 }
 
+bool look_open_attributes(struct fuse_mount *m, struct node *n, struct stat *out)
+{
+    struct node_facts facts = { 0 };
+    bool open = false;
+    pthread_mutex_lock(&m->lock);
+    facts.modified = n->modified;
+    for (unsigned i = 0; i < SLOTS && !open; i++)
+        if (n->slots[i].state == SLOT_OPEN) {
+            facts.size_bytes = door_disk_size(n->slots[i].disk);
+            open = true;
+        }
+    uint64_t mapped = n->mapped.bytes;
+    pthread_mutex_unlock(&m->lock);
+    if (!open)
+        return false;
+    look_fill(m, n, &facts, out);
+    out->st_blocks = (blkcnt_t)(mapped / 512);
+    return true;
+}
+
 int look_attributes(struct fuse_mount *m, struct node *n, struct stat *out)
 {
     struct node_name name;
@@ -156,7 +176,11 @@ int look_attributes(struct fuse_mount *m, struct node *n, struct stat *out)
     if (err)
         return err;
     look_fill(m, n, &facts, out);
-    if (!kind_is_directory(n->kind))
-        out->st_blocks = (blkcnt_t)(mapped_bytes(m, n, &facts) / 512);
+    if (kind_is_directory(n->kind))
+        return 0;
+    out->st_blocks = (blkcnt_t)(mapped_bytes(m, n, &facts) / 512);
+    pthread_mutex_lock(&m->lock);
+    n->modified = facts.modified;
+    pthread_mutex_unlock(&m->lock);
     return 0;
 }

@@ -57,8 +57,11 @@ void tree_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     (void)fi;
     struct fuse_mount *m = mount_of(req);
+    struct node *n = node_of(m, ino);
     struct stat st;
-    int err = look_attributes(m, node_of(m, ino), &st);
+    int err = look_attributes(m, n, &st);
+    if (err == -ENOENT && look_open_attributes(m, n, &st))
+        err = 0;
     if (err)
         fuse_reply_err(req, fuse_errno(err));
     else
