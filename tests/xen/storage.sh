@@ -72,7 +72,7 @@ part_snapshots() {
 }
 
 # A clock that stood still with the machine is told, too; that is no word about a disk.
-no_new_line='! dmesg | tail -n +$(($(cat /run/lines) + 1)) | grep -v "hrtimer: interrupt took\|clocksource"'
+no_new_line='! dmesg | tail -n +$(($(cat /run/lines) + 1)) | grep -v "hrtimer: interrupt took\|clocksource\|random: crng init done"'
 # The daemon goes and comes under a guest that verifies what it reads, and under one with a file system mounted.
 part_restarts() {
   in_domain g2 "dmesg | wc -l >/run/lines; (disk_load verify /dev/xvda 900 >/run/verify 2>&1; echo \$? >/run/verify.status) & sleep 1" >/dev/null
