@@ -37,6 +37,8 @@ part_rings() {
   indirect=$(($4 - $1)) reads=$(($5 - $2)) segments=$(($6 - $3))
   note "$reads requests, $indirect of them indirect, $segments segments"
   check "a sequential reader of 1 MiB uses indirect requests and no others" test $indirect -gt 0 -a $indirect = $reads
+  # A read of what was never written is answered at once, and nothing is ever in flight.
+  in_domain g2 "disk_load rate /dev/xvda write 1048576 4 6" | sed 's/^/# sequential 1 MiB writes: /'
   for batch in 1 8; do
     was=$(device g2 51712 reads events-sent events-received batches)
     in_domain g2 "disk_load rate /dev/xvda read 4096 32 4 random $batch" | sed "s/^/# random 4 KiB reads at depth 32, $batch at a time: /"
