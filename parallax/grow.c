@@ -78,9 +78,7 @@ static void work(struct job *j)
     } else {
         g->error = bdev_grow(d, end);
     }
-    if (!g->error && g->zeroes)
-        g->error = bdev_zero(d, at, end - at);
-    if (!g->error && g->zeroes)
+    if (!g->error && g->zeroes && !(g->error = bdev_zero(d, at, end - at)))
         g->error = bdev_flush(d);
 }
 

@@ -2,7 +2,7 @@
  *
  * Free are only blocks whose freeing is durable and that no read can hold (H1). The loop takes runs of them out of what may be
  * allocated and the grower punches them, a bounded step at a time; they are holes from then on, and grow.c fills them
- * when they are needed again. Both threads' jobs are done in order, so a hole is never filled before it is punched.
+ * when they are needed again. Its jobs are done in order, so a hole is never filled before it is punched.
  * What goes back is late and in large runs: only as much as was free during a whole while, more than what is kept at hand.
  * So a load that overwrites, whose free space comes and goes with the checkpoints, is not disturbed; nor is it by a restart: a
  * store that closes keeps what such a load will take again, and the first while after opening is a long one. */

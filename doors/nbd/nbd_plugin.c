@@ -53,6 +53,23 @@ static int fail(const struct error *err)
 
 /* ---- Starting ---- */
 
+static int parse_mask(const char *value)
+{
+    char *end;
+    socket_mask = strtol(value, &end, 8);
+    if (end != value && !*end && socket_mask >= 0 && socket_mask <= 0777)
+        return 0;
+    nbdkit_error("umask=%s: an octal number from 0 to 777 is needed", value);
+    return -1;
+}
+
+static int parse_read_only(const char *value)
+{
+    int yes = nbdkit_parse_bool(value);
+    server_read_only = yes == 1;
+    return yes < 0 ? -1 : 0;
+}
+
 static int plx_config(const char *key, const char *value)
 {
     struct error err = ERROR_NONE;
@@ -67,9 +84,9 @@ static int plx_config(const char *key, const char *value)
     else if (!strcmp(key, "socket"))
         socket_path = value;
     else if (!strcmp(key, "umask"))
-        socket_mask = strtol(value, NULL, 8) & 0777;
+        return parse_mask(value);
     else if (!strcmp(key, "readonly"))
-        return (server_read_only = nbdkit_parse_bool(value) == 1), 0;
+        return parse_read_only(value);
     else {
         nbdkit_error("unknown parameter '%s'", key);
         return -1;

@@ -524,7 +524,6 @@ static void space_that_was_given_back_in_part_is_filled_before_it_is_used(void)
     bare_end(&b);
 }
 
-/* Whatever rots, nobody is given wrong bytes, and what did not rot is there. */
 /* A discard of many blocks is one range, and no entry of the index. */
 static void a_write_gets_what_was_discarded_before_it(void)
 {
