@@ -220,6 +220,18 @@ static void fill_to_the_brim(void)
     }
 }
 
+static void all_end_well(struct bare_io *io, unsigned count)
+{
+    unsigned failed = 0;
+    for (unsigned i = 0; i < count; i++) {
+        for (unsigned turns = 0; turns < 20000 && io[i].error == BARE_PENDING; turns++)
+            bare_turn(&b, 1);
+        failed += io[i].error != 0;
+        bare_io_fini(&io[i]);
+    }
+    CU_ASSERT_EQUAL(failed, 0);
+}
+
 /* Those that fill() does not use. */
 static uint64_t leaf(unsigned i) { return i < 380 ? i : i + 60; }
 
@@ -229,7 +241,7 @@ static void discards_that_come_together(uint32_t blocks, unsigned first, unsigne
     enum { LEAVES = 960, LEAF = 256 };
     static struct bare_io io[LEAVES];
     struct store_status status;
-    unsigned n = 0, failed = 0;
+    unsigned n = 0;
     bare_begin(&b, STORE_BYTES);
     b.index_entries = 200000;
     bare_reopen(&b);
@@ -239,13 +251,7 @@ static void discards_that_come_together(uint32_t blocks, unsigned first, unsigne
     fill_to_the_brim();
     for (unsigned i = 0; i + step <= LEAVES; i += step)
         bare_submit(&b, &io[n++], IMAGE_DISCARD, leaf(i) * LEAF + first, blocks, 0);
-    for (unsigned i = 0; i < n; i++) {
-        for (unsigned turns = 0; turns < 20000 && io[i].error == BARE_PENDING; turns++)
-            bare_turn(&b, 1);
-        failed += io[i].error != 0;
-        bare_io_fini(&io[i]);
-    }
-    CU_ASSERT_EQUAL(failed, 0);
+    all_end_well(io, n);
     CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
     store_get_status(b.store, &status);
     CU_ASSERT_EQUAL_FATAL(status.failed, 0);
@@ -545,17 +551,10 @@ static void requests_that_come_together_wait_for_room_that_a_checkpoint_makes(vo
 {
     enum { TOGETHER = 20, BLOCKS = 256 };
     struct bare_io io[TOGETHER];
-    unsigned failed = 0;
     bare_begin(&b, STORE_BYTES);
     for (unsigned i = 0; i < TOGETHER; i++)
         bare_submit(&b, &io[i], IMAGE_WRITE, (uint64_t)i * BLOCKS, BLOCKS, 1 + i);
-    for (unsigned i = 0; i < TOGETHER; i++) {
-        for (unsigned turns = 0; turns < 20000 && io[i].error == BARE_PENDING; turns++)
-            bare_turn(&b, 1);
-        failed += io[i].error != 0;
-        bare_io_fini(&io[i]);
-    }
-    CU_ASSERT_EQUAL(failed, 0);
+    all_end_well(io, TOGETHER);
     for (unsigned i = 0; i < TOGETHER; i++)
         expect_run((uint64_t)i * BLOCKS, BLOCKS, 1 + i);
     CU_ASSERT(bare_is_sound(&b));
