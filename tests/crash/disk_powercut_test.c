@@ -289,6 +289,15 @@ static void turned(struct engine *e)
     disk_unlock();
 }
 
+/* What ends the session, the oracle does not follow; a thread that still asks goes on without a cut. */
+static void no_more_cuts(void)
+{
+    disk_lock();
+    engine.turned = NULL;
+    asked = false;
+    disk_unlock();
+}
+
 static void blocking(struct engine *e, bool begins)
 {
     (void)e;
@@ -359,6 +368,7 @@ static void run_session(void)
             engine_reopen(&engine);
     }
     disk_at_boundary(NULL);
+    no_more_cuts();
     engine_delete_all(&engine);
     engine_end(&engine);
     disk_unwatch();
