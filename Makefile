@@ -130,12 +130,13 @@ $(O)/parallaxd: LDLIBS += -lmicrohttpd
 $(O)/nbdkit-parallax-plugin.so: $(patsubst %.c,$(O)/obj/%.o,$(call sources,doors/nbd)) $(call libraries,$(DEPS_doors))
 	$(call link,-shared -Wl$(,)-z$(,)nodelete)
 
-# A unit test NAME_…_test.c links the libraries of the folder NAME; other tests link everything.
+# A unit test NAME_…_test.c links the libraries of the folder NAME; other tests, and programs whatever their name, link everything.
 define test_rules
-$(1): $(patsubst $(O)/tests/%,$(O)/obj/tests/%.o,$(1)) $(call libraries,$(or $(DEPS_$(firstword $(subst _, ,$(notdir $(1))))),$(DEPS_tools)) tests/support)
+$(1): $(patsubst $(O)/tests/%,$(O)/obj/tests/%.o,$(1)) $(call libraries,$(or $(2),$(DEPS_tools)) tests/support)
 	$$(call link,-lcunit)
 endef
-$(foreach t,$(UNIT_TESTS) $(HELPERS),$(eval $(call test_rules,$(t))))
+$(foreach t,$(UNIT_TESTS),$(eval $(call test_rules,$(t),$(DEPS_$(firstword $(subst _, ,$(notdir $(t))))))))
+$(foreach t,$(HELPERS),$(eval $(call test_rules,$(t))))
 
 # A library to be loaded into a program under test: with what it needs of the engine in it, and nothing of that visible.
 $(PRELOADS): $(O)/tests/preload/%.so: $(O)/obj/tests/preload/%.o $(call libraries,parallax base)
