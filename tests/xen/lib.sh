@@ -66,6 +66,17 @@ config() {
 create() {
   xl create -q "/tmp/$1.cfg" && in_domain "$1" true
 }
+# again_if_emulation_fails NAME COMMAND…: with the PVH guest NAME. QEMU's emulation of svm now and then gives a guest a register of Xen's
+# own, and the guest ends by a triple fault; that says nothing about its disk. What COMMAND said is in /tmp/again.out.
+again_if_emulation_fails() {
+  local name=$1 n=0; shift
+  xl dmesg -c >/dev/null
+  until "$@" >/tmp/again.out 2>&1; do
+    n=$((n + 1)); [ $n -lt 4 ] && xl dmesg -c | grep "Triple fault" || return
+    note "the emulation ended the PVH guest; once more"
+    xl destroy $name 2>/dev/null
+  done
+}
 load() { for m; do insmod "/modules/$m.ko" || note "cannot load $m"; done; }
 no_node() { ! xenstore-exists "$1"; }
 gone() { ! xl domid "$1" >/dev/null 2>&1; }

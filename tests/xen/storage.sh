@@ -140,7 +140,7 @@ part_churn() {
 }
 writable() { storage "dd if=/dev/zero of=/tmp/block bs=4096 count=1 2>/dev/null; parallax write $1 0 </tmp/block"; }
 
-# The ways a guest ends and comes back: reboot, crash, saved and restored, migrated (to this host: both ends attach for a while).
+# The ways a guest ends and comes back: reboot, crash, saved and restored, moved.
 wrote() { in_domain g1 "mount /dev/xvda /mnt && echo $1 >/mnt/mark && sync"; }
 kept() { in_domain g1 "[ \$(cat /mnt/mark) = $1 ] && dd if=/dev/urandom of=/mnt/more bs=64k count=16 && sync && umount /mnt && e2fsck -fn /dev/xvda"; }
 new_domid() { [ "$(xl domid g1 2>/dev/null || echo $1)" != "$1" ]; }
@@ -159,10 +159,21 @@ part_lives() {
   check "and restored" xl restore /run/g1.save
   rm -f /run/g1.save
   check "and has what it had" kept saved
-  wrote migrated >/dev/null
-  check "a guest is migrated" xl migrate -s "" g1 "xl migrate-receive"
-  check "and has what it had" kept migrated
+  # As in a migration: the new domain attaches while the old one, paused, still has the disk, with requests under way. (xl migrate itself
+  # needs Xen to log what a guest writes to its memory; Debian's cannot for PV guests, and the emulation holds no PVH guest for long.)
+  in_domain g1 "(disk_load verify /dev/xvda 900 >/run/verify 2>&1) & sleep 1" >/dev/null
+  check "a guest is saved under load, and stays" xl save -p g1 /run/g1.save
+  sed 's/^name=.*/name="g1--incoming"/' /tmp/g1.cfg >/tmp/incoming.cfg
+  check "and is restored beside itself" xl restore /tmp/incoming.cfg /run/g1.save
+  rm -f /run/g1.save
+  id=$(xl domid g1--incoming)
+  check "its disk is held back as long as the old domain has it" until_true 20 held_back "$id"
+  check "the old domain goes" eval 'xl destroy g1 && xl rename g1--incoming g1'
+  check "then the new one has the disk" until_true 20 eval '[ $(xenstore-read $backend/$id/51712/state) = 4 ]'
+  in_domain g1 "sleep 2; kill \$(pidof disk_load); while pidof disk_load; do usleep 100000; done" >/dev/null
+  check "and it saw no wrong byte" in_domain g1 'cat /run/verify; grep "no wrong byte" /run/verify'
 }
+held_back() { storage "grep 'device waits for its image: domid=$1 ' /run/parallaxd.log" && [ "$(xenstore-read $backend/$1/51712/state)" = 2 ]; }
 
 # Another domain, in which everything a frontend can do is done wrong, beside a guest that verifies its disk.
 part_hostile() {
