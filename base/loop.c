@@ -2,7 +2,8 @@
  *
  * 1. A descriptor removed during a turn is not called later in that turn: its pending event is cleared from the array.
  * 2. Timers are a list sorted by due time: there are few of them.
- * 3. Posted tasks cross threads through one mutex and one eventfd; nothing else is shared. */
+ * 3. Posted tasks cross threads through one mutex and one eventfd; nothing else is shared.
+ * 4. A time once read is good until the next callback, and outside of a turn not at all. */
 #include "base/loop.h"
 
 #include "base/clock.h"
@@ -24,6 +25,8 @@ struct loop {
     struct list_node timers, deferred, last;
     struct epoll_event events[EVENTS_PER_TURN];
     int event_count;
+    bool in_turn;
+    uint64_t monotonic_ns, real_ns; /* as read in this callback; 0: not yet */
     pthread_mutex_t post_lock;
     struct list_node posted; /* under post_lock */
 };
@@ -152,6 +155,28 @@ void loop_post(struct loop *l, struct loop_task *t)
     wake(l);
 }
 
+uint64_t loop_monotonic_ns(struct loop *l)
+{
+    if (!l->monotonic_ns || !l->in_turn)
+        l->monotonic_ns = clock_monotonic_ns();
+    return l->monotonic_ns;
+}
+
+uint64_t loop_real_ns(struct loop *l)
+{
+    if (!l->real_ns || !l->in_turn)
+        l->real_ns = clock_real_ns();
+    return l->real_ns;
+}
+
+static void forget_time(struct loop *l) { l->monotonic_ns = l->real_ns = 0; }
+
+static void run(struct loop *l, struct loop_task *t)
+{
+    forget_time(l);
+    t->run(t);
+}
+
 static void run_posted(struct loop *l)
 {
     uint64_t n;
@@ -167,7 +192,7 @@ static void run_posted(struct loop *l)
         pthread_mutex_unlock(&l->post_lock);
         if (!t)
             break;
-        t->run(t);
+        run(l, t);
     }
 }
 
@@ -181,17 +206,18 @@ static void run_timers(struct loop *l)
         if (t->due_ms > now)
             break;
         list_remove(&t->link);
+        forget_time(l);
         t->expired(t);
     }
 }
 
-static void run_tasks(struct list_node *list)
+static void run_tasks(struct loop *l, struct list_node *list)
 {
     struct list_node *node;
     while ((node = list_pop(list))) {
         struct loop_task *t = container_of(node, struct loop_task, link);
         t->queued = false;
-        t->run(t);
+        run(l, t);
     }
 }
 
@@ -212,24 +238,28 @@ void loop_turn(struct loop *l, int timeout_ms)
 {
     int n = epoll_wait(l->epoll_fd, l->events, EVENTS_PER_TURN, wait_ms(l, timeout_ms));
     l->event_count = n > 0 ? n : 0;
+    l->in_turn = true;
     for (int i = 0; i < l->event_count; i++) {
         struct loop_fd *w = l->events[i].data.ptr;
         if (!w)
             run_posted(l);
-        else if (l->events[i].events)
+        else if (l->events[i].events) {
+            forget_time(l);
             w->ready(w, l->events[i].events);
+        }
     }
     l->event_count = 0;
     run_timers(l);
-    run_tasks(&l->deferred);
+    run_tasks(l, &l->deferred);
     /* What is sent out at the end may gather once more below: a write becomes a journal write becomes an io_submit. The rounds
      * are counted, so that a task that queues itself again cannot keep the turn from ending. */
     for (int round = 0; round < LAST_ROUNDS && !list_empty(&l->last); round++) {
         struct list_node last = LIST_INIT(last);
         list_splice_tail(&last, &l->last);
-        run_tasks(&last);
+        run_tasks(l, &last);
     }
-    run_tasks(&l->deferred);
+    run_tasks(l, &l->deferred);
+    l->in_turn = false;
 }
 
 void loop_run(struct loop *l)

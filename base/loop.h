@@ -47,6 +47,11 @@ void loop_turn(struct loop *l, int timeout_ms);
 /* Any thread or signal handler: makes loop_run return after the current turn. */
 void loop_stop(struct loop *l);
 
+/* The time, in nanoseconds: monotonic, and since 1970-01-01 UTC. Within a callback the clock is read once, so that what it does for
+ * many requests costs one reading: in some virtual machines that is a system call. */
+uint64_t loop_monotonic_ns(struct loop *l);
+uint64_t loop_real_ns(struct loop *l);
+
 /* events: EPOLLIN and friends, level-triggered. Removing inside any callback is allowed: a descriptor that was ready in the
  * same turn is not called after its removal. The descriptor itself stays the caller's. */
 int loop_fd_add(struct loop *l, struct loop_fd *w, uint32_t events);

@@ -1,8 +1,6 @@
 /* request.c - a request's way in and out: checks, the choice of path, completion. */
 #include "parallax/parallax_private.h"
 
-#include "base/clock.h"
-
 #include <errno.h>
 
 static void count(struct image_counters *c, const struct image_req *req, unsigned bucket, uint64_t took_ns, int error)
@@ -14,7 +12,7 @@ static void count(struct image_counters *c, const struct image_req *req, unsigne
 
 static void count_ended(const struct image_req *req, int error)
 {
-    uint64_t took_ns = clock_monotonic_ns() - req->begun_ns;
+    uint64_t took_ns = loop_monotonic_ns(req->image->store->loop) - req->begun_ns;
     unsigned bucket = histogram_bucket(took_ns);
     count(&req->image->store->count, req, bucket, took_ns, error);
     if (req->image->counted)
@@ -117,7 +115,7 @@ void image_submit(struct image *img, struct image_req *req)
         request_complete_later(req, err);
         return;
     }
-    req->begun_ns = clock_monotonic_ns();
+    req->begun_ns = loop_monotonic_ns(s->loop);
     if (req->op == IMAGE_READ)
         read_submit(s, req);
     else if (req->op == IMAGE_FLUSH)

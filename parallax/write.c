@@ -5,8 +5,6 @@
  * journal room, room in the index, space (S1). */
 #include "parallax/parallax_private.h"
 
-#include "base/clock.h"
-
 #include <errno.h>
 #include <string.h>
 
@@ -209,7 +207,7 @@ void write_done(struct image_req *req, int error)
     struct store *s = req->image->store;
     list_remove(&req->image_link);
     if (!error)
-        req->image->disk->last_write_ns = clock_real_ns();
+        req->image->disk->last_write_ns = loop_real_ns(s->loop);
     checkpoint_touch(s);
     if (!error && req->flags & IMAGE_FUA) {
         journal_flush_request(s, req);

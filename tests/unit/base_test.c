@@ -202,6 +202,33 @@ static void timers_expire_in_order_and_a_stopped_one_never(void)
     loop_destroy(loop);
 }
 
+static uint64_t seen[2];
+
+static void note_time(struct loop_task *t)
+{
+    uint64_t now = loop_monotonic_ns(loop);
+    usleep(1000);
+    CU_ASSERT_EQUAL(loop_monotonic_ns(loop), now);
+    CU_ASSERT_EQUAL(loop_real_ns(loop), loop_real_ns(loop));
+    seen[t == &second] = now;
+}
+
+static void time_stands_still_in_a_callback_and_nowhere_else(void)
+{
+    first = (struct loop_task){ .run = note_time };
+    second = (struct loop_task){ .run = note_time };
+    CU_ASSERT_EQUAL_FATAL(loop_create(&loop), 0);
+    uint64_t before = loop_monotonic_ns(loop);
+    usleep(1000);
+    CU_ASSERT_TRUE(loop_monotonic_ns(loop) >= before + 1000000);
+    loop_defer(loop, &first);
+    loop_defer_last(loop, &second);
+    loop_turn(loop, 0);
+    CU_ASSERT_TRUE(seen[0] >= before + 1000000 && seen[1] >= seen[0] + 1000000);
+    CU_ASSERT_TRUE(loop_monotonic_ns(loop) >= seen[1] + 1000000);
+    loop_destroy(loop);
+}
+
 static void a_percentile_is_right_to_six_percent(void)
 {
     static struct latency l;
@@ -223,5 +250,6 @@ int main(int argc, char **argv)
                      (struct unit_test[]){ UNIT(crc32c_is_that_of_its_definition_at_every_length), UNIT(the_first_error_is_kept),
                                            UNIT(a_hash_table_finds_what_is_in_it_and_nothing_else), UNIT(deferred_tasks_run_in_order_and_the_last_ones_last),
                                            UNIT(a_descriptor_removed_in_a_turn_is_not_called_in_it), UNIT(messages_of_another_thread_all_arrive),
-                                           UNIT(timers_expire_in_order_and_a_stopped_one_never), UNIT(a_percentile_is_right_to_six_percent), { 0 } });
+                                           UNIT(timers_expire_in_order_and_a_stopped_one_never),
+                                           UNIT(time_stands_still_in_a_callback_and_nowhere_else), UNIT(a_percentile_is_right_to_six_percent), { 0 } });
 }
