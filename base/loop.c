@@ -3,7 +3,8 @@
  * 1. A descriptor removed during a turn is not called later in that turn: its pending event is cleared from the array.
  * 2. Timers are a list sorted by due time: there are few of them.
  * 3. Posted tasks cross threads through one mutex and one eventfd; nothing else is shared.
- * 4. A time once read is good until the next callback, and outside of a turn not at all. */
+ * 4. A time once read is good until the next callback, and outside of a turn not at all. To timers the last one read is good
+ *    enough, while the loop does not wait: they are late by what was done since, never early. */
 #include "base/loop.h"
 
 #include "base/clock.h"
@@ -27,6 +28,7 @@ struct loop {
     int event_count;
     bool in_turn;
     uint64_t monotonic_ns, real_ns; /* as read in this callback; 0: not yet */
+    uint64_t last_ns;               /* monotonic, as last read since the loop waited; 0: not since */
     pthread_mutex_t post_lock;
     struct list_node posted; /* under post_lock */
 };
@@ -158,7 +160,7 @@ void loop_post(struct loop *l, struct loop_task *t)
 uint64_t loop_monotonic_ns(struct loop *l)
 {
     if (!l->monotonic_ns || !l->in_turn)
-        l->monotonic_ns = clock_monotonic_ns();
+        l->monotonic_ns = l->last_ns = clock_monotonic_ns();
     return l->monotonic_ns;
 }
 
@@ -167,6 +169,13 @@ uint64_t loop_real_ns(struct loop *l)
     if (!l->real_ns || !l->in_turn)
         l->real_ns = clock_real_ns();
     return l->real_ns;
+}
+
+static uint64_t last_read_ms(struct loop *l)
+{
+    if (!l->last_ns)
+        l->last_ns = clock_monotonic_ns();
+    return l->last_ns / 1000000u;
 }
 
 static void forget_time(struct loop *l) { l->monotonic_ns = l->real_ns = 0; }
@@ -200,7 +209,7 @@ static void run_timers(struct loop *l)
 {
     if (list_empty(&l->timers))
         return;
-    uint64_t now = clock_monotonic_ms();
+    uint64_t now = last_read_ms(l);
     while (!list_empty(&l->timers)) {
         struct loop_timer *t = container_of(l->timers.next, struct loop_timer, link);
         if (t->due_ms > now)
@@ -227,17 +236,18 @@ static int wait_ms(struct loop *l, int timeout_ms)
         return 0;
     if (list_empty(&l->timers))
         return timeout_ms;
-    uint64_t now = clock_monotonic_ms(), due = container_of(l->timers.next, struct loop_timer, link)->due_ms;
+    uint64_t now = last_read_ms(l), due = container_of(l->timers.next, struct loop_timer, link)->due_ms;
     uint64_t left = due > now ? due - now : 0;
     if (left > 1u << 30)
         left = 1u << 30;
     return timeout_ms >= 0 && (uint64_t)timeout_ms < left ? timeout_ms : (int)left;
 }
 
-void loop_turn(struct loop *l, int timeout_ms)
+static void turn(struct loop *l, int timeout_ms)
 {
     int n = epoll_wait(l->epoll_fd, l->events, EVENTS_PER_TURN, wait_ms(l, timeout_ms));
     l->event_count = n > 0 ? n : 0;
+    l->last_ns = 0;
     l->in_turn = true;
     for (int i = 0; i < l->event_count; i++) {
         struct loop_fd *w = l->events[i].data.ptr;
@@ -262,9 +272,15 @@ void loop_turn(struct loop *l, int timeout_ms)
     l->in_turn = false;
 }
 
+void loop_turn(struct loop *l, int timeout_ms)
+{
+    l->last_ns = 0;
+    turn(l, timeout_ms);
+}
+
 void loop_run(struct loop *l)
 {
     while (!atomic_load(&l->stop))
-        loop_turn(l, -1);
+        turn(l, -1);
     atomic_store(&l->stop, false);
 }

@@ -24,7 +24,7 @@
 #define RECENT 8u
 #define PIECE_FIRST 2u
 #define PIECE_GROWTH 3u
-#define REAP 8u
+#define REAP 24u
 #define HELD_PART 3u
 #define RETRY_MS 1
 

@@ -230,7 +230,7 @@ part_cost() {
   finish kernel
   check "the daemon serves another disk by mapping" eval 'stop_daemon && serve --grants map && xl block-attach g4 "$(disk xvdb disk7)"'
   in_domain g4 "$(block_device xvdc); $(block_device xvdb); for d in xvda xvdb xvdc; do disk_load rate /dev/\$d write 262144 4 3; done" >/dev/null
-  for pattern in "read 4096 32 1 random 8" "write 4096 32 1 random 8" "read 65536 8 1 random"; do
+  for pattern in "read 4096 32 1 random 8" "read 65536 32 1 random 8" "write 4096 32 1 random 8"; do
     in_domain g4 "for round in 1 2 3; do for d in xvda xvdc xvdb; do echo \$d \$(disk_load rate /dev/\$d $pattern); done; done" 120 | sed -n 's/.*\(xvd.\).*rate=/\1 /p' >/tmp/rates
     awk '{ sum[$1] += $2; n[$1]++ } END { k = sum["xvdc"] / n["xvdc"]; printf "%d %d %d %.2f %.2f\n", sum["xvda"] / n["xvda"], sum["xvdb"] / n["xvdb"], k, sum["xvda"] / n["xvda"] / k, sum["xvdb"] / n["xvdb"] / k }' /tmp/rates >/tmp/cost
     read -r copy map kernel copy_ratio map_ratio </tmp/cost
