@@ -12,7 +12,9 @@
  * 3. Reattaching writes nothing. Closing and Closed are written only because the frontend or the toolstack asked, or
  *    because a ring is broken: a stock frontend gives its disk up for good on Closing.
  * 4. A frontend whose state node is gone counts as Closed, but only when it was there before: the toolstack may write the
- *    backend's nodes first. */
+ *    backend's nodes first.
+ * 5. A xenstore that does not answer, or refuses a write, says nothing about the device: it goes on, and what could not be read or
+ *    written is tried again on the timer. */
 #include "base/clock.h"
 #include "blkback/blkback_private.h"
 
@@ -41,11 +43,19 @@ static void set_problem(struct blkback_device *d, const char *text)
     pthread_mutex_unlock(&d->disk.b->lock);
 }
 
+/* The timer will step d. */
+static void look_again(struct blkback_device *d, const char *what, int err)
+{
+    d->again = true;
+    log_limited(&d->log_limit, LOG_LEVEL_ERROR, "xenstore: cannot %s: domid=%u vdev=%u error=%d", what, d->disk.domid, d->disk.vdev, err);
+    blkback_manager_retry(d->disk.b);
+}
+
 static void write_state(struct blkback_device *d, unsigned state)
 {
     int err = blkback_nodes_write_state(d, state);
     if (err && err != -ENOENT)
-        log_limited(&d->log_limit, LOG_LEVEL_ERROR, "cannot write state: domid=%u vdev=%u state=%u error=%d", d->disk.domid, d->disk.vdev, state, err);
+        look_again(d, "write state", err);
     atomic_store(&d->state, (int)state);
 }
 
@@ -89,7 +99,11 @@ static void finish(struct blkback_device *d)
         return;
     }
     int err = blkback_nodes_remove(d);
-    if (err && err != -ENOENT)
+    if (err && err != -ENOENT && err != -EACCES) {
+        look_again(d, "remove the device", err);
+        return;
+    }
+    if (err == -EACCES)
         log_warning("cannot remove %s: error=%d", d->path, err);
     log_info("device removed: domid=%u vdev=%u image=%s", d->disk.domid, d->disk.vdev, d->target);
     forget(d);
@@ -112,7 +126,12 @@ static void close_up(struct blkback_device *d)
 static void open_or_fail(struct blkback_device *d)
 {
     struct error err = ERROR_NONE;
-    if (blkback_nodes_identify(d, &err)) {
+    int rc = blkback_nodes_identify(d, &err);
+    if (blkback_nodes_unanswered(rc)) {
+        look_again(d, "read what to serve", rc);
+        return;
+    }
+    if (rc) {
         complain(d, err.text);
         blkback_nodes_write_problem(d, err.text);
         d->stage = BLKBACK_FAILED;
@@ -128,8 +147,14 @@ static void step_new(struct blkback_device *d, const struct blkback_seen *s)
     bool alive = attached(s->frontend_state);
     bool table = blkback_restart_exists(d->disk.b->state_dir, d->disk.domid, d->disk.vdev);
     if (alive && (s->state == XENBUS_CONNECTED || (s->state == XENBUS_CLOSING && table))) {
-        if (blkback_nodes_recall(d, &err) == 0 && blkback_nodes_read_connection(d, &d->connection, &err) == 0) {
-            send(d, BLKBACK_REATTACH);
+        int rc = blkback_nodes_recall(d, &err);
+        if (!rc)
+            rc = blkback_nodes_read_connection(d, &d->connection, &err);
+        if (!rc || blkback_nodes_unanswered(rc)) {
+            if (rc)
+                look_again(d, "read the connection", rc);
+            else
+                send(d, BLKBACK_REATTACH);
             return;
         }
         complain(d, err.text);
@@ -144,6 +169,16 @@ static void step_new(struct blkback_device *d, const struct blkback_seen *s)
     }
 }
 
+/* Says to the frontend what it waits for, or has the timer try again: until then the toolstack sees a device that does not come up. */
+static void say(struct blkback_device *d, int err)
+{
+    d->unsaid = err && err != -ENOENT;
+    if (!d->unsaid)
+        return;
+    complain(d, "its nodes cannot be written to xenstore (is its quota used up?)");
+    blkback_manager_retry(d->disk.b);
+}
+
 static void step_waiting(struct blkback_device *d, const struct blkback_seen *s)
 {
     bool alive = attached(s->frontend_state);
@@ -154,10 +189,19 @@ static void step_waiting(struct blkback_device *d, const struct blkback_seen *s)
             write_state(d, XENBUS_CLOSING);
     } else if (d->stage == BLKBACK_HELD) {
         send(d, BLKBACK_OPEN);
+    } else if (d->unsaid && s->state != XENBUS_CLOSING) {
+        say(d, blkback_nodes_write_features(d, NULL));
+        if (!d->unsaid)
+            set_problem(d, "");
     } else if (alive && s->state != XENBUS_CLOSING) {
         struct error err = ERROR_NONE;
-        if (blkback_nodes_read_connection(d, &d->connection, &err) == 0) {
+        int rc = blkback_nodes_read_connection(d, &d->connection, &err);
+        if (!rc) {
             send(d, BLKBACK_CONNECT);
+            return;
+        }
+        if (blkback_nodes_unanswered(rc)) {
+            look_again(d, "read the connection", rc);
             return;
         }
         complain(d, err.text);
@@ -184,9 +228,17 @@ static void step_connected(struct blkback_device *d, const struct blkback_seen *
         send(d, BLKBACK_CLOSE);
         return;
     }
-    if (atomic_exchange(&d->resized, false) && s->state == XENBUS_CONNECTED) {
+    if (d->unsaid && s->state != XENBUS_CLOSING) {
+        say(d, blkback_nodes_write_connected(d));
+        if (!d->unsaid)
+            set_problem(d, "");
+    } else if (s->state == XENBUS_CONNECTED && atomic_exchange(&d->resized, false)) {
         d->sectors = atomic_load(&d->new_sectors);
-        blkback_nodes_write_size(d);
+        int err = blkback_nodes_write_size(d);
+        if (err && err != -ENOENT) {
+            atomic_store(&d->resized, true);
+            look_again(d, "write the new size", err);
+        }
     }
 }
 
@@ -197,7 +249,9 @@ static void step_closed(struct blkback_device *d, const struct blkback_seen *s)
     else if (s->state == XENBUS_INITIALISING) {
         d->stage = BLKBACK_NEW;
         blkback_device_step(d);
-    } else if (s->frontend_state == XENBUS_INITIALISING)
+    } else if (s->state != XENBUS_CLOSED)
+        write_state(d, XENBUS_CLOSED);
+    else if (s->frontend_state == XENBUS_INITIALISING)
         open_or_fail(d);
 }
 
@@ -237,9 +291,16 @@ void blkback_device_step(struct blkback_device *d)
     if (d->missed || d->stage == BLKBACK_GONE)
         return;
     struct error err = ERROR_NONE;
-    if (!*d->frontend)
-        blkback_nodes_identify(d, &err);
-    blkback_nodes_look(d, &s);
+    d->again = false;
+    int rc = *d->frontend ? 0 : blkback_nodes_identify(d, &err);
+    if (blkback_nodes_unanswered(rc))
+        *d->frontend = 0; /* not all of it was read */
+    else
+        rc = blkback_nodes_look(d, &s);
+    if (blkback_nodes_unanswered(rc)) {
+        look_again(d, "read the device's nodes", rc);
+        return;
+    }
     if (s.exists && !*d->frontend) { /* the toolstack is not ready, or wrong; an event will tell of a change */
         complain(d, err.text);
         blkback_nodes_write_problem(d, err.text);
@@ -250,7 +311,10 @@ void blkback_device_step(struct blkback_device *d)
         char path[BLKBACK_PATH_SIZE + 16], token[48];
         snprintf(path, sizeof path, "%s/state", d->frontend);
         snprintf(token, sizeof token, "%u/%u", d->disk.domid, d->disk.vdev);
-        d->watched = hv_xs_watch(d->disk.b->xs, path, token) == 0;
+        rc = hv_xs_watch(d->disk.b->xs, path, token);
+        d->watched = !rc || rc == -EEXIST;
+        if (!d->watched) /* without it the timer looks */
+            look_again(d, "watch the frontend (is its quota of watches used up?)", rc);
     }
     d->frontend_seen |= s.frontend_exists;
     if (step_gone(d, &s))
@@ -272,6 +336,8 @@ void blkback_device_step(struct blkback_device *d)
     case BLKBACK_BROKEN:
         if (s.frontend_state == XENBUS_CLOSED || s.frontend_state == XENBUS_INITIALISING || (!s.online && !attached(s.frontend_state)))
             close_up(d);
+        else if (s.state != XENBUS_CLOSING)
+            write_state(d, XENBUS_CLOSING);
         break;
     case BLKBACK_CLOSED:
         step_closed(d, &s);
@@ -284,32 +350,31 @@ void blkback_device_step(struct blkback_device *d)
 bool blkback_device_waits(const struct blkback_device *d)
 {
     return d->command == BLKBACK_NOTHING
-        && (d->stage == BLKBACK_HELD || (d->stage == BLKBACK_NEW && d->image_failed) || (d->stage == BLKBACK_CLOSED && d->removal_ms));
+        && (d->again || d->unsaid || d->stage == BLKBACK_HELD || (d->stage == BLKBACK_NEW && d->image_failed) || (d->stage == BLKBACK_CLOSED && d->removal_ms));
 }
 
 /* ---- Replies ---- */
 
 static void opened(struct blkback_device *d)
 {
-    bool was_held = d->stage == BLKBACK_HELD;
+    bool was_held = d->stage == BLKBACK_HELD && !d->unsaid;
     if (d->result && d->result != -EBUSY) {
         complain(d, d->error.text);
         blkback_nodes_write_problem(d, d->error.text);
         d->stage = BLKBACK_FAILED;
+        d->unsaid = false;
         return;
     }
     d->stage = d->result ? BLKBACK_HELD : BLKBACK_READY;
     set_problem(d, d->result ? d->error.text : "");
     if (was_held) {
         if (!d->result)
-            blkback_nodes_write_available(d);
+            say(d, blkback_nodes_write_available(d));
         return;
     }
     if (d->result)
         log_limited(&d->log_limit, LOG_LEVEL_INFO, "device waits for its image: domid=%u vdev=%u image=%s: %s", d->disk.domid, d->disk.vdev, d->target, d->error.text);
-    int err = blkback_nodes_write_features(d, d->result ? d->error.text : NULL);
-    if (err && err != -ENOENT)
-        complain(d, "its features cannot be written to xenstore (is its quota used up?)");
+    say(d, blkback_nodes_write_features(d, d->result ? d->error.text : NULL));
 }
 
 static void ring_failed(struct blkback_device *d)
@@ -327,9 +392,7 @@ static void connected(struct blkback_device *d)
         return;
     }
     d->stage = BLKBACK_CONNECTED;
-    int err = blkback_nodes_write_connected(d);
-    if (err && err != -ENOENT)
-        complain(d, "its properties cannot be written to xenstore (is its quota used up?)");
+    say(d, blkback_nodes_write_connected(d));
     log_limited(&d->log_limit, LOG_LEVEL_INFO, "device connected: domid=%u vdev=%u image=%s sectors=%llu queues=%u ring_pages=%u layout=%s", d->disk.domid, d->disk.vdev, d->target,
              (unsigned long long)d->sectors, d->connection.queues, 1u << d->connection.order, blkif_abi_name(d->connection.abi));
 }
@@ -350,6 +413,7 @@ static void reattached(struct blkback_device *d)
 static void closed(struct blkback_device *d)
 {
     bool broken = atomic_exchange(&d->broken, false);
+    d->unsaid = false;
     d->stage = broken ? BLKBACK_BROKEN : BLKBACK_CLOSED;
     write_state(d, broken ? XENBUS_CLOSING : XENBUS_CLOSED);
     log_limited(&d->log_limit, LOG_LEVEL_INFO, "device %s: domid=%u vdev=%u image=%s", broken ? "disconnected" : "closed", d->disk.domid, d->disk.vdev, d->target);

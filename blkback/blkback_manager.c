@@ -145,7 +145,7 @@ static void backend_event(struct blkback *b, const char *path)
         if (is_reason(rest + end))
             mark(b, domid, vdev);
     } else {
-        scan(b);
+        b->scan_due = true;
     }
 }
 
@@ -160,6 +160,11 @@ static void drain(struct blkback *b)
             mark(b, domid, vdev);
         free(path);
     }
+    if (b->scan_due) { /* once, however many events ask for it */
+        b->scan_due = scan(b) != 0;
+        if (b->scan_due)
+            blkback_manager_retry(b);
+    }
 }
 
 static void watch_ready(struct loop_fd *w, uint32_t epoll_events)
@@ -173,7 +178,7 @@ static void watch_ready(struct loop_fd *w, uint32_t epoll_events)
 static void retry(struct loop_timer *t)
 {
     struct blkback *b = container_of(t, struct blkback, retry_timer);
-    bool waiting = false;
+    bool waiting = b->scan_due;
     list_for_each (n, &b->devices) {
         struct blkback_device *d = container_of(n, struct blkback_device, link);
         if (blkback_device_waits(d))

@@ -78,22 +78,33 @@ static int read_optional(struct blkback *b, const char *dir, const char *name, u
     return rc ? error_set(err, rc, "%s/%s is not a number up to %llu", dir, name, (unsigned long long)max) : 0;
 }
 
-void blkback_nodes_look(struct blkback_device *d, struct blkback_seen *out)
+bool blkback_nodes_unanswered(int err) { return err && err != -ENOENT && err != -EINVAL && err != -ERANGE; }
+
+int blkback_nodes_look(struct blkback_device *d, struct blkback_seen *out)
 {
     struct blkback *b = d->disk.b;
     uint64_t n;
-    char path[BLKBACK_PATH_SIZE], text[32];
-    *out = (struct blkback_seen){ .exists = read_text(b, 0, d->path, "frontend", path, sizeof path) == 0 };
-    if (!out->exists)
-        return;
-    out->state = read_number(b, d->path, "state", XENBUS_RECONFIGURED, &n) ? XENBUS_UNKNOWN : (unsigned)n;
-    out->online = read_number(b, d->path, "online", 1, &n) ? true : n == 1;
-    if (!*d->frontend)
-        return;
-    out->frontend_exists = read_text(b, 0, d->frontend, "state", text, sizeof text) == 0;
-    if (out->frontend_exists)
-        out->frontend_state = parse_number(text, XENBUS_RECONFIGURED, &n) ? XENBUS_UNKNOWN : (unsigned)n;
+    char path[BLKBACK_PATH_SIZE];
+    int err = read_text(b, 0, d->path, "frontend", path, sizeof path);
+    *out = (struct blkback_seen){ .exists = err != -ENOENT };
+    if (blkback_nodes_unanswered(err) || !out->exists)
+        return out->exists ? err : 0;
+    err = read_number(b, d->path, "state", XENBUS_RECONFIGURED, &n);
+    out->state = err ? XENBUS_UNKNOWN : (unsigned)n;
+    if (!blkback_nodes_unanswered(err)) {
+        err = read_number(b, d->path, "online", 1, &n);
+        out->online = err ? true : n == 1;
+    }
+    if (!blkback_nodes_unanswered(err) && *d->frontend) {
+        err = read_number(b, d->frontend, "state", XENBUS_RECONFIGURED, &n);
+        out->frontend_exists = err != -ENOENT;
+        out->frontend_state = err ? XENBUS_UNKNOWN : (unsigned)n;
+    }
+    return blkback_nodes_unanswered(err) ? err : 0;
 }
+
+/* What a node's reader tells of: that nobody answered, or that it makes no sense. */
+static int fault(int err) { return blkback_nodes_unanswered(err) ? err : -EINVAL; }
 
 static void choose_offer(struct blkback_device *d)
 {
@@ -114,21 +125,47 @@ static int read_own(struct blkback_device *d, const char *node, char out[static 
     return rc && rc != -ENOENT ? error_set(err, rc, "%s/%s cannot be read", d->path, node) : 0;
 }
 
+/* What kind of disk the toolstack wants. */
+static int read_kind(struct blkback_device *d, struct error *err)
+{
+    struct blkback *b = d->disk.b;
+    uint64_t n;
+    char text[16];
+    int rc = read_text(b, 0, d->path, "device-type", text, sizeof text);
+    d->cdrom = !rc && !strcmp(text, "cdrom");
+    if (!blkback_nodes_unanswered(rc)) {
+        rc = read_text(b, 0, d->path, "mode", text, sizeof text);
+        d->read_only = d->cdrom || rc || strcmp(text, "w"); /* unless asked otherwise in so many words */
+    }
+    if (!blkback_nodes_unanswered(rc)) {
+        rc = read_number(b, d->path, "discard-enable", 1, &n);
+        d->discard = rc || n == 1;
+    }
+    if (!blkback_nodes_unanswered(rc)) {
+        rc = read_number(b, d->path, "removable", 1, &n);
+        d->removable = !rc && n == 1;
+    }
+    choose_offer(d);
+    return blkback_nodes_unanswered(rc) ? error_set(err, rc, "%s cannot be read", d->path) : 0;
+}
+
 int blkback_nodes_identify(struct blkback_device *d, struct error *err)
 {
     struct blkback *b = d->disk.b;
     uint64_t n;
     char text[IMAGE_TARGET_SIZE];
-    if (read_number(b, d->path, "frontend-id", UINT32_MAX, &n) || n != d->disk.domid)
-        return error_set(err, -EINVAL, "%s/frontend-id is not %u", d->path, d->disk.domid);
-    char prefix[64];
+    int rc = read_number(b, d->path, "frontend-id", UINT32_MAX, &n);
+    if (rc || n != d->disk.domid)
+        return error_set(err, fault(rc), "%s/frontend-id is not %u", d->path, d->disk.domid);
+    char prefix[64], frontend[BLKBACK_PATH_SIZE];
     snprintf(prefix, sizeof prefix, "/local/domain/%u/", d->disk.domid);
-    if (read_text(b, 0, d->path, "frontend", d->frontend, sizeof d->frontend) || strncmp(d->frontend, prefix, strlen(prefix))) {
-        *d->frontend = 0;
-        return error_set(err, -EINVAL, "%s/frontend is not a path of domain %u", d->path, d->disk.domid);
-    }
-    if (read_text(b, 0, d->path, "params", text, sizeof text))
-        return error_set(err, -EINVAL, "%s/params does not name an image", d->path);
+    rc = read_text(b, 0, d->path, "frontend", frontend, sizeof frontend);
+    if (rc || strncmp(frontend, prefix, strlen(prefix)))
+        return error_set(err, fault(rc), "%s/frontend is not a path of domain %u", d->path, d->disk.domid);
+    memcpy(d->frontend, frontend, sizeof d->frontend);
+    rc = read_text(b, 0, d->path, "params", text, sizeof text);
+    if (rc)
+        return error_set(err, fault(rc), "%s/params does not name an image", d->path);
     pthread_mutex_lock(&b->lock);
     memcpy(d->target, text, sizeof d->target);
     pthread_mutex_unlock(&b->lock);
@@ -137,13 +174,7 @@ int blkback_nodes_identify(struct blkback_device *d, struct error *err)
         return err->code;
     if (strcmp(text, d->params))
         *d->identity = 0;
-    d->cdrom = read_text(b, 0, d->path, "device-type", text, sizeof text) == 0 && !strcmp(text, "cdrom");
-    /* Read-only unless asked otherwise in so many words. */
-    d->read_only = d->cdrom || read_text(b, 0, d->path, "mode", text, sizeof text) || strcmp(text, "w");
-    d->discard = read_number(b, d->path, "discard-enable", 1, &n) ? true : n == 1;
-    d->removable = read_number(b, d->path, "removable", 1, &n) == 0 && n == 1;
-    choose_offer(d);
-    return 0;
+    return read_kind(d, err);
 }
 
 int blkback_nodes_recall(struct blkback_device *d, struct error *err)
@@ -159,10 +190,17 @@ int blkback_nodes_recall(struct blkback_device *d, struct error *err)
     struct blkback *b = d->disk.b;
     uint64_t n;
     d->disk.hidden = 0;
-    for (unsigned i = 0; i < sizeof offers / sizeof *offers; i++)
-        if (read_number(b, d->path, offers[i].node, UINT32_MAX, &n) || !n)
+    for (unsigned i = 0; i < sizeof offers / sizeof *offers; i++) {
+        int rc = read_number(b, d->path, offers[i].node, UINT32_MAX, &n);
+        if (blkback_nodes_unanswered(rc))
+            return error_set(err, rc, "%s/%s cannot be read", d->path, offers[i].node);
+        if (rc || !n)
             d->disk.hidden |= offers[i].feature;
-    d->disk.offers_persistent = read_number(b, d->path, "feature-persistent", 1, &n) == 0 && n == 1;
+    }
+    int rc = read_number(b, d->path, "feature-persistent", 1, &n);
+    if (blkback_nodes_unanswered(rc))
+        return error_set(err, rc, "%s/feature-persistent cannot be read", d->path);
+    d->disk.offers_persistent = !rc && n == 1;
     return read_own(d, IDENTITY_NODE, d->identity, err);
 }
 
@@ -180,7 +218,7 @@ static int read_abi(struct blkback_device *d, enum blkif_abi *out, struct error 
         return 0;
     }
     if (rc || blkif_abi_parse(text, out))
-        return error_set(err, -EINVAL, "%s/protocol names no known layout", d->frontend);
+        return error_set(err, fault(rc), "%s/protocol names no known layout", d->frontend);
     return 0;
 }
 
@@ -214,11 +252,12 @@ static int read_queue(struct blkback_device *d, const char *dir, struct blkback_
         if (rc == -ENOENT)
             rc = read_number(b, dir, name, UINT32_MAX, &n);
         if (rc)
-            return error_set(err, -EINVAL, "%s/ring-ref of page %u is missing or not a number", dir, i);
+            return error_set(err, fault(rc), "%s/ring-ref of page %u is missing or not a number", dir, i);
         c->queue[queue].refs[i] = (hv_gref)n;
     }
-    if (read_number(b, dir, "event-channel", UINT32_MAX, &n))
-        return error_set(err, -EINVAL, "%s/event-channel is missing or not a number", dir);
+    int rc = read_number(b, dir, "event-channel", UINT32_MAX, &n);
+    if (rc)
+        return error_set(err, fault(rc), "%s/event-channel is missing or not a number", dir);
     c->queue[queue].event_channel = (uint32_t)n;
     return 0;
 }
@@ -317,10 +356,33 @@ static void put_image(struct batch *t)
     put(t, NAME_NODE, t->d->params);
 }
 
+/* What the frontend reads when we are connected. */
+static void put_properties(struct batch *t)
+{
+    struct blkback_device *d = t->d;
+    unsigned hidden = d->disk.hidden;
+    bool discard = d->discard && !d->read_only && !(hidden & BLKBACK_DISCARD);
+    put_number(t, "feature-barrier", !(hidden & BLKBACK_BARRIER));
+    put_number(t, "feature-flush-cache", !(hidden & BLKBACK_FLUSH));
+    put_number(t, "feature-discard", discard);
+    if (discard) {
+        put_number(t, "discard-granularity", BLKBACK_DISCARD_SECTORS * IMAGE_SECTOR);
+        put_number(t, "discard-alignment", 0);
+        put_number(t, "discard-secure", 0);
+    }
+    put_number(t, "feature-persistent", d->disk.offers_persistent);
+    put_number(t, "sectors", d->sectors);
+    put_number(t, "sector-size", hidden & BLKBACK_SMALL_SECTORS && d->sectors % (BLKIF_PAGE_SIZE / IMAGE_SECTOR) == 0 ? BLKIF_PAGE_SIZE : IMAGE_SECTOR);
+    put_number(t, "physical-sector-size", 4096);
+    put_number(t, "info", (d->cdrom ? BLKIF_INFO_CDROM : 0) | (d->removable ? BLKIF_INFO_REMOVABLE : 0) | (d->read_only ? BLKIF_INFO_READONLY : 0));
+}
+
+/* All nodes that the device will ever have, so that a quota refuses it now, while the toolstack still waits and can tell. */
 static void put_features(struct batch *t, const void *arg)
 {
     unsigned hidden = t->d->disk.hidden;
     put_verdict(t, arg ? "held" : "connected", arg);
+    put_properties(t);
     if (!arg)
         put_image(t);
     if (!(hidden & BLKBACK_MULTI_PAGE)) {
@@ -336,23 +398,8 @@ static void put_features(struct batch *t, const void *arg)
 
 static void put_connected(struct batch *t, const void *arg)
 {
-    struct blkback_device *d = t->d;
-    unsigned hidden = d->disk.hidden;
-    bool discard = d->discard && !d->read_only && !(hidden & BLKBACK_DISCARD);
     (void)arg;
-    put_number(t, "feature-barrier", !(hidden & BLKBACK_BARRIER));
-    put_number(t, "feature-flush-cache", !(hidden & BLKBACK_FLUSH));
-    put_number(t, "feature-discard", discard);
-    if (discard) {
-        put_number(t, "discard-granularity", BLKBACK_DISCARD_SECTORS * IMAGE_SECTOR);
-        put_number(t, "discard-alignment", 0);
-        put_number(t, "discard-secure", 0);
-    }
-    put_number(t, "feature-persistent", d->disk.offers_persistent);
-    put_number(t, "sectors", d->sectors);
-    put_number(t, "sector-size", hidden & BLKBACK_SMALL_SECTORS && d->sectors % (BLKIF_PAGE_SIZE / IMAGE_SECTOR) == 0 ? BLKIF_PAGE_SIZE : IMAGE_SECTOR);
-    put_number(t, "physical-sector-size", 4096);
-    put_number(t, "info", (d->cdrom ? BLKIF_INFO_CDROM : 0) | (d->removable ? BLKIF_INFO_REMOVABLE : 0) | (d->read_only ? BLKIF_INFO_READONLY : 0));
+    put_properties(t);
     put_number(t, "state", XENBUS_CONNECTED);
 }
 
@@ -392,9 +439,13 @@ int blkback_nodes_write_problem(struct blkback_device *d, const char *text) { re
 static int remove_once(struct blkback_device *d, hv_xs_tx tx)
 {
     struct hv_xs *xs = d->disk.b->xs;
-    char parent[BLKBACK_PATH_SIZE], **names;
+    char parent[BLKBACK_PATH_SIZE], **names, state[8];
     unsigned count;
-    int err = hv_xs_remove(xs, tx, d->path);
+    int err = read_text(d->disk.b, tx, d->path, "state", state, sizeof state);
+    if (!err && atoi(state) != XENBUS_CLOSED)
+        err = -EBUSY;
+    if (!err)
+        err = hv_xs_remove(xs, tx, d->path);
     if (err)
         return err;
     snprintf(parent, sizeof parent, "backend/vbd/%u", d->disk.domid);

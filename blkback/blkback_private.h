@@ -134,6 +134,8 @@ struct blkback_device {
     struct list_node link; /* in blkback.devices, under blkback.lock */
     enum blkback_stage stage;
     bool dirty, watched, frontend_seen;
+    bool again;                       /* the xenstore refused something: look again soon */
+    bool unsaid;                      /* what the frontend waits for could not be written */
     bool missed;                      /* an event came while a command was under way */
     char path[BLKBACK_PATH_SIZE];     /* backend/vbd/DOMID/VDEV */
     char frontend[BLKBACK_PATH_SIZE]; /* /local/domain/… */
@@ -191,7 +193,7 @@ struct blkback {
     struct loop_task shutdown_task;
     sem_t ready;
     int started; /* what the control thread's beginning came to, before ready is posted */
-    bool shutting_down;
+    bool shutting_down, scan_due;
     /* both */
     atomic_bool shut_down;
     pthread_mutex_t lock;
@@ -223,7 +225,10 @@ struct blkback_seen {
     bool exists, online, frontend_exists;
     unsigned state, frontend_state;
 };
-void blkback_nodes_look(struct blkback_device *d, struct blkback_seen *out);
+/* An error means that the xenstore did not answer, and says nothing about the device. */
+int blkback_nodes_look(struct blkback_device *d, struct blkback_seen *out);
+/* Whether a function below that reads failed because the xenstore did not answer, and not because of what stands there. */
+bool blkback_nodes_unanswered(int err);
 /* Reads what the toolstack wrote; -EINVAL and a line if it makes no sense. */
 int blkback_nodes_identify(struct blkback_device *d, struct error *err);
 /* Sets image and offer as our own nodes tell that an earlier process served and offered them. */
@@ -238,7 +243,8 @@ int blkback_nodes_write_connected(struct blkback_device *d);
 int blkback_nodes_write_size(struct blkback_device *d);
 int blkback_nodes_write_state(struct blkback_device *d, unsigned state);
 int blkback_nodes_write_problem(struct blkback_device *d, const char *text);
-/* Removes the backend directory, and its parent when it was the last in it and is ours. */
+/* Removes the backend directory, and its parent when it was the last in it and is ours. -EBUSY: its state is not Closed, so that the
+ * toolstack has begun to use it anew. */
 int blkback_nodes_remove(struct blkback_device *d);
 
 /* ---- blkback_disk.c: commands, on the loop ---- */

@@ -1,0 +1,223 @@
+/* blkback_xenstore_test.c - the backend when the xenstore refuses: quotas, conflicts, want of memory, at every single call.
+ *
+ * The functions of libxenstore that the backend uses are defined here, before the library's own: those that its control thread calls
+ * are counted, and one of them fails. */
+#include "tests/support/blkback_world.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <xenstore.h>
+
+#define DISK_BYTES (1u << 20)
+
+static pthread_t test_thread;
+static atomic_uint calls, fail_at; /* fail_at 0: none */
+static atomic_int fail_with;
+
+static bool fails(void)
+{
+    if (pthread_equal(pthread_self(), test_thread) || atomic_fetch_add(&calls, 1) + 1 != atomic_load(&fail_at))
+        return false;
+    errno = atomic_load(&fail_with);
+    return true;
+}
+
+#define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
+
+void *xs_read(struct xs_handle *h, xs_transaction_t t, const char *path, unsigned int *length) { return fails() ? NULL : REAL(xs_read)(h, t, path, length); }
+char **xs_directory(struct xs_handle *h, xs_transaction_t t, const char *path, unsigned int *count) { return fails() ? NULL : REAL(xs_directory)(h, t, path, count); }
+bool xs_rm(struct xs_handle *h, xs_transaction_t t, const char *path) { return !fails() && REAL(xs_rm)(h, t, path); }
+bool xs_watch(struct xs_handle *h, const char *path, const char *token) { return !fails() && REAL(xs_watch)(h, path, token); }
+bool xs_unwatch(struct xs_handle *h, const char *path, const char *token) { return !fails() && REAL(xs_unwatch)(h, path, token); }
+xs_transaction_t xs_transaction_start(struct xs_handle *h) { return fails() ? XBT_NULL : REAL(xs_transaction_start)(h); }
+
+bool xs_write(struct xs_handle *h, xs_transaction_t t, const char *path, const void *data, unsigned int length)
+{
+    return !fails() && REAL(xs_write)(h, t, path, data, length);
+}
+
+bool xs_transaction_end(struct xs_handle *h, xs_transaction_t t, bool abort)
+{
+    int wish = atomic_load(&fail_with);
+    if (!fails())
+        return REAL(xs_transaction_end)(h, t, abort);
+    REAL(xs_transaction_end)(h, t, true);
+    errno = wish;
+    return false;
+}
+
+/* ---- One life of a device ---- */
+
+static unsigned state(void) { return toolstack_backend_state(world.xs, &world.device); }
+static int find_problem(void *ctx, const struct blkback_device_info *info) { return info->vdev == *(unsigned *)ctx && *info->problem ? (*(unsigned *)ctx = 0, 1) : 0; }
+
+static bool problem_of(unsigned vdev)
+{
+    blkback_each_device(world.backend, find_problem, &vdev);
+    return !vdev;
+}
+
+static bool write_block(struct raw *r)
+{
+    uint8_t *page = hv_arena_alloc(world.guest, 1);
+    struct raw_response rsp;
+    struct blkif_segment s = { .last_sect = 7 };
+    if (hv_grant_share(world.guest, r->backend, page, false, &s.gref))
+        return false;
+    raw_rw(r, BLKIF_OP_WRITE, 1, 0, &s, 1);
+    raw_push(r);
+    bool good = raw_response(r, 5000, &rsp) == 0 && rsp.status == 0;
+    hv_grant_unshare(world.guest, s.gref);
+    hv_arena_free(world.guest, page, 1);
+    return good;
+}
+
+static bool use(struct raw *r)
+{
+    return raw_prepare(r) == 0 && raw_put(r, "state", "3") == 0 && world_until(state() == 4) && raw_put(r, "state", "4") == 0 && write_block(r);
+}
+
+static unsigned calls_until_used; /* when none fails */
+
+/* What went wrong, or NULL. */
+static const char *live(void)
+{
+    struct raw r = world_raw(BLKIF_ABI_X86_64, 0);
+    r.backend = world.device.backend;
+    bool in_dom0 = r.backend == HV_DOMID_TOOLSTACK;
+    if (toolstack_attach(world.xs, &world.device))
+        return "the toolstack cannot attach";
+    /* What cannot be read or written is tried again. */
+    if (!world_until(state() == 2))
+        return "not offered";
+    if (!use(&r))
+        return "the frontend cannot use it";
+    if (!atomic_load(&fail_at))
+        calls_until_used = atomic_load(&calls);
+    toolstack_ask_detach(world.xs, &world.device);
+    raw_put(&r, "state", "6");
+    if (in_dom0) {
+        if (!world_until(state() == 6))
+            return "not closed";
+        toolstack_remove(world.xs, &world.device);
+    }
+    if (!world_until(state() == 0))
+        return "its directory stays";
+    if (!world_until(world_info().vdev == 0))
+        return "the device is not forgotten";
+    if (fake.opens != fake.closes)
+        return "the image stays open";
+    if (!raw_release(&r))
+        return "the ring stays mapped";
+    toolstack_remove(world.xs, &world.device);
+    return NULL;
+}
+
+static void every_call_may_fail(bool in_dom0, int error)
+{
+    test_thread = pthread_self();
+    world_begin(&(struct blkback_options){ 0 }, DISK_BYTES);
+    if (in_dom0) {
+        struct error err = ERROR_NONE;
+        blkback_stop(world.backend, false);
+        CU_ASSERT_EQUAL_FATAL(blkback_start(world.toolstack, NULL, world.loop, &world.options, &world.backend, &err), 0);
+        world.device.backend = HV_DOMID_TOOLSTACK;
+    }
+    CU_ASSERT_PTR_NULL_FATAL(live());
+    /* In a storage domain a device takes its time to go, and until then nothing is other than in dom0. */
+    for (unsigned at = in_dom0 ? 1 : calls_until_used;; at++) {
+        atomic_store(&calls, 0);
+        atomic_store(&fail_with, error);
+        atomic_store(&fail_at, at);
+        const char *wrong = live();
+        atomic_store(&fail_at, 0);
+        if (wrong)
+            fprintf(stderr, "call %u, error %d: %s; state %u, problem '%s'\n", at, error, wrong, state(), world_info().problem);
+        CU_ASSERT_PTR_NULL_FATAL(wrong);
+        if (atomic_load(&calls) < at)
+            break;
+    }
+    world_end();
+}
+
+static void in_dom0_no_call_that_fails_for_want_of_quota_leaves_anything(void) { every_call_may_fail(true, ENOSPC); }
+static void in_dom0_no_call_that_meets_a_conflict_leaves_anything(void) { every_call_may_fail(true, EAGAIN); }
+static void in_a_storage_domain_no_call_that_fails_leaves_anything(void) { every_call_may_fail(false, E2BIG); }
+
+static void no_call_that_fails_at_a_restart_costs_the_guest_its_disk(void)
+{
+    struct error err = ERROR_NONE;
+    test_thread = pthread_self();
+    world_begin(&(struct blkback_options){ 0 }, DISK_BYTES);
+    world_attach();
+    struct raw r = world_raw(BLKIF_ABI_X86_64, 1);
+    CU_ASSERT_FATAL(world_until(state() == 2) && use(&r));
+    unsigned made = 0;
+    for (unsigned at = 1; made + 1 >= at; at++) {
+        blkback_stop(world.backend, true);
+        atomic_store(&calls, 0);
+        atomic_store(&fail_with, ENOMEM);
+        atomic_store(&fail_at, at);
+        if (blkback_start(world.storage, NULL, world.loop, &world.options, &world.backend, &err))
+            world_backend_start(); /* as a service manager would */
+        CU_ASSERT_FATAL(write_block(&r));
+        made = atomic_load(&calls);
+        atomic_store(&fail_at, 0);
+        CU_ASSERT_EQUAL_FATAL(state(), 4);
+    }
+    raw_put(&r, "state", "6");
+    CU_ASSERT(world_until(state() == 6));
+    CU_ASSERT(raw_release(&r));
+    world_end();
+}
+
+/* Xen's own limits, which the embedded hypervisor has for guests: so this backend is one. */
+static void what_a_quota_lets_in_can_be_used(void)
+{
+    struct error err = ERROR_NONE;
+    test_thread = pthread_self();
+    world_begin(&(struct blkback_options){ 0 }, DISK_BYTES);
+    blkback_stop(world.backend, false);
+    struct hv *small = world_join(HV_GUEST, 0);
+    CU_ASSERT_EQUAL_FATAL(blkback_start(small, NULL, world.loop, &world.options, &world.backend, &err), 0);
+    world.device.backend = hv_own_domid(small);
+    world.device.mode = "r";
+    unsigned offered = 0;
+    do {
+        world.device.vdev = (1u << 28) + (offered << 8);
+        world_attach();
+        CU_ASSERT_FATAL(world_until(state() == 2 || problem_of(world.device.vdev)));
+    } while (state() == 2 && ++offered < 100);
+    CU_ASSERT(offered > 10 && offered < 100);
+    for (unsigned i = 0; i < offered; i++) {
+        struct raw r = world_raw(BLKIF_ABI_X86_64, 0);
+        world.device.vdev = r.vdev = (1u << 28) + (i << 8);
+        r.backend = world.device.backend;
+        CU_ASSERT_FATAL(raw_prepare(&r) == 0 && raw_put(&r, "state", "3") == 0);
+        CU_ASSERT_FATAL(world_until(state() == 4));
+        raw_put(&r, "state", "6");
+        CU_ASSERT(world_until(state() == 6));
+        CU_ASSERT(raw_release(&r));
+    }
+    /* With room again, the one that was refused comes up by itself. */
+    for (unsigned i = 0; i < 3; i++) {
+        world.device.vdev = (1u << 28) + (i << 8);
+        toolstack_remove(world.xs, &world.device);
+    }
+    world.device.vdev = (1u << 28) + (offered << 8);
+    CU_ASSERT(world_until(state() == 2));
+    blkback_stop(world.backend, false);
+    world.backend = NULL;
+    hv_close(small);
+    world_end();
+}
+
+int main(int argc, char **argv)
+{
+    return unit_main(argc, argv, "blkback_xenstore", (struct unit_test[]){
+        UNIT(in_dom0_no_call_that_fails_for_want_of_quota_leaves_anything),
+        UNIT(in_dom0_no_call_that_meets_a_conflict_leaves_anything), UNIT(in_a_storage_domain_no_call_that_fails_leaves_anything),
+        UNIT(no_call_that_fails_at_a_restart_costs_the_guest_its_disk), UNIT(what_a_quota_lets_in_can_be_used), { 0 } });
+}
