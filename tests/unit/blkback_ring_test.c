@@ -473,9 +473,9 @@ static void a_bad_connection_is_refused_with_a_reason(void)
 {
     static const struct { const char *name, *value; } bad[] = {
         { "ring-ref", "-1" }, { "ring-ref", "99999999999999999999" }, { "ring-ref", "" }, { "ring-ref", "0x10" }, { "ring-ref", "4294967295" },
-        { "event-channel", "no" }, { "event-channel", "4000000" }, { "ring-page-order", "31" }, { "ring-page-order", "-1" }, { "ring-page-order", "4" },
+        { "ring-ref", "0" }, { "event-channel", "no" }, { "event-channel", "4000000" }, { "event-channel", "0" }, { "event-channel", "4294967295" }, { "ring-page-order", "31" }, { "ring-page-order", "-1" }, { "ring-page-order", "4" },
         { "protocol", "vax-abi" }, { "multi-queue-num-queues", "0" }, { "multi-queue-num-queues", "1000000" }, { "multi-queue-num-queues", "4" },
-        { "feature-persistent", "maybe" }, { "num-ring-pages", "3" } };
+        { "feature-persistent", "maybe" }, { "feature-persistent", "2" }, { "num-ring-pages", "0" }, { "num-ring-pages", "3" } };
     for (unsigned i = 0; i < sizeof bad / sizeof *bad; i++) {
         world_begin(&(struct blkback_options){ 0 }, DISK_BYTES);
         world_attach();

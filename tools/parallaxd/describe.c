@@ -1,10 +1,26 @@
 /* describe.c - see describe.h. */
 #include "tools/parallaxd/describe.h"
 
+#include <stdio.h>
+
 static const char *state_name(unsigned state)
 {
     static const char *const names[] = { "found", "initialising", "init-wait", "initialised", "connected", "closing", "closed" };
     return state < sizeof names / sizeof *names ? names[state] : "unknown";
+}
+
+/* A toolstack may have written any bytes: what is no UTF-8 is shown with '?' for each byte beyond ASCII. */
+static json_t *text(const char *s)
+{
+    char shown[512];
+    json_t *t = json_string(s);
+    if (t)
+        return t;
+    snprintf(shown, sizeof shown, "%s", s);
+    for (char *p = shown; *p; p++)
+        if ((unsigned char)*p >= 0x80)
+            *p = '?';
+    return json_string(shown);
 }
 
 static void put(json_t *doc, const char *key, uint64_t value) { json_object_set_new(doc, key, json_integer((json_int_t)value)); }
@@ -26,11 +42,11 @@ static void put_ratios(json_t *doc, const struct blkback_device_info *i)
 
 static int describe_device(void *ctx, const struct blkback_device_info *i)
 {
-    json_t *d = json_pack("{s:s,s:s,s:b,s:b}", "image", i->image, "state", state_name(i->state), "read-only", i->read_only, "persistent",
+    json_t *d = json_pack("{s:o,s:s,s:b,s:b}", "image", text(i->image), "state", state_name(i->state), "read-only", i->read_only, "persistent",
                           i->persistent);
     if (!d)
         return 0;
-    json_object_set_new(d, "problem", *i->problem ? json_string(i->problem) : json_null());
+    json_object_set_new(d, "problem", *i->problem ? text(i->problem) : json_null());
     put(d, "domid", i->domid);
     put(d, "vdev", i->vdev);
     put(d, "queues", i->queues);
