@@ -243,9 +243,9 @@ static int wait_ms(struct loop *l, int timeout_ms)
     return timeout_ms >= 0 && (uint64_t)timeout_ms < left ? timeout_ms : (int)left;
 }
 
-static void turn(struct loop *l, int timeout_ms)
+/* What a wait of its epoll descriptor that returned n found. */
+static void work(struct loop *l, int n)
 {
-    int n = epoll_wait(l->epoll_fd, l->events, EVENTS_PER_TURN, wait_ms(l, timeout_ms));
     l->event_count = n > 0 ? n : 0;
     l->last_ns = 0;
     l->in_turn = true;
@@ -272,10 +272,23 @@ static void turn(struct loop *l, int timeout_ms)
     l->in_turn = false;
 }
 
+static int wait_events(struct loop *l, int timeout_ms) { return epoll_wait(l->epoll_fd, l->events, EVENTS_PER_TURN, timeout_ms); }
+static void turn(struct loop *l, int timeout_ms) { work(l, wait_events(l, wait_ms(l, timeout_ms))); }
+
 void loop_turn(struct loop *l, int timeout_ms)
 {
     l->last_ns = 0;
     turn(l, timeout_ms);
+}
+
+void loop_turn_locked(struct loop *l, int timeout_ms, pthread_mutex_t *lock)
+{
+    l->last_ns = 0;
+    timeout_ms = wait_ms(l, timeout_ms);
+    pthread_mutex_unlock(lock);
+    int n = wait_events(l, timeout_ms);
+    pthread_mutex_lock(lock);
+    work(l, n);
 }
 
 void loop_run(struct loop *l)

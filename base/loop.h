@@ -15,6 +15,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h> /* pthread_mutex_t */
 
 struct loop;
 
@@ -44,6 +45,9 @@ void loop_destroy(struct loop *l);
 void loop_run(struct loop *l);
 /* Runs one turn, waiting up to timeout_ms for something to happen (-1: without limit, 0: not at all). */
 void loop_turn(struct loop *l, int timeout_ms);
+/* The same for a loop whose objects are used by other threads too, all of them under `lock`: the caller holds it, and it is let go
+ * for as long as the loop waits. */
+void loop_turn_locked(struct loop *l, int timeout_ms, pthread_mutex_t *lock);
 /* Any thread or signal handler: makes loop_run return after the current turn. */
 void loop_stop(struct loop *l);
 

@@ -37,7 +37,7 @@ int blkfront_open(struct hv *hv, struct loop *loop, const struct blkfront_option
     if (!rc) {
         f->events.fd = hv_event_fd(f->ports);
         f->events.ready = blkfront_ring_events;
-        rc = loop_fd_add(loop, &f->events, EPOLLIN);
+        rc = opt->pulled ? 0 : loop_fd_add(loop, &f->events, EPOLLIN);
     }
     if (rc)
         error_set(err, rc, "cannot open grants and events: %s", strerror(-rc));

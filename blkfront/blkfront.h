@@ -4,8 +4,8 @@
  * writes, flushes and discards at byte offsets into ring requests. When the backend's process is restarted it does nothing,
  * as a stock frontend: requests in flight are answered later.
  * Words: as in docs/blkif.md. Units: bytes, multiples of 512, unless a name says otherwise.
- * Threads: a struct blkfront belongs to one loop; everything is called on that loop's thread. blkfront_open and
- * blkfront_close block (they turn the loop); xenstore is read on the loop when the backend's nodes change, which blocks it
+ * Threads: a struct blkfront belongs to one loop; everything is called on that loop's thread, or, of one that is pulled, on any thread
+ * that holds the lock under which the loop is turned. blkfront_open and blkfront_close block (they turn the loop); xenstore is read on the loop when the backend's nodes change, which blocks it
  * for the time of a read. One hv may serve several blkfronts on several threads, each with its own loop.
  * Errors: 0 or negative errno; -EIO is the backend's error response, -EOPNOTSUPP its "not supported", -ENODEV the device went.
  * Ownership: requests and buffers belong to the caller and are borrowed until done. done runs exactly once, on the loop,
@@ -40,6 +40,7 @@ struct blkfront_options {
     unsigned max_segments;    /* of a request; 0: as many as the backend offers (256 at most); 11 or fewer: no indirect requests */
     unsigned bounce_pages;    /* for memory that is not ours; 0: 256 */
     bool persistent;          /* tell the backend that it may keep pages mapped */
+    bool pulled;              /* the loop does not look at the rings: whoever waits for a request does, by blkfront_pull */
     enum blkfront_layout layout;
     void (*resized)(void *ctx, uint64_t size_bytes); /* may be NULL */
     void (*gone)(void *ctx);  /* the backend closes or the device was removed: requests now fail with -ENODEV; may be NULL */
@@ -75,6 +76,14 @@ struct blkfront_req {
     int error;
 };
 void blkfront_submit(struct blkfront *f, struct blkfront_req *req);
+
+/* ---- Of a device that is pulled ---- */
+/* Sends what was submitted, now. */
+void blkfront_push(struct blkfront *f);
+/* Readable when there may be responses. */
+int blkfront_event_fd(const struct blkfront *f);
+/* Takes the responses that are there, without waiting: done is called from inside. */
+void blkfront_pull(struct blkfront *f);
 
 /* Page-aligned, zeroed memory of this device's own; NULL when the arena is used up. Freed with the same count. */
 void *blkfront_buffer_alloc(struct blkfront *f, unsigned pages);

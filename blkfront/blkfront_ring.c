@@ -11,8 +11,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define EVENTS_PER_TURN 64
+#include <sys/epoll.h>
 
 static uint32_t load(const uint32_t *shared) { return __atomic_load_n(shared, __ATOMIC_ACQUIRE); }
 
@@ -382,7 +381,8 @@ void blkfront_ring_events(struct loop_fd *w, uint32_t epoll_events)
     struct blkfront *f = container_of(w, struct blkfront, events);
     hv_evtchn port;
     (void)epoll_events;
-    for (int i = 0; i < EVENTS_PER_TURN && hv_event_pending(f->ports, &port) == 0; i++) {
+    /* A port for each queue: looking for one more would cost a system call, and what came meanwhile keeps the descriptor readable. */
+    for (unsigned i = 0; i < f->queue_count && hv_event_pending(f->ports, &port) == 0; i++) {
         f->info.events_received++;
         for (unsigned k = 0; k < f->queue_count; k++)
             if (f->queue[k].port == port)
@@ -393,4 +393,20 @@ void blkfront_ring_events(struct loop_fd *w, uint32_t epoll_events)
         loop_defer_last(f->loop, &f->pump_task);
     if (f->gone)
         blkfront_xenbus_leave(f);
+}
+
+/* ---- Pulled ---- */
+
+void blkfront_push(struct blkfront *f)
+{
+    loop_cancel(f->loop, &f->pump_task);
+    blkfront_ring_pump(&f->pump_task);
+}
+
+int blkfront_event_fd(const struct blkfront *f) { return f->events.fd; }
+
+void blkfront_pull(struct blkfront *f)
+{
+    blkfront_ring_events(&f->events, EPOLLIN);
+    blkfront_push(f);
 }

@@ -302,6 +302,8 @@ void blkfront_xenbus_disconnect(struct blkfront *f)
     if (!f->xs)
         return;
     if (f->watching) {
+        if (f->opt.pulled)
+            loop_fd_add(f->loop, &f->events, EPOLLIN); /* nobody pulls any more */
         while (!is_idle(f))
             loop_turn(f->loop, LOOK_AGAIN_MS);
         f->watching = false;

@@ -7,7 +7,8 @@
  * The storage domain's process may go away and come back: requests wait and go on, control requests are repeated. Nothing but
  * door_stop and a detached disk ends a waiting call.
  * Threads: every function may be called on any thread, and blocks; requests of many threads run in parallel. door_stop may
- * also be called while others wait. Each disk has one thread of its own, with all signals blocked.
+ * also be called while others wait. Each disk has one thread of its own, with all signals blocked, which sees to xenstore; requests
+ * are sent, and their answers taken, on the threads of those who wait.
  * Errors: 0 or negative errno; -ESHUTDOWN after door_stop; -ENODEV the disk was taken away; -EIO the storage domain said so.
  * Where a struct error is filled it holds a line for a person.
  * Ownership: disks are closed before their door. Buffers are the caller's, and used only until the call returns.

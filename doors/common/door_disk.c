@@ -1,6 +1,7 @@
 /* door_disk.c - one image attached to this process: a domain, a device, a ring and the thread that turns its loop.
  *
- * 1. The disk's thread becomes a domain, writes the device's nodes as the toolstack, connects, then turns the loop.
+ * 1. The disk's thread becomes a domain, writes the device's nodes as the toolstack, connects, then turns the loop under the disk's
+ *    lock. The ring is none of its business: the callers serve that (door_io.c).
  * 2. A domain ends with its process, so whatever happens to the process, its devices are taken away.
  * 3. When the door is stopped, or requests were abandoned, the thread leaves without the handshake: it could wait for a
  *    storage domain that is away. Ending the domain says the same. */
@@ -13,6 +14,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #define VDEV_NAME "xvda"
 #define DEFAULT_DEPTH 64u
@@ -53,7 +56,7 @@ static int become_domain(struct door_disk *k, struct error *err)
 static int connect_ring(struct door_disk *k, struct error *err)
 {
     struct blkfront_options ring = { .vdev = k->vbd.vdev, .timeout_ms = CONNECT_MS, .ring_order = RING_ORDER, .bounce_pages = k->slot_count,
-                                     .resized = resized, .ctx = k };
+                                     .pulled = true, .resized = resized, .ctx = k };
     struct blkfront_info info;
     if (blkfront_open(k->hv, k->loop, &ring, &k->front, err))
         return err->code;
@@ -96,6 +99,18 @@ static void stop_run(struct loop_task *t)
     loop_timer_start(k->loop, &k->grace, atomic_load(&k->grace_ms));
 }
 
+static void close_run(struct loop_task *t) { container_of(t, struct door_disk, close_task)->closing = true; }
+
+static void turn_loop(struct door_disk *k)
+{
+    pthread_mutex_lock(&k->lock);
+    while (!k->closing) {
+        loop_turn_locked(k->loop, -1, &k->lock);
+        door_wake_ended(k);
+    }
+    pthread_mutex_unlock(&k->lock);
+}
+
 static void *disk_thread(void *arg)
 {
     struct door_disk *k = arg;
@@ -104,7 +119,7 @@ static void *disk_thread(void *arg)
         connect_ring(k, &err);
     tell_opened(k, &err);
     if (!err.code)
-        loop_run(k->loop);
+        turn_loop(k);
     leave(k);
     return NULL;
 }
@@ -151,6 +166,8 @@ static void destroy(struct door_disk *k)
 {
     if (k->loop)
         loop_destroy(k->loop);
+    if (k->wake_fd >= 0)
+        close(k->wake_fd);
     pthread_rwlock_destroy(&k->edges);
     pthread_cond_destroy(&k->opened_cond);
     pthread_cond_destroy(&k->slot_free);
@@ -171,10 +188,12 @@ static struct door_disk *create(struct door *d, const struct door_disk_options *
     k->slot_count = opt->depth && opt->depth <= DOOR_DEPTH_MAX ? opt->depth : DEFAULT_DEPTH;
     snprintf(k->target, sizeof k->target, "%s", opt->target);
     list_init(&k->idle);
-    list_init(&k->queued);
     list_init(&k->out);
-    k->submit_task.run = door_submit_run;
+    list_init(&k->waiting);
+    list_init(&k->ended);
     k->stop_task.run = stop_run;
+    k->close_task.run = close_run;
+    k->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     k->grace.expired = grace_over;
     pthread_mutex_init(&k->lock, NULL);
     pthread_cond_init(&k->slot_free, NULL);
@@ -198,7 +217,7 @@ int door_disk_open(struct door *d, const struct door_disk_options *opt, struct d
 {
     struct error own = ERROR_NONE;
     struct door_disk *k = create(d, opt);
-    if (!k || loop_create(&k->loop)) {
+    if (!k || k->wake_fd < 0 || loop_create(&k->loop)) {
         error_set(&own, -ENOMEM, "no memory for a disk");
     } else if (strlen(opt->target) >= sizeof k->target) {
         error_set(&own, -ENAMETOOLONG, "'%.64s…' is no name of an image", opt->target);
@@ -239,7 +258,7 @@ void door_disk_close(struct door_disk *k)
     pthread_mutex_lock(&d->lock);
     list_remove(&k->link);
     pthread_mutex_unlock(&d->lock);
-    loop_stop(k->loop);
+    loop_post(k->loop, &k->close_task);
     pthread_join(k->thread, NULL);
     destroy(k);
     await_release(d, &v, atomic_load(&d->stopped) ? RELEASE_STOPPED_MS : RELEASE_MS);

@@ -1,14 +1,20 @@
 /* door_io.c - requests of many threads onto one ring.
  *
- * A request's bytes pass through a slot of granted memory: the caller copies, in its own thread, so that the disk's thread
- * only moves descriptors. Callers queue slots under a lock; only the one that finds the queue empty wakes the disk's thread,
- * which takes all that has gathered. What a caller waits for is counted in its own waiter; nothing of the caller's memory is
- * known to the disk's thread but that, and a caller that is sent away leaves its slots behind. */
+ * 1. A request's bytes pass through a slot of granted memory, which its caller fills and empties in its own thread, outside the lock.
+ * 2. Who holds the disk's lock may use the ring. A caller puts its requests there itself. Of the callers that wait, one is the leader:
+ *    it waits for the ring's events, takes all responses, and wakes those whose requests have ended. So one that waits alone needs no
+ *    other thread, and of many each is woken once. A leader whose own requests have ended makes a leader of the one that came last,
+ *    who has longest to wait.
+ * 3. A caller that waits has been taken off `waiting` by whoever ended its requests, and is woken by the same, or it is the leader,
+ *    and is not asleep but at the descriptors. It cannot go before that, so that nothing is known of it afterwards.
+ * 4. Nothing is on the ring for which no caller waits, but for what was abandoned; so without a leader nobody looks. */
 #include "doors/common/door_private.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define SLOTS_A_CALL 8u /* 1 MiB at once */
 
@@ -36,15 +42,17 @@ void door_slots_destroy(struct door_disk *k)
     k->memory = NULL;
 }
 
-/* ---- The disk's thread ---- */
+/* ---- Requests that have ended: under the lock ---- */
 
-static void tell(struct door_waiter *w, int error)
+static void end_one(struct door_disk *k, struct door_waiter *w, int error)
 {
-    int none = 0;
-    if (error)
-        atomic_compare_exchange_strong(&w->error, &none, error);
-    if (atomic_fetch_sub(&w->pending, 1) == 1)
-        sem_post(&w->done);
+    if (!w->error)
+        w->error = error;
+    if (--w->pending)
+        return;
+    list_remove(&w->link);
+    if (w != k->leader)
+        list_add_tail(&k->ended, &w->link);
 }
 
 static void slot_done(struct blkfront_req *req, int error)
@@ -52,36 +60,94 @@ static void slot_done(struct blkfront_req *req, int error)
     struct door_slot *s = container_of(req, struct door_slot, req);
     list_remove(&s->link);
     if (s->waiter)
-        tell(s->waiter, error);
-}
-
-void door_submit_run(struct loop_task *t)
-{
-    struct door_disk *k = container_of(t, struct door_disk, submit_task);
-    struct list_node all, *n;
-    list_init(&all);
-    pthread_mutex_lock(&k->lock);
-    list_splice_tail(&all, &k->queued);
-    pthread_mutex_unlock(&k->lock);
-    while ((n = list_pop(&all))) {
-        struct door_slot *s = container_of(n, struct door_slot, link);
-        list_add_tail(&k->out, &s->link);
-        blkfront_submit(k->front, &s->req);
-    }
+        end_one(s->disk, s->waiter, error);
 }
 
 void door_requests_abandon(struct door_disk *k, int error)
 {
-    pthread_mutex_lock(&k->lock);
     k->refuse = true;
-    list_splice_tail(&k->out, &k->queued);
     pthread_cond_broadcast(&k->slot_free);
-    pthread_mutex_unlock(&k->lock);
     list_for_each(n, &k->out) {
         struct door_slot *s = container_of(n, struct door_slot, link);
         if (s->waiter)
-            tell(s->waiter, error);
+            end_one(k, s->waiter, error);
         s->waiter = NULL;
+    }
+}
+
+static void wake_all(struct list_node *ended)
+{
+    struct list_node *n;
+    while ((n = list_pop(ended)))
+        sem_post(&container_of(n, struct door_waiter, link)->woken);
+}
+
+void door_wake_ended(struct door_disk *k)
+{
+    uint64_t one = 1;
+    wake_all(&k->ended);
+    if (k->leader && !k->leader->pending && write(k->wake_fd, &one, sizeof one) < 0)
+        return; /* it is readable already */
+}
+
+/* ---- Waiting: under the lock, which is let go meanwhile ---- */
+
+/* The leader's way: without the lock, because those who wake up want it. */
+static void wake_unlocked(struct door_disk *k)
+{
+    struct list_node ended = LIST_INIT(ended);
+    list_splice_tail(&ended, &k->ended);
+    if (list_empty(&ended))
+        return;
+    pthread_mutex_unlock(&k->lock);
+    wake_all(&ended);
+    pthread_mutex_lock(&k->lock);
+}
+
+static void await_event(struct door_disk *k)
+{
+    struct pollfd p[] = { { .fd = blkfront_event_fd(k->front), .events = POLLIN }, { .fd = k->wake_fd, .events = POLLIN } };
+    uint64_t unused;
+    pthread_mutex_unlock(&k->lock);
+    poll(p, 2, -1);
+    pthread_mutex_lock(&k->lock);
+    if (p[1].revents && read(k->wake_fd, &unused, sizeof unused) < 0)
+        return; /* somebody else's wake-up was taken with an earlier one */
+}
+
+static void lead(struct door_disk *k, struct door_waiter *w)
+{
+    while (w->pending) {
+        await_event(k);
+        if (!w->pending)
+            break;
+        blkfront_pull(k->front);
+        if (w->pending)
+            wake_unlocked(k);
+    }
+    k->leader = list_empty(&k->waiting) ? NULL : container_of(k->waiting.prev, struct door_waiter, link);
+    if (k->leader)
+        sem_post(&k->leader->woken);
+    wake_unlocked(k);
+}
+
+static void sleep_until_woken(struct door_disk *k, struct door_waiter *w)
+{
+    pthread_mutex_unlock(&k->lock);
+    while (sem_wait(&w->woken) < 0 && errno == EINTR)
+        ;
+    pthread_mutex_lock(&k->lock);
+}
+
+static void wait_for(struct door_disk *k, struct door_waiter *w)
+{
+    while (w->pending || k->leader == w) {
+        if (!k->leader)
+            k->leader = w;
+        if (k->leader == w)
+            lead(k, w);
+        else
+            sleep_until_woken(k, w);
     }
 }
 
@@ -113,23 +179,25 @@ static void put_slots(struct door_disk *k, struct door_slot *const slots[], unsi
     pthread_mutex_unlock(&k->lock);
 }
 
-/* False: refused, nothing was queued. */
-static bool queue_slots(struct door_disk *k, struct door_slot *const slots[], unsigned count)
+/* Sends them and waits for their end; the first error. */
+static int exchange(struct door_disk *k, struct door_slot *const slots[], unsigned count, struct door_waiter *w)
 {
     pthread_mutex_lock(&k->lock);
-    bool refused = k->refuse, wake = list_empty(&k->queued);
-    for (unsigned i = 0; i < count && !refused; i++)
-        list_add_tail(&k->queued, &slots[i]->link);
+    bool refused = k->refuse;
+    if (!refused) {
+        list_add_tail(&k->waiting, &w->link);
+        for (unsigned i = 0; i < count; i++) {
+            list_add_tail(&k->out, &slots[i]->link);
+            blkfront_submit(k->front, &slots[i]->req);
+        }
+        blkfront_push(k->front);
+        if (!w->pending) /* refused by the ring at once */
+            list_remove(&w->link);
+        door_wake_ended(k);
+        wait_for(k, w);
+    }
     pthread_mutex_unlock(&k->lock);
-    if (!refused && wake)
-        loop_post(k->loop, &k->submit_task);
-    return !refused;
-}
-
-static void wait_for(struct door_waiter *w)
-{
-    while (sem_wait(&w->done) < 0 && errno == EINTR)
-        ;
+    return refused ? -ESHUTDOWN : w->error;
 }
 
 /* Does one round: as much of [data, length) as slots were had for. *did is what it covered. */
@@ -141,7 +209,7 @@ static int round_trip(struct door_disk *k, enum blkfront_op op, uint8_t *data, u
     struct door_waiter w = { .pending = count };
     if (!count)
         return -ESHUTDOWN;
-    sem_init(&w.done, 0, 0);
+    sem_init(&w.woken, 0, 0);
     for (unsigned i = 0; i < count; i++) {
         struct door_slot *s = slots[i];
         uint64_t piece = !data || length - done < DOOR_SLOT_BYTES ? length - done : DOOR_SLOT_BYTES;
@@ -152,16 +220,12 @@ static int round_trip(struct door_disk *k, enum blkfront_op op, uint8_t *data, u
             memcpy(s->memory, data + done, (size_t)piece);
         done += piece;
     }
-    int error = -ESHUTDOWN;
-    if (queue_slots(k, slots, count)) {
-        wait_for(&w);
-        error = atomic_load(&w.error);
-    }
+    int error = exchange(k, slots, count, &w);
     for (unsigned i = 0; i < count && op == BLKFRONT_READ && !error; i++)
         memcpy(data + (size_t)i * DOOR_SLOT_BYTES, slots[i]->memory, slots[i]->iov.iov_len);
     if (error != -ESHUTDOWN)
         put_slots(k, slots, count);
-    sem_destroy(&w.done);
+    sem_destroy(&w.woken);
     *did = done;
     return error;
 }

@@ -43,11 +43,12 @@ bool door_pause(struct door *d, unsigned ms);
 #define DOOR_SLOT_PAGES 32u
 #define DOOR_SLOT_BYTES (DOOR_SLOT_PAGES * HV_PAGE_SIZE)
 
-/* A caller that waits for slots. */
+/* A caller that waits for its requests. */
 struct door_waiter {
-    atomic_uint pending;
-    atomic_int error;
-    sem_t done;
+    struct list_node link; /* waiting, or ended */
+    unsigned pending;      /* requests */
+    int error;             /* the first */
+    sem_t woken;           /* they have ended, or it is the leader from now on */
 };
 
 /* Granted memory and the ring request that uses it. */
@@ -56,7 +57,7 @@ struct door_slot {
     struct iovec iov;
     struct door_disk *disk;
     struct door_waiter *waiter; /* NULL: its caller was sent away */
-    struct list_node link;      /* idle, queued or out */
+    struct list_node link;      /* idle or out */
     void *memory;
 };
 
@@ -73,24 +74,23 @@ struct door_disk {
     struct hv *hv;
     struct blkfront *front;
     struct vbd vbd;
-    /* How opening went: under lock. */
-    bool opened;
-    struct error error;
-    pthread_cond_t opened_cond;
-    /* Requests. */
-    pthread_mutex_t lock;
-    pthread_cond_t slot_free;
-    unsigned slots_wanted; /* callers waiting for a slot */
-    struct list_node idle, queued;
-    bool refuse;           /* stopped: no request is taken any more */
-    struct loop_task submit_task, stop_task;
-    struct loop_timer grace;
+    struct loop_task stop_task, close_task; /* posted */
     atomic_uint grace_ms;
-    struct door_slot *slots;
     unsigned slot_count;
+    int wake_fd; /* readable: the leader is to look again */
+    /* Of what follows, and of front and whatever turns with the loop. */
+    pthread_mutex_t lock;
+    bool opened, closing;
+    struct error error; /* how opening went */
+    pthread_cond_t opened_cond, slot_free;
+    unsigned slots_wanted; /* callers waiting for a slot */
+    struct list_node idle, out;
+    bool refuse;           /* stopped: no request is taken any more */
+    struct loop_timer grace;
+    struct door_slot *slots;
     void *memory;
-    /* The disk's thread alone. */
-    struct list_node out;
+    struct list_node waiting, ended; /* callers: whose requests are on the ring; whose have ended, and who are still to be woken */
+    struct door_waiter *leader;      /* it waits for the ring's events; NULL: nobody does */
     /* A write of part of a sector excludes all other writes while it reads and writes. */
     pthread_rwlock_t edges;
 };
@@ -98,9 +98,10 @@ struct door_disk {
 /* ---- door_io.c ---- */
 int door_slots_create(struct door_disk *k);
 void door_slots_destroy(struct door_disk *k);
-void door_submit_run(struct loop_task *t);
-/* On the disk's thread: ends all waiting callers with error; what is on the ring is forgotten. */
+/* Under the lock: ends all waiting callers with error; what is on the ring is forgotten. */
 void door_requests_abandon(struct door_disk *k, int error);
+/* Under the lock: wakes the callers whose requests have ended. */
+void door_wake_ended(struct door_disk *k);
 /* Multiples of 512. data NULL: a discard (offset of 4096), or with length 0 a flush. */
 int door_transfer(struct door_disk *k, enum blkfront_op op, void *data, uint64_t length, uint64_t offset);
 #endif
