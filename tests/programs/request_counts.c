@@ -205,7 +205,7 @@ static void begin(void)
 }
 
 /* Not inlined: callgrind counts inside it. */
-__attribute__((noinline)) static void work(const char *name, uint64_t requests)
+__attribute__((noinline)) static void counted_work(const char *name, uint64_t requests)
 {
     bool flushed = !strcmp(name, "flushed-write"), snapshot = !strcmp(name, "snapshot"), sequential = !strncmp(name, "sequential", 10);
     bool reads = !strcmp(name, "read") || !strcmp(name, "sequential-read");
@@ -240,12 +240,12 @@ int main(int argc, char **argv)
         open_image("clone");
     }
     if (!strcmp(name, "checkpoint"))
-        work("write", requests);
+        counted_work("write", requests);
     struct counts before = device.n;
     if (!strcmp(name, "checkpoint"))
         DO(store_checkpoint);
     else
-        work(name, requests);
+        counted_work(name, requests);
     struct counts n = device.n;
     double r = (double)requests;
     printf("device-reads %.4f\ndevice-read-blocks %.4f\ndevice-writes %.4f\ndevice-write-blocks %.4f\nflushes %.4f\nzero-blocks %.4f\n", (double)(n.reads - before.reads) / r,
