@@ -4,9 +4,10 @@
  * writes, flushes and discards at byte offsets into ring requests. When the backend's process is restarted it does nothing,
  * as a stock frontend: requests in flight are answered later.
  * Words: as in docs/blkif.md. Units: bytes, multiples of 512, unless a name says otherwise.
- * Threads: a struct blkfront belongs to one loop; everything is called on that loop's thread, or, of one that is pulled, on any thread
- * that holds the lock under which the loop is turned. blkfront_open and blkfront_close block (they turn the loop); xenstore is read on the loop when the backend's nodes change, which blocks it
- * for the time of a read. One hv may serve several blkfronts on several threads, each with its own loop.
+ * Threads: a struct blkfront belongs to one loop; everything is called on that loop's thread, or, of one that is pulled, on any
+ * thread that holds the lock under which the loop is turned. blkfront_open and blkfront_close block (they turn the loop); xenstore
+ * is read on the loop when the backend's nodes change, which blocks it for the time of a read. One hv may serve several blkfronts
+ * on several threads, each with its own loop.
  * Errors: 0 or negative errno; -EIO is the backend's error response, -EOPNOTSUPP its "not supported", -ENODEV the device went.
  * Ownership: requests and buffers belong to the caller and are borrowed until done. done runs exactly once, on the loop,
  * never from inside blkfront_submit.

@@ -370,7 +370,7 @@ static void events_ready(struct loop_fd *w, uint32_t epoll_events)
     ssize_t got = read(w->fd, &ignored, sizeof ignored);
     (void)got; /* the ring, not the counter, says what has completed */
     send(q, false);
-    /* A few a turn: those who wait for the first ones can send the device new work while the rest is looked at. */
+    /* So many a turn: those who wait for the first ones can send the device new work while the rest is looked at. */
     unsigned n = reap(q, events);
     for (unsigned i = 0; i < n; i++)
         transfer_event(q, events[i].data, (long)events[i].res);

@@ -4,7 +4,6 @@
 #include "parallax/store/catalog_bdb.h"
 #include "tests/support/unit.h"
 
-#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,21 +11,11 @@
 
 char catalog_directory[256];
 
-void catalog_empty_directory(void)
-{
-    DIR *d = opendir(catalog_directory);
-    for (struct dirent *e; d && (e = readdir(d));)
-        if (e->d_name[0] != '.')
-            unlinkat(dirfd(d), e->d_name, 0);
-    if (d)
-        closedir(d);
-}
-
 struct catalog *catalog_rig_create(void)
 {
     struct catalog *c;
     struct error err = ERROR_NONE;
-    catalog_empty_directory();
+    unit_empty_directory(catalog_directory);
     CU_ASSERT_EQUAL_FATAL(catalog_bdb_create(catalog_directory, &c, &err), 0);
     return c;
 }
@@ -39,7 +28,7 @@ int catalog_rig_main(int argc, char **argv, const struct unit_test *tests)
         return 1;
     }
     int rc = unit_main(argc, argv, "catalog", tests);
-    catalog_empty_directory();
+    unit_empty_directory(catalog_directory);
     rmdir(catalog_directory);
     return rc;
 }

@@ -13,7 +13,6 @@ struct unit_test;
 /* Runs the tests (as unit_main does) with a new, empty catalog_directory, which is gone afterwards. */
 int catalog_rig_main(int argc, char **argv, const struct unit_test *tests);
 extern char catalog_directory[256];
-void catalog_empty_directory(void);
 /* A new catalog in the emptied directory. */
 struct catalog *catalog_rig_create(void);
 

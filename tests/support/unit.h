@@ -23,4 +23,6 @@ uint64_t unit_number(const char *name, uint64_t usual);
 uint64_t unit_seed(void);
 /* xorshift64*: small, fast and the same everywhere. */
 uint64_t unit_random(uint64_t *state);
+/* Removes the files of a directory that has no others in it; a directory that is not there is empty. */
+void unit_empty_directory(const char *path);
 #endif

@@ -23,7 +23,7 @@ static void opening_what_is_not_a_catalog_is_an_error(void)
 {
     struct catalog *c;
     struct error err = ERROR_NONE;
-    catalog_empty_directory();
+    unit_empty_directory(catalog_directory);
     CU_ASSERT_EQUAL(catalog_bdb_open(catalog_directory, &c, &err), -ENOENT);
     CU_ASSERT(strstr(err.text, "catalog.db") != NULL);
     err = (struct error)ERROR_NONE;
@@ -233,7 +233,7 @@ static void damage_many(bool unclean, unsigned rounds, uint64_t *random)
     if (!unclean)
         count = save_files(files, 16);
     for (unsigned i = 0; i < rounds; i++) {
-        catalog_empty_directory();
+        unit_empty_directory(catalog_directory);
         for (unsigned k = 0; k < count; k++)
             restore_file(&files[k]);
         const struct saved_file *f = &files[unit_random(random) % count];

@@ -9,7 +9,6 @@
 #include "tests/support/unit.h"
 
 #include <db.h>
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -139,16 +138,6 @@ static int hook_rename(const char *from, const char *to)
     return rename(from, to);
 }
 
-static void empty(const char *directory)
-{
-    DIR *d = opendir(directory);
-    for (struct dirent *e; d && (e = readdir(d));)
-        if (e->d_name[0] != '.')
-            unlinkat(dirfd(d), e->d_name, 0);
-    if (d)
-        closedir(d);
-}
-
 /* Revision r sets every key to r, with as many bytes as r says, so that some changes are large. */
 static int apply_revision(struct catalog *c, uint64_t revision)
 {
@@ -271,7 +260,7 @@ static void make_image(int upto, uint64_t *random)
 {
     struct remains r[FILES] = { 0 };
     replay(r, upto, random);
-    empty(image);
+    unit_empty_directory(image);
     for (int i = 0; i < name_count; i++) {
         char path[600];
         snprintf(path, sizeof path, "%s/%s", image, names[i]);
@@ -289,7 +278,7 @@ static int record_life(uint64_t last_revision, uint64_t *random)
 {
     struct catalog *c;
     struct error err = ERROR_NONE;
-    empty(live);
+    unit_empty_directory(live);
     recording = true;
     event_count = 0;
     CU_ASSERT_EQUAL_FATAL(catalog_bdb_create(live, &c, &err), 0);
@@ -347,7 +336,7 @@ static void fail_each_call(int error)
     bool more = true;
     for (int nth = 1; more; nth += nth < 45 ? 1 : 9) { /* the far ones are all pages of the last checkpoint */
         uint64_t done = 0, revision;
-        empty(live);
+        unit_empty_directory(live);
         CU_ASSERT_EQUAL_FATAL(catalog_bdb_create(live, &c, &err), 0);
         fail_in = nth;
         fail_error = error;
@@ -406,8 +395,8 @@ int main(int argc, char **argv)
     int rc = unit_main(argc, argv, "powercut",
                        (struct unit_test[]){ UNIT(acknowledged_changes_survive_power_cuts), UNIT(any_write_may_fail),
                                              UNIT(any_write_may_find_the_disk_full), { 0 } });
-    empty(live);
-    empty(image);
+    unit_empty_directory(live);
+    unit_empty_directory(image);
     rmdir(live);
     rmdir(image);
     for (int i = 0; i < name_count; i++)
