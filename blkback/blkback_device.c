@@ -115,6 +115,7 @@ static void close_up(struct blkback_device *d)
         send(d, BLKBACK_CLOSE);
         return;
     }
+    d->unsaid = false;
     if (atomic_load(&d->state) != XENBUS_CLOSED) /* a write is an event, and might find a directory again that cannot be removed */
         write_state(d, XENBUS_CLOSED);
     d->stage = BLKBACK_CLOSED;
@@ -414,6 +415,7 @@ static void closed(struct blkback_device *d)
 {
     bool broken = atomic_exchange(&d->broken, false);
     d->unsaid = false;
+    atomic_store(&d->resized, false); /* whoever opens next reads the size anew */
     d->stage = broken ? BLKBACK_BROKEN : BLKBACK_CLOSED;
     write_state(d, broken ? XENBUS_CLOSING : XENBUS_CLOSED);
     log_limited(&d->log_limit, LOG_LEVEL_INFO, "device %s: domid=%u vdev=%u image=%s", broken ? "disconnected" : "closed", d->disk.domid, d->disk.vdev, d->target);
@@ -461,6 +463,7 @@ void blkback_device_init(struct blkback_device *d, struct blkback *b, hv_domid d
     d->disk.b = b;
     d->disk.domid = domid;
     d->disk.vdev = vdev;
+    d->read_only = true; /* until its nodes say otherwise */
     d->to_loop.run = on_loop;
     d->to_control.run = replied;
     d->notice.run = noticed;
