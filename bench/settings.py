@@ -6,7 +6,7 @@ DEFAULTS = {
     "PAIRS": (2, 10, 10),                 # rounds, in each of which every engine is measured once
     "SECONDS_EACH": (1, 4, 10),           # a measurement
     "SECONDS_LONG": (1, 10, 60),          # one of writes that is to have checkpoints inside
-    "IMAGE_MIB": (512, 2048, 4096),       # at least four times all caches, at full size
+    "IMAGE_MIB": (512, 768, 4096),        # standard: four times all caches (map 64 MiB, blocks 128 MiB)
     "AGED_MIB": (512, 2048, 4096),        # size of the aged store
     "DEPTH": (100, 1000, 10000),          # the most snapshots of one image
     "DEPTH_WRITES": (100, 1000, 1000),    # before each of them

@@ -16,7 +16,7 @@
 #define PATH_BYTES 1024
 
 /* Bit i of a set says that the key keys[i] stands in a file that was read before. */
-static const char *const keys[] = { "store", "hypervisor", "name", "socket", "map-cache", "on-full", "grants", "hide", "metrics" };
+static const char *const keys[] = { "store", "hypervisor", "name", "socket", "map-cache", "block-cache", "on-full", "grants", "hide", "metrics" };
 #define KEYS (sizeof keys / sizeof *keys)
 
 struct reading {

@@ -43,7 +43,7 @@ int store_create(const char *url, const struct store_create_options *opt, struct
 
 struct store_options {
     uint64_t map_cache_bytes;   /* 0: 64 MiB */
-    uint64_t block_cache_bytes; /* 0: 32 MiB */
+    uint64_t block_cache_bytes; /* 0: 128 MiB */
     uint32_t index_entries;     /* bound of changes since the last checkpoint; 0: 524288 */
     uint64_t spare_bytes;       /* free space kept allocated for writes to come; 0: an eighth of the store, 16 … 256 MiB */
     uint32_t trim_after_ms;     /* what was free for so long, and is not spare, goes back to the file system or device; 0: 5 s */

@@ -13,7 +13,7 @@
 #include <sys/statvfs.h>
 
 #define DEFAULT_MAP_CACHE (64ull << 20)
-#define DEFAULT_BLOCK_CACHE (32ull << 20)
+#define DEFAULT_BLOCK_CACHE (128ull << 20)
 #define DEFAULT_INDEX_ENTRIES 524288u
 #define DEFAULT_RECLAIM_BLOCKS 262144u /* V5 */
 #define DEFAULT_LOCK_TIMEOUT_MS 10000u

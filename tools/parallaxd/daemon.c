@@ -148,6 +148,7 @@ static int open_store(struct daemon *d, struct error *err)
 {
     struct store_options o = {
         .map_cache_bytes = d->opt->map_cache_bytes,
+        .block_cache_bytes = d->opt->block_cache_bytes,
         .wait_when_full = d->opt->wait_when_full,
         .command = "parallaxd",
         .lock_waiting = tell_waiting,

@@ -15,7 +15,7 @@ struct daemon_options {
     const char *name;       /* of the storage domain with the embedded hypervisor */
     const char *socket;     /* NULL: derived from the store */
     const struct exporter_address *metrics; /* where the page of metrics is served; NULL: nowhere */
-    uint64_t map_cache_bytes;
+    uint64_t map_cache_bytes, block_cache_bytes; /* 0: the store's default */
     bool wait_when_full;
     bool map_grants;        /* keep guests' pages mapped instead of copying by grant */
     const struct blkback_hiding *hidings;

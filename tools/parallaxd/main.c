@@ -25,6 +25,7 @@ static const char usage[] =
     "  --name NAME            name of the storage domain with the embedded hypervisor (default: storage)\n"
     "  --socket PATH          the control socket (default: derived from the store)\n"
     "  --map-cache SIZE       memory for the map (default: 64M)\n"
+    "  --block-cache SIZE     memory for blocks that were read, shared by all images (default: 128M)\n"
     "  --on-full error|wait   what a guest's write does when the store is full (default: error)\n"
     "  --grants copy|map      guests' data: copied by the hypervisor (default), or through mappings that are kept, 1056 pages a ring\n"
     "  --hide [GLOB:]LIST     features not to offer, for images that match GLOB (default: all), as far as LIST names them: flush,\n"
@@ -40,14 +41,14 @@ static const char usage[] =
     "  parallaxd\n"
     "  parallaxd --store /srv/images --hypervisor local --on-full wait\n";
 
-enum { OPT_STORE = 256, OPT_HYPERVISOR, OPT_NAME, OPT_SOCKET, OPT_MAP_CACHE, OPT_ON_FULL, OPT_GRANTS, OPT_HIDE, OPT_METRICS, OPT_HELP, OPT_VERSION };
+enum { OPT_STORE = 256, OPT_HYPERVISOR, OPT_NAME, OPT_SOCKET, OPT_MAP_CACHE, OPT_BLOCK_CACHE, OPT_ON_FULL, OPT_GRANTS, OPT_HIDE, OPT_METRICS, OPT_HELP, OPT_VERSION };
 
 static const struct option long_options[] = {
     { "store", required_argument, NULL, OPT_STORE },         { "hypervisor", required_argument, NULL, OPT_HYPERVISOR },
     { "name", required_argument, NULL, OPT_NAME },           { "socket", required_argument, NULL, OPT_SOCKET },
-    { "map-cache", required_argument, NULL, OPT_MAP_CACHE }, { "on-full", required_argument, NULL, OPT_ON_FULL },
-    { "grants", required_argument, NULL, OPT_GRANTS },       { "hide", required_argument, NULL, OPT_HIDE },
-    { "metrics", required_argument, NULL, OPT_METRICS },
+    { "map-cache", required_argument, NULL, OPT_MAP_CACHE }, { "block-cache", required_argument, NULL, OPT_BLOCK_CACHE },
+    { "on-full", required_argument, NULL, OPT_ON_FULL },     { "grants", required_argument, NULL, OPT_GRANTS },
+    { "hide", required_argument, NULL, OPT_HIDE },           { "metrics", required_argument, NULL, OPT_METRICS },
     { "help", no_argument, NULL, OPT_HELP },                 { "version", no_argument, NULL, OPT_VERSION },
     { NULL, 0, NULL, 0 },
 };
@@ -90,6 +91,8 @@ static int take_option(struct daemon_options *o, int option, char *value, struct
         return hiding_add(value, &o->hidings, &o->hiding_count, err);
     case OPT_MAP_CACHE:
         return size_parse("--map-cache", value, &o->map_cache_bytes, err);
+    case OPT_BLOCK_CACHE:
+        return size_parse("--block-cache", value, &o->block_cache_bytes, err);
     default:
         o->wait_when_full = !strcmp(value, "wait");
         return one_of(value, "error", "wait", NULL) ? 0 : error_set(err, -EINVAL, "--on-full is error or wait, not '%.64s'", value);
