@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define DEFAULT_SIZE (256ull << 20)
+#define DEFAULT_SIZE (768ull << 20) /* four times the caches of the map and of blocks, as they are by default */
 #define SIZE_LEAST (16ull << 20)
 #define SIZE_UNIT (128ull << 10)
 #define SECONDS_MAX 60.0
@@ -123,7 +123,7 @@ static int run_bench(struct cli *cli, const struct args *a)
 
 const struct command bench_commands[] = {
     { .name = "bench", .arguments = "", .summary = "Measure how fast this store is here, with a scratch image that is removed again", .run = run_bench, .least = 0,
-      .most = 0, .options = { { "size", 0, "SIZE", "of the scratch image (default: 256M); twice that must be free;\n                      below 128M the block cache answers many reads" },
+      .most = 0, .options = { { "size", 0, "SIZE", "of the scratch image (default: 768M); twice that must be free;\n                      the block cache, 128M by default, answers its share of the random reads" },
                               { "seconds", 0, "S", "for each measure (default: 1); in all about ten times that" } },
       .examples = "  parallax bench\n  parallax bench --size 2G --seconds 5 --json\n" },
     { 0 },
