@@ -1,4 +1,5 @@
 """How much is measured: the form gives the defaults, the environment may change each."""
+import fnmatch
 import os
 
 # name: quick, standard, full
@@ -26,6 +27,11 @@ class Settings:
                 raise ValueError(f"{name} is a number from 1 on, not '{text}'")
             setattr(self, name.lower(), int(text) if text else values[FORMS.index(form)])
         self.image_bytes = self.image_mib << 20
+        self.engines = os.environ.get("ENGINES", "*").split()
+
+    def chosen(self, table):
+        """Of a table by engines' names, what ENGINES names."""
+        return {name: value for name, value in table.items() if any(fnmatch.fnmatch(name, pattern) for pattern in self.engines)}
 
     def document(self):
         return {"form": self.form, **{name.lower().replace("_", "-"): getattr(self, name.lower()) for name in DEFAULTS}}

@@ -13,7 +13,7 @@ from processes import run
 
 def rounds(bed, name, table):
     """Each engine once a round, in turn: A B A B … Returns the document of the workload's engines."""
-    found = {}
+    found, table = {}, bed.settings.chosen(table)
     for number in range(bed.settings.pairs):
         for engine, measure in table.items():
             bed.say(f"{name}: round {number + 1} of {bed.settings.pairs}: {engine}")
@@ -63,7 +63,7 @@ def scattered_read(bed, name):
     return rounds(bed, name, {"raw": lambda: raw(bed, load), "ring": lambda: ring(bed, load)})
 
 
-CACHED_BYTES = 16 << 20  # half of the block cache
+CACHED_BYTES = 64 << 20  # half of the block cache
 
 
 def cached_read(bed, name):
