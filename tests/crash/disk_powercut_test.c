@@ -115,17 +115,7 @@ static uint32_t paths_under_way(void)
 
 /* ---- Counting ---- */
 
-static bool path_exists(enum path p)
-{
-    if (p != DEDUP)
-        return true;
-    for (unsigned i = 0; task_kinds[i].name; i++)
-        if (strcmp(task_kinds[i].name, "dedup") == 0)
-            return true;
-    return false;
-}
-
-static uint64_t goal(enum path p) { return !path_exists(p) ? 0 : p == RECOVERY ? wanted / 10 : wanted_per_path; }
+static uint64_t goal(enum path p) { return p == RECOVERY ? wanted / 10 : wanted_per_path; }
 
 static bool enough(void)
 {
@@ -163,10 +153,7 @@ static void report(void)
            (unsigned long long)results->cuts, (unsigned long long)results->distinct, (unsigned long long)results->between,
            (unsigned long long)results->subset, (unsigned long long)results->mixed);
     for (enum path p = 0; p < PATHS; p++)
-        if (path_exists(p))
-            printf("# %-18s %6llu images\n", path_names[p], (unsigned long long)results->path[p]);
-        else
-            printf("# %-18s not a path of this store\n", path_names[p]);
+        printf("# %-18s %6llu images\n", path_names[p], (unsigned long long)results->path[p]);
 }
 
 /* ---- Cutting ---- */
@@ -313,7 +300,7 @@ static const char *scarcest_task(void)
 {
     unsigned best = 0;
     for (unsigned i = 1; i < sizeof task_paths / sizeof *task_paths; i++)
-        if (path_exists(task_paths[i].path) && results->path[task_paths[i].path] < results->path[task_paths[best].path])
+        if (results->path[task_paths[i].path] < results->path[task_paths[best].path])
             best = i;
     return task_paths[best].kind;
 }

@@ -16,7 +16,7 @@ static void begin(struct engine *e, const char *test, uint64_t store_bytes, uint
 static void end(struct engine *e)
 {
     engine_delete_all(e);
-    printf("# %llu requests, %llu operations, %llu crashes\n", (unsigned long long)e->finished_ios, (unsigned long long)e->finished_tasks,
+    printf("# %llu requests, %llu operations, %llu KiB shared, %llu crashes\n", (unsigned long long)e->finished_ios, (unsigned long long)e->finished_tasks, (unsigned long long)e->shared_bytes / 1024,
            (unsigned long long)e->crashes);
     engine_end(e);
 }

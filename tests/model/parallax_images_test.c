@@ -28,7 +28,7 @@ static void session(const char *test, uint32_t index_entries, bool overlap)
     engine_verify_all(&e, false);
     engine_check(&e);
     engine_delete_all(&e);
-    printf("# %llu requests, %llu operations, %llu kills\n", (unsigned long long)e.finished_ios, (unsigned long long)e.finished_tasks,
+    printf("# %llu requests, %llu operations, %llu KiB shared, %llu kills\n", (unsigned long long)e.finished_ios, (unsigned long long)e.finished_tasks, (unsigned long long)e.shared_bytes / 1024,
            (unsigned long long)e.crashes);
     engine_end(&e);
 }

@@ -30,7 +30,7 @@ struct engine {
     bool faulty;                 /* any error is a proper answer: the device has been told to fail */
     enum content_crash armed_kind;
     uint64_t armed_writes, armed_hits; /* engine_arm_crash; faults of the device before it was armed */
-    uint64_t finished_tasks, finished_ios, crashes;
+    uint64_t finished_tasks, finished_ios, crashes, shared_bytes; /* shared_bytes: by dedup */
     const char *preferred_task;  /* the kind of every other operation; NULL: none */
     bool may_be_cut;             /* a crash may come inside any call: no helpers that the oracle does not know */
     uint64_t paused_ms;          /* for how long the session stood still; does not count as waiting */

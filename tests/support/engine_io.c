@@ -132,12 +132,32 @@ static struct io *io_new(struct engine *e, struct handle *h, enum image_op op, u
     return io;
 }
 
+static bool any(const struct object *o)
+{
+    (void)o;
+    return true;
+}
+
+/* A new id; now and then one that another image or snapshot holds there, so that there are equal blocks to find. */
+static uint32_t id_to_write(struct engine *e, uint64_t first)
+{
+    struct world *w = &e->world;
+    uint32_t index;
+    if (world_chance(w, 4) && content_tracked(first / CONTENT_SECTORS, &index)) {
+        const struct object *o = world_chance(w, 2) ? world_pick_snapshot(w, any) : world_pick_image(w, any);
+        const uint32_t id = o && index < o->content->count ? content_newest(&o->content->block[index])->id[first % CONTENT_SECTORS] : 0;
+        if (id)
+            return id;
+    }
+    return ++e->ids;
+}
+
 void engine_submit_io(struct engine *e, struct handle *h, enum image_op op, uint64_t first, uint64_t sectors, unsigned flags)
 {
     struct content *c = h->object->content;
     struct io *io = io_new(e, h, op, first, sectors, flags);
     if (op == IMAGE_WRITE || op == IMAGE_DISCARD) {
-        io->id = op == IMAGE_WRITE ? ++e->ids : 0;
+        io->id = op == IMAGE_WRITE ? id_to_write(e, first) : 0;
         content_write(c, first, sectors, io->id, io->numbers);
         if (op == IMAGE_WRITE)
             pattern_fill(io->buf, io->id, first, sectors);

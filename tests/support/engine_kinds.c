@@ -418,6 +418,25 @@ static bool rollback_happened(struct task *t)
     return true;
 }
 
+/* ---- dedup: no content changes, whatever comes of it ---- */
+
+static bool dedup_prepare(struct task *t)
+{
+    struct object *o = world_pick_image(world_of(t), any_idle);
+    if (!o)
+        return false;
+    task_subject(t, o);
+    snprintf(t->text[0], IMAGE_TARGET_SIZE, "%s", o->name);
+    return true;
+}
+static void dedup_submit(struct task *t) { image_dedup(t->engine->store, &t->op, t->text[0], &t->found); }
+static void dedup_apply(struct task *t) { t->engine->shared_bytes += t->found.shared_bytes; }
+static bool dedup_happened(struct task *t)
+{
+    (void)t;
+    return false;
+}
+
 const struct task_kind task_kinds[] = {
     { "create", 6, create_prepare, create_submit, create_apply, first_exists },
     { "clone", 8, clone_prepare, clone_submit, clone_apply, first_exists },
@@ -432,6 +451,7 @@ const struct task_kind task_kinds[] = {
     { "seal", 2, seal_prepare, seal_submit, seal_apply, seal_happened },
     { "resize", 6, resize_prepare, resize_submit, resize_apply, resize_happened },
     { "import finish", 6, finish_prepare, finish_submit, finish_apply, first_exists },
+    { "dedup", 4, dedup_prepare, dedup_submit, dedup_apply, dedup_happened },
     { "rollback", 6, rollback_prepare, rollback_submit, rollback_apply, rollback_happened },
     { NULL, 0, NULL, NULL, NULL, NULL },
 };

@@ -1,6 +1,6 @@
 /* engine_pattern.h - sector contents that say who wrote them: what the engine's tests write and what they recognise.
  *
- * Words: an id names one write; 0 stands for zeroes. A sector's 512 bytes are a function of its id and of its number in the
+ * Words: an id names one write, or several that are to make equal blocks; 0 stands for zeroes. A sector's 512 bytes are a function of its id and of its number in the
  * image, so that a sector that came from another write, from another place, or in part from either is told from the right one.
  * Threads: any; pure functions. */
 #ifndef TESTS_SUPPORT_ENGINE_PATTERN_H

@@ -29,6 +29,7 @@ struct task {
     bool may_be_busy;                            /* -EBUSY is a proper answer */
     bool lenient;                                /* judged after a power cut: unflushed writes may be missing */
     struct object *holds;                        /* gets no new requests meanwhile */
+    struct image_dedup found;
     uint32_t *cut[TASK_SUBJECTS], *durable_cut[TASK_SUBJECTS], cut_count[TASK_SUBJECTS];
     struct content *pinned[TASK_SUBJECTS];
     uint64_t step;
