@@ -163,18 +163,18 @@ int blkback_nodes_identify(struct blkback_device *d, struct error *err)
     if (rc || strncmp(frontend, prefix, strlen(prefix)))
         return error_set(err, fault(rc), "%s/frontend is not a path of domain %u", d->path, d->disk.domid);
     memcpy(d->frontend, frontend, sizeof d->frontend);
-    rc = read_text(b, 0, d->path, "params", text, sizeof text);
-    if (rc)
-        return error_set(err, fault(rc), "%s/params does not name an image", d->path);
-    pthread_mutex_lock(&b->lock);
-    memcpy(d->target, text, sizeof d->target);
-    pthread_mutex_unlock(&b->lock);
-    memcpy(d->params, text, sizeof d->params);
-    if (read_own(d, IDENTITY_NODE, d->identity, err) || read_own(d, NAME_NODE, text, err))
+    int named = read_text(b, 0, d->path, "params", text, sizeof text);
+    if (!named) {
+        pthread_mutex_lock(&b->lock);
+        memcpy(d->target, text, sizeof d->target);
+        pthread_mutex_unlock(&b->lock);
+        memcpy(d->params, text, sizeof d->params);
+    }
+    if (read_kind(d, err) || read_own(d, IDENTITY_NODE, d->identity, err) || read_own(d, NAME_NODE, text, err))
         return err->code;
     if (strcmp(text, d->params))
         *d->identity = 0;
-    return read_kind(d, err);
+    return named ? error_set(err, fault(named), "%s/params does not name an image", d->path) : 0;
 }
 
 int blkback_nodes_recall(struct blkback_device *d, struct error *err)

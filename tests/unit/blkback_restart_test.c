@@ -2,7 +2,7 @@
  *
  * A backend is stopped with its ring left, the table is put into the state of a kill at a certain store, and a new backend
  * takes the ring up. Each id must be answered exactly once, over both lives. */
-#include "blkback/blkback_restart.h"
+#include "blkback/blkback_private.h"
 #include "tests/support/blkback_world.h"
 
 #include <errno.h>
@@ -268,6 +268,35 @@ static void a_damaged_table_is_refused(void)
     expect_broken();
 }
 
+/* What is taken up again is known by its identity; its mode still stands in the toolstack's node, whatever else does not. */
+static void a_guest_goes_on_as_it_was_without(const char *node, const char *garbage)
+{
+    begin();
+    char path[160];
+    snprintf(path, sizeof path, "/local/domain/%u/backend/vbd/%u/%u/%s", world.device.backend, world.device.frontend, WORLD_VDEV, node);
+    CU_ASSERT_EQUAL(garbage ? hv_xs_write(world.xs, 0, path, garbage) : hv_xs_remove(world.xs, 0, path), 0);
+    restart();
+    expect_answers(NULL, 0);
+    end();
+}
+
+static void a_guest_goes_on_as_it_was_whatever_its_nodes_lack(void)
+{
+    static char garbage[1500];
+    memset(garbage, 'x', sizeof garbage - 1);
+    a_guest_goes_on_as_it_was_without("params", NULL);
+    a_guest_goes_on_as_it_was_without("params", garbage);
+    a_guest_goes_on_as_it_was_without("parallax-params", garbage);
+}
+
+/* Whoever could not read its mode must not write. */
+static void a_device_is_read_only_until_its_nodes_say_otherwise(void)
+{
+    struct blkback_device d = { 0 };
+    blkback_device_init(&d, NULL, 1, WORLD_VDEV);
+    CU_ASSERT(d.read_only);
+}
+
 static void an_image_that_does_not_open_keeps_the_guest_waiting(void)
 {
     begin();
@@ -346,6 +375,7 @@ int main(int argc, char **argv)
         UNIT(a_line_written_before_req_cons_is_taken_once), UNIT(an_answer_written_but_not_shown_is_shown_once),
         UNIT(an_answer_shown_but_not_noted_is_not_repeated), UNIT(an_answer_noted_but_not_freed_is_not_repeated),
         UNIT(a_ring_that_contradicts_its_table_is_disconnected), UNIT(a_damaged_table_is_refused),
+        UNIT(a_guest_goes_on_as_it_was_whatever_its_nodes_lack), UNIT(a_device_is_read_only_until_its_nodes_say_otherwise),
         UNIT(an_image_that_does_not_open_keeps_the_guest_waiting), UNIT(what_was_offered_before_holds_whatever_is_offered_now),
         UNIT(a_frontend_that_closed_meanwhile_is_closed), UNIT(a_device_whose_frontend_vanished_meanwhile_goes),
         UNIT(tables_of_devices_that_went_are_swept), { 0 } });
