@@ -92,8 +92,11 @@ int hv_event_notify(struct hv_ports *p, hv_evtchn port);
 void hv_event_close(struct hv_ports *p, hv_evtchn port);
 
 /* ---- Xenstore: control thread only. Paths are absolute or relative to /local/domain/<own domid>. ---- */
+/* -EPIPE, from any call: this connection has ended, and what was asked may or may not have been done. The descriptor does not tell of
+ * it; hv_xs_check_watch does, without asking anybody. Another connection may be had, with watches of its own. */
 struct hv_xs;
 typedef uint32_t hv_xs_tx; /* 0: no transaction */
+/* -EPIPE: the hypervisor has ended, and this domain with it. */
 int hv_xs_open(struct hv *hv, struct hv_xs **out);
 void hv_xs_close(struct hv_xs *xs);
 /* A NUL-terminated copy for the caller to free(); length (may be NULL) without the NUL. -ENOENT, -EACCES. */

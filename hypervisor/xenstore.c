@@ -1,7 +1,10 @@
 /* xenstore.c - the xenstore calls of hypervisor.h through libxenstore, the same for Xen and the embedded hypervisor.
  *
  * 1. libxenstore reports through errno; here that becomes a negative errno, and never 0 for a failure.
- * 2. A watch makes libxenstore start a reader thread, which queues without bound: the control thread must keep draining. */
+ * 2. A watch makes libxenstore start a reader thread, which queues without bound: the control thread must keep draining.
+ * 3. When the connection has ended libxenstore's descriptor stays silent, and its calls fail as the broken descriptor below them does;
+ *    but the one that waited for an answer, and the look for an event, fail as if their arguments were wrong. All of that is -EPIPE
+ *    here: whoever reads must not take it for what stands in the xenstore. */
 #include "hypervisor/hypervisor_private.h"
 
 #include <errno.h>
@@ -15,8 +18,21 @@ struct hv_xs {
     struct xs_handle *handle;
 };
 
-static int failure(void) { return errno ? -errno : -EIO; }
-static int result(bool ok) { return ok ? 0 : failure(); }
+/* None of these is an answer. */
+static bool ended(int error) { return error == EBADF || error == EPIPE || error == ECONNRESET || error == ENOTCONN; }
+
+static int failure(struct hv_xs *xs)
+{
+    int error = errno ? errno : EIO;
+    if (error == EINVAL) { /* an answer, or none: the next call tells */
+        errno = 0;
+        free(xs_get_domain_path(xs->handle, HV_DOMID_TOOLSTACK));
+        error = ended(errno) ? errno : EINVAL;
+    }
+    return ended(error) ? -EPIPE : -error;
+}
+
+static int result(struct hv_xs *xs, bool ok) { return ok ? 0 : failure(xs); }
 
 int hv_xs_open(struct hv *hv, struct hv_xs **out)
 {
@@ -44,7 +60,7 @@ int hv_xs_read(struct hv_xs *xs, hv_xs_tx tx, const char *path, char **out, size
     errno = 0;
     char *value = xs_read(xs->handle, tx, path, &n);
     if (!value)
-        return failure();
+        return failure(xs);
     *out = value;
     if (length)
         *length = n;
@@ -54,7 +70,7 @@ int hv_xs_read(struct hv_xs *xs, hv_xs_tx tx, const char *path, char **out, size
 int hv_xs_write(struct hv_xs *xs, hv_xs_tx tx, const char *path, const char *value)
 {
     errno = 0;
-    return result(xs_write(xs->handle, tx, path, value, (unsigned)strlen(value)));
+    return result(xs, xs_write(xs->handle, tx, path, value, (unsigned)strlen(value)));
 }
 
 int hv_xs_printf(struct hv_xs *xs, hv_xs_tx tx, const char *path, const char *fmt, ...)
@@ -74,13 +90,13 @@ int hv_xs_printf(struct hv_xs *xs, hv_xs_tx tx, const char *path, const char *fm
 int hv_xs_mkdir(struct hv_xs *xs, hv_xs_tx tx, const char *path)
 {
     errno = 0;
-    return result(xs_mkdir(xs->handle, tx, path));
+    return result(xs, xs_mkdir(xs->handle, tx, path));
 }
 
 int hv_xs_remove(struct hv_xs *xs, hv_xs_tx tx, const char *path)
 {
     errno = 0;
-    return result(xs_rm(xs->handle, tx, path));
+    return result(xs, xs_rm(xs->handle, tx, path));
 }
 
 int hv_xs_directory(struct hv_xs *xs, hv_xs_tx tx, const char *path, char ***out, unsigned *count)
@@ -89,7 +105,7 @@ int hv_xs_directory(struct hv_xs *xs, hv_xs_tx tx, const char *path, char ***out
     errno = 0;
     char **names = xs_directory(xs->handle, tx, path, &n);
     if (!names)
-        return failure();
+        return failure(xs);
     /* libxenstore's array has no NULL at its end; one block of our own holds the pointers, the NULL and the names. */
     size_t bytes = (n + 1u) * sizeof *names;
     for (unsigned i = 0; i < n; i++)
@@ -116,7 +132,7 @@ int hv_xs_set_owner(struct hv_xs *xs, hv_xs_tx tx, const char *path, hv_domid ow
 {
     struct xs_permissions perms[2] = { { .id = owner, .perms = XS_PERM_NONE }, { .id = (unsigned)reader, .perms = XS_PERM_READ } };
     errno = 0;
-    return result(xs_set_permissions(xs->handle, tx, path, perms, reader >= 0 ? 2 : 1));
+    return result(xs, xs_set_permissions(xs->handle, tx, path, perms, reader >= 0 ? 2 : 1));
 }
 
 int hv_xs_begin(struct hv_xs *xs, hv_xs_tx *out)
@@ -124,7 +140,7 @@ int hv_xs_begin(struct hv_xs *xs, hv_xs_tx *out)
     errno = 0;
     xs_transaction_t t = xs_transaction_start(xs->handle);
     if (t == XBT_NULL)
-        return failure();
+        return failure(xs);
     *out = t;
     return 0;
 }
@@ -132,19 +148,19 @@ int hv_xs_begin(struct hv_xs *xs, hv_xs_tx *out)
 int hv_xs_end(struct hv_xs *xs, hv_xs_tx tx, bool commit)
 {
     errno = 0;
-    return result(xs_transaction_end(xs->handle, tx, !commit));
+    return result(xs, xs_transaction_end(xs->handle, tx, !commit));
 }
 
 int hv_xs_watch(struct hv_xs *xs, const char *path, const char *token)
 {
     errno = 0;
-    return result(xs_watch(xs->handle, path, token));
+    return result(xs, xs_watch(xs->handle, path, token));
 }
 
 int hv_xs_unwatch(struct hv_xs *xs, const char *path, const char *token)
 {
     errno = 0;
-    return result(xs_unwatch(xs->handle, path, token));
+    return result(xs, xs_unwatch(xs->handle, path, token));
 }
 
 int hv_xs_fd(struct hv_xs *xs) { return xs_fileno(xs->handle); }
@@ -154,7 +170,7 @@ int hv_xs_check_watch(struct hv_xs *xs, char **path, char **token)
     errno = 0;
     char **event = xs_check_watch(xs->handle);
     if (!event)
-        return failure();
+        return errno == EINVAL ? -EPIPE : errno ? -errno : -EIO;
     size_t path_bytes = strlen(event[XS_WATCH_PATH]) + 1, token_bytes = strlen(event[XS_WATCH_TOKEN]) + 1;
     char *copy = malloc(path_bytes + token_bytes);
     if (copy) {

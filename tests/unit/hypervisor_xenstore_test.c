@@ -1,6 +1,8 @@
 /* hypervisor_xenstore_test.c - the embedded hypervisor's xenstore as domains see it through libxenstore. */
 #include "tests/unit/hypervisor_test.h"
 
+#include <pthread.h>
+
 /* The toolstack and two guests, each with a xenstore connection. */
 static struct hv *tool_hv, *a_hv, *b_hv;
 static struct hv_xs *tool, *a, *b;
@@ -430,6 +432,63 @@ static void random_changes_match_a_simple_model(void)
     teardown();
 }
 
+/* ---- The end of a connection ---- */
+
+static void *wait_for_an_answer(void *xs)
+{
+    static int r;
+    r = get(xs, 0, "domid");
+    return &r;
+}
+
+/* No call may take the end for an answer: also not the one that was waiting for its own, nor with or without libxenstore's thread. */
+static void a_connection_that_ended_is_told_apart_from_every_answer(void)
+{
+    char dir[] = "/tmp/hvtest.XXXXXX", *old = strdup(getenv("PARALLAX_HYPERVISOR_DIR")), path[64];
+    CU_ASSERT_FATAL(mkdtemp(dir) && setenv("PARALLAX_HYPERVISOR_DIR", dir, 1) == 0);
+    struct hv *hv = open_as(HV_TOOLSTACK, NULL, 0);
+    struct hv_xs *watching, *plain, *waiting;
+    CU_ASSERT_FATAL(!hv_xs_open(hv, &watching) && !hv_xs_open(hv, &plain) && !hv_xs_open(hv, &waiting));
+    CU_ASSERT_FATAL(!hv_xs_watch(watching, "/local", "w") && !hv_xs_watch(waiting, "/local", "w"));
+    CU_ASSERT(event(watching, 5000));
+    CU_ASSERT_EQUAL(get(plain, 0, "@no"), -EINVAL); /* an answer */
+    snprintf(path, sizeof path, "%s/hypervisor.pid", dir);
+    FILE *f = fopen(path, "r");
+    int pid = 0;
+    CU_ASSERT_FATAL(f && fscanf(f, "%d", &pid) == 1 && pid > 1);
+    fclose(f);
+    pthread_t thread;
+    void *r;
+    kill(pid, SIGSTOP); /* so that it takes the question and gives no answer */
+    CU_ASSERT_EQUAL_FATAL(pthread_create(&thread, NULL, wait_for_an_answer, waiting), 0);
+    usleep(100000);
+    kill(pid, SIGKILL);
+    pthread_join(thread, &r);
+    CU_ASSERT_EQUAL(*(int *)r, -EPIPE);
+    char *p, *token, **names;
+    hv_xs_tx tx;
+    for (unsigned i = 0; i < 2; i++) {
+        struct hv_xs *xs = i ? plain : watching;
+        CU_ASSERT_EQUAL(get(xs, 0, "domid"), -EPIPE);
+        CU_ASSERT_EQUAL(hv_xs_write(xs, 0, "data", ""), -EPIPE);
+        CU_ASSERT_EQUAL(hv_xs_remove(xs, 0, "data"), -EPIPE);
+        CU_ASSERT_EQUAL(hv_xs_directory(xs, 0, "data", &names, NULL), -EPIPE);
+        CU_ASSERT_EQUAL(hv_xs_begin(xs, &tx), -EPIPE);
+        CU_ASSERT_EQUAL(hv_xs_watch(xs, "/local", "x"), -EPIPE);
+        CU_ASSERT_EQUAL(hv_xs_check_watch(xs, &p, &token), -EPIPE);
+    }
+    CU_ASSERT_EQUAL(hv_xs_open(hv, &(struct hv_xs *){ NULL }), -EPIPE);
+    hv_xs_close(watching);
+    hv_xs_close(plain);
+    hv_xs_close(waiting);
+    hv_close(hv);
+    setenv("PARALLAX_HYPERVISOR_DIR", old, 1);
+    free(old);
+    char command[64];
+    snprintf(command, sizeof command, "rm -rf %s", dir);
+    CU_ASSERT_EQUAL(system(command), 0);
+}
+
 int main(int argc, char **argv)
 {
     return with_own_hypervisor(argc, argv, "xenstore", (struct unit_test[]){
@@ -446,6 +505,7 @@ int main(int argc, char **argv)
         UNIT(a_refused_step_is_not_part_of_a_transaction),
         UNIT(guests_have_quotas_and_the_toolstack_has_none),
         UNIT(random_changes_match_a_simple_model),
+        UNIT(a_connection_that_ended_is_told_apart_from_every_answer),
         { 0 },
     });
 }
