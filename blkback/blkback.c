@@ -34,6 +34,7 @@ static void close_loop_side(struct blkback *b)
 {
     loop_fd_remove(b->loop, &b->events);
     loop_cancel(b->loop, &b->finish_task);
+    loop_unpost(b->loop, &b->usefulness_task);
     if (b->ports)
         hv_ports_close(b->ports);
     if (b->pool)
@@ -56,6 +57,7 @@ int blkback_start(struct hv *hv, struct store *store, struct loop *loop, const s
     list_init(&b->finishing);
     list_init(&b->devices);
     b->finish_task.run = blkback_ring_finish_all;
+    b->usefulness_task.run = blkback_connection_useful;
     pthread_mutex_init(&b->lock, NULL);
     int rc = 0;
     if (snprintf(b->state_dir, sizeof b->state_dir, "%s", options->state_dir) >= (int)sizeof b->state_dir)

@@ -48,6 +48,9 @@ struct blkback_options {
     unsigned hiding_count;
     bool persistent;         /* map guests' pages and keep them mapped (feature-persistent), instead of copying by grant.
                                 This and what is hidden holds for devices that connect; those taken up again keep what they had */
+    /* Called on the loop, once a second: the hypervisor has ended, and no frontend is left whose rings could still be served. */
+    void (*useless)(void *ctx);
+    void *ctx;
     uint64_t buffer_bytes;   /* pool of data in flight; rounded down to a power of two; at least 2 MiB; 0: 64 MiB */
 };
 

@@ -4,7 +4,7 @@
  *         |             ^                     |                  ^  '--not online, or frontend gone--> forgotten
  *         |--busy--> HELD                     '--ring broken--> BROKEN --frontend closed--'
  *         |--no image--> FAILED
- *         '--state 4 found: reattach--> CONNECTED
+ *         '--state 4 found: reattach--> CONNECTED --the frontend begun anew: close--> CLOSED, and at once open
  *
  * 1. A step reads the nodes afresh and acts on what they say now: events are only reasons to look, so that any number of
  *    them may be merged, and repeats do nothing.
@@ -14,7 +14,10 @@
  * 4. A frontend whose state node is gone counts as Closed, but only when it was there before: the toolstack may write the
  *    backend's nodes first.
  * 5. A xenstore that does not answer, or refuses a write, says nothing about the device: it goes on, and what could not be read or
- *    written is tried again on the timer. */
+ *    written is tried again on the timer.
+ * 6. A frontend that is connected goes on to higher states only, and leaves its nodes as they are. One that does otherwise is another
+ *    kernel's, whose predecessor ended without a word or unseen: the old rings are closed and the new ones connected. It is told of
+ *    no Closing and no Closed in between, because it would take that for its own end. */
 #include "base/clock.h"
 #include "blkback/blkback_private.h"
 
@@ -47,7 +50,8 @@ static void set_problem(struct blkback_device *d, const char *text)
 static void look_again(struct blkback_device *d, const char *what, int err)
 {
     d->again = true;
-    log_limited(&d->log_limit, LOG_LEVEL_ERROR, "xenstore: cannot %s: domid=%u vdev=%u error=%d", what, d->disk.domid, d->disk.vdev, err);
+    if (err != -EPIPE) /* a xenstore that is gone is told of once, not by each device */
+        log_limited(&d->log_limit, LOG_LEVEL_ERROR, "xenstore: cannot %s: domid=%u vdev=%u error=%d", what, d->disk.domid, d->disk.vdev, err);
     blkback_manager_retry(d->disk.b);
 }
 
@@ -59,11 +63,26 @@ static void write_state(struct blkback_device *d, unsigned state)
     atomic_store(&d->state, (int)state);
 }
 
-/* A line for the operator, the toolstack and `status`. */
+/* A line for the operator and `status`. */
 static void complain(struct blkback_device *d, const char *text)
 {
     set_problem(d, text);
     log_limited(&d->log_limit, LOG_LEVEL_ERROR, "device: domid=%u vdev=%u image=%s: %s", d->disk.domid, d->disk.vdev, d->target, text);
+}
+
+static void write_problem(struct blkback_device *d)
+{
+    int err = blkback_nodes_write_problem(d, d->problem);
+    d->unreported = err && err != -ENOENT;
+    if (d->unreported)
+        look_again(d, "write the problem", err);
+}
+
+/* A line for the toolstack too, which waits for it. */
+static void report(struct blkback_device *d, const char *text)
+{
+    complain(d, text);
+    write_problem(d);
 }
 
 static void send(struct blkback_device *d, enum blkback_command command)
@@ -73,7 +92,7 @@ static void send(struct blkback_device *d, enum blkback_command command)
     loop_post(d->disk.b->loop, &d->to_loop);
 }
 
-static bool has_image(const struct blkback_device *d) { return d->stage == BLKBACK_READY || d->stage == BLKBACK_CONNECTED; }
+bool blkback_device_has_image(const struct blkback_device *d) { return d->stage == BLKBACK_READY || d->stage == BLKBACK_CONNECTED; }
 
 static bool attached(unsigned frontend) { return frontend == XENBUS_INITIALISED || frontend == XENBUS_CONNECTED || frontend == XENBUS_CLOSING; }
 
@@ -111,7 +130,7 @@ static void finish(struct blkback_device *d)
 
 static void close_up(struct blkback_device *d)
 {
-    if (has_image(d)) {
+    if (blkback_device_has_image(d)) {
         send(d, BLKBACK_CLOSE);
         return;
     }
@@ -133,8 +152,7 @@ static void open_or_fail(struct blkback_device *d)
         return;
     }
     if (rc) {
-        complain(d, err.text);
-        blkback_nodes_write_problem(d, err.text);
+        report(d, err.text);
         d->stage = BLKBACK_FAILED;
         return;
     }
@@ -152,6 +170,7 @@ static void step_new(struct blkback_device *d, const struct blkback_seen *s)
         if (!rc)
             rc = blkback_nodes_read_connection(d, &d->connection, &err);
         if (!rc || blkback_nodes_unanswered(rc)) {
+            d->frontend_state = s->frontend_state;
             if (rc)
                 look_again(d, "read the connection", rc);
             else
@@ -163,6 +182,10 @@ static void step_new(struct blkback_device *d, const struct blkback_seen *s)
         write_state(d, XENBUS_CLOSING);
     } else if (alive && s->state == XENBUS_CLOSING) {
         d->stage = BLKBACK_BROKEN;
+    } else if (s->state >= XENBUS_CONNECTED && s->online && s->frontend_state == XENBUS_INITIALISING) {
+        d->anew = true;
+        d->stage = BLKBACK_CLOSED;
+        blkback_device_step(d);
     } else if (s->state >= XENBUS_CONNECTED || (!s->online && !alive)) {
         close_up(d);
     } else if (s->frontend_state >= XENBUS_INITIALISING && s->frontend_state <= XENBUS_CONNECTED) {
@@ -198,6 +221,7 @@ static void step_waiting(struct blkback_device *d, const struct blkback_seen *s)
         struct error err = ERROR_NONE;
         int rc = blkback_nodes_read_connection(d, &d->connection, &err);
         if (!rc) {
+            d->frontend_state = XENBUS_UNKNOWN;
             send(d, BLKBACK_CONNECT);
             return;
         }
@@ -205,28 +229,55 @@ static void step_waiting(struct blkback_device *d, const struct blkback_seen *s)
             look_again(d, "read the connection", rc);
             return;
         }
-        complain(d, err.text);
-        blkback_nodes_write_problem(d, err.text);
+        report(d, err.text);
         atomic_store(&d->broken, true);
         send(d, BLKBACK_CLOSE);
     }
 }
 
+/* Sets d->anew if the frontend, in state 3 or 4, is not the one that we are connected to. */
+static int look_for_another(struct blkback_device *d, unsigned frontend)
+{
+    struct blkback_connection now;
+    struct error err = ERROR_NONE;
+    d->anew = frontend < d->frontend_state;
+    int rc = d->anew ? 0 : blkback_nodes_read_connection(d, &now, &err);
+    if (blkback_nodes_unanswered(rc))
+        return rc;
+    if (!d->anew) /* what makes no sense is a wish for a connection in state 3 only */
+        d->anew = rc ? frontend == XENBUS_INITIALISED : memcmp(&now, &d->connection, sizeof now) != 0;
+    d->frontend_state = frontend;
+    return 0;
+}
+
 static void step_connected(struct blkback_device *d, const struct blkback_seen *s)
 {
-    if (atomic_load(&d->broken)) {
+    int rc = 0;
+    switch (s->frontend_state) {
+    case XENBUS_CLOSING:
+        d->frontend_state = XENBUS_CLOSING;
+        break;
+    case XENBUS_INITIALISED:
+    case XENBUS_CONNECTED:
+        if (s->online && !d->anew)
+            rc = look_for_another(d, s->frontend_state);
+        break;
+    case XENBUS_INITIALISING:
+        d->anew = s->online;
+    }
+    bool left = s->frontend_state == XENBUS_INITIALISING || s->frontend_state == XENBUS_INIT_WAIT || s->frontend_state == XENBUS_CLOSED;
+    if (atomic_load(&d->broken) || d->anew || left) {
+        d->frontend_state = s->frontend_state;
         send(d, BLKBACK_CLOSE);
         return;
     }
-    switch (s->frontend_state) {
-    case XENBUS_CLOSING:
+    if (rc) {
+        look_again(d, "read the connection", rc);
+        return;
+    }
+    if (s->frontend_state == XENBUS_CLOSING) {
         if (s->state != XENBUS_CLOSING)
             write_state(d, XENBUS_CLOSING);
-        return;
-    case XENBUS_INITIALISING:
-    case XENBUS_INIT_WAIT:
-    case XENBUS_CLOSED:
-        send(d, BLKBACK_CLOSE);
         return;
     }
     if (d->unsaid && s->state != XENBUS_CLOSING) {
@@ -245,15 +296,19 @@ static void step_connected(struct blkback_device *d, const struct blkback_seen *
 
 static void step_closed(struct blkback_device *d, const struct blkback_seen *s)
 {
-    if (!s->online)
+    /* State 4 may be of the connection that was closed; not if another was seen since. */
+    bool left = d->anew || (d->frontend_state != XENBUS_UNKNOWN && d->frontend_state != XENBUS_CONNECTED);
+    bool begins = s->frontend_state == XENBUS_INITIALISING || s->frontend_state == XENBUS_INITIALISED || (s->frontend_state == XENBUS_CONNECTED && left);
+    if (!s->online) {
         finish(d);
-    else if (s->state == XENBUS_INITIALISING) {
+    } else if (s->state == XENBUS_INITIALISING) {
         d->stage = BLKBACK_NEW;
         blkback_device_step(d);
-    } else if (s->state != XENBUS_CLOSED)
+    } else if (s->state != XENBUS_CLOSED && !(d->anew && begins)) {
         write_state(d, XENBUS_CLOSED);
-    else if (s->frontend_state == XENBUS_INITIALISING)
+    } else if (begins) {
         open_or_fail(d);
+    }
 }
 
 static void step_failed(struct blkback_device *d, const struct blkback_seen *s)
@@ -271,7 +326,7 @@ static bool step_gone(struct blkback_device *d, const struct blkback_seen *s)
     bool leaving = !s->exists || vanished || d->disk.b->shutting_down;
     if (!leaving)
         return !s->frontend_exists; /* not yet there: wait for it */
-    if (has_image(d)) {
+    if (blkback_device_has_image(d)) {
         send(d, BLKBACK_CLOSE);
     } else if (!s->exists) {
         forget(d);
@@ -298,13 +353,19 @@ void blkback_device_step(struct blkback_device *d)
         *d->frontend = 0; /* not all of it was read */
     else
         rc = blkback_nodes_look(d, &s);
+    if (rc == -EPIPE && d->disk.b->shutting_down) {
+        blkback_device_has_image(d) ? send(d, BLKBACK_CLOSE) : forget(d);
+        return;
+    }
     if (blkback_nodes_unanswered(rc)) {
         look_again(d, "read the device's nodes", rc);
         return;
     }
     if (s.exists && !*d->frontend) { /* the toolstack is not ready, or wrong; an event will tell of a change */
-        complain(d, err.text);
-        blkback_nodes_write_problem(d, err.text);
+        if (d->disk.b->shutting_down)
+            forget(d);
+        else
+            report(d, err.text);
         return;
     }
     atomic_store(&d->state, (int)s.state);
@@ -318,6 +379,8 @@ void blkback_device_step(struct blkback_device *d)
             look_again(d, "watch the frontend (is its quota of watches used up?)", rc);
     }
     d->frontend_seen |= s.frontend_exists;
+    if (d->stage != BLKBACK_CONNECTED && s.frontend_exists && s.frontend_state != XENBUS_CONNECTED)
+        d->frontend_state = s.frontend_state;
     if (step_gone(d, &s))
         return;
     switch (d->stage) {
@@ -335,6 +398,8 @@ void blkback_device_step(struct blkback_device *d)
         step_connected(d, &s);
         break;
     case BLKBACK_BROKEN:
+        if (d->unreported)
+            write_problem(d);
         if (s.frontend_state == XENBUS_CLOSED || s.frontend_state == XENBUS_INITIALISING || (!s.online && !attached(s.frontend_state)))
             close_up(d);
         else if (s.state != XENBUS_CLOSING)
@@ -359,9 +424,9 @@ bool blkback_device_waits(const struct blkback_device *d)
 static void opened(struct blkback_device *d)
 {
     bool was_held = d->stage == BLKBACK_HELD && !d->unsaid;
+    d->anew = d->unreported = false;
     if (d->result && d->result != -EBUSY) {
-        complain(d, d->error.text);
-        blkback_nodes_write_problem(d, d->error.text);
+        report(d, d->error.text);
         d->stage = BLKBACK_FAILED;
         d->unsaid = false;
         return;
@@ -380,8 +445,7 @@ static void opened(struct blkback_device *d)
 
 static void ring_failed(struct blkback_device *d)
 {
-    complain(d, d->error.text);
-    blkback_nodes_write_problem(d, d->error.text);
+    report(d, d->error.text);
     d->stage = BLKBACK_CONNECTED;
     atomic_store(&d->broken, true); /* the next step closes it */
 }
@@ -402,6 +466,10 @@ static void reattached(struct blkback_device *d)
 {
     if (d->result && d->image_failed) {
         complain(d, d->error.text); /* the guest waits; the next retry may succeed */
+    } else if (d->result && d->frontend_state == XENBUS_INITIALISED) {
+        /* It has asked for nothing yet, so that nothing can be lost: rings of a kernel that began while no process was here. */
+        d->stage = BLKBACK_CONNECTED;
+        d->anew = true;
     } else if (d->result) {
         ring_failed(d);
     } else {
@@ -413,11 +481,12 @@ static void reattached(struct blkback_device *d)
 
 static void closed(struct blkback_device *d)
 {
-    bool broken = atomic_exchange(&d->broken, false);
+    bool broken = atomic_exchange(&d->broken, false) && !d->anew;
     d->unsaid = false;
     atomic_store(&d->resized, false); /* whoever opens next reads the size anew */
     d->stage = broken ? BLKBACK_BROKEN : BLKBACK_CLOSED;
-    write_state(d, broken ? XENBUS_CLOSING : XENBUS_CLOSED);
+    if (broken || !d->anew)
+        write_state(d, broken ? XENBUS_CLOSING : XENBUS_CLOSED);
     log_limited(&d->log_limit, LOG_LEVEL_INFO, "device %s: domid=%u vdev=%u image=%s", broken ? "disconnected" : "closed", d->disk.domid, d->disk.vdev, d->target);
 }
 

@@ -13,7 +13,6 @@
 #include <sys/epoll.h>
 
 #define RETRY_MS 200
-#define BACKEND_TOKEN "backend"
 #define DRAIN_MAX 4096
 
 static struct blkback_device *find(struct blkback *b, hv_domid domid, unsigned vdev)
@@ -153,31 +152,40 @@ static void drain(struct blkback *b)
 {
     char *path, *token;
     unsigned domid, vdev;
-    for (int i = 0; i < DRAIN_MAX && hv_xs_check_watch(b->xs, &path, &token) == 0; i++) {
-        if (!strcmp(token, BACKEND_TOKEN))
+    int err = 0;
+    for (int i = 0; i < DRAIN_MAX && (err = hv_xs_check_watch(b->xs, &path, &token)) == 0; i++) {
+        if (!strcmp(token, BLKBACK_BACKEND_TOKEN))
             backend_event(b, path);
         else if (sscanf(token, "%u/%u", &domid, &vdev) == 2 && find(b, domid, vdev))
             mark(b, domid, vdev);
         free(path);
     }
-    if (b->scan_due) { /* once, however many events ask for it */
+    if (err == -EPIPE)
+        blkback_connection_lost(b);
+    else if (b->scan_due) { /* once, however many events ask for it */
         b->scan_due = scan(b) != 0;
         if (b->scan_due)
             blkback_manager_retry(b);
     }
 }
 
-static void watch_ready(struct loop_fd *w, uint32_t epoll_events)
+void blkback_manager_look(struct blkback *b)
 {
-    struct blkback *b = container_of(w, struct blkback, watches);
-    (void)epoll_events;
     drain(b);
     step_dirty(b);
+}
+
+static void watch_ready(struct loop_fd *w, uint32_t epoll_events)
+{
+    (void)epoll_events;
+    blkback_manager_look(container_of(w, struct blkback, watches));
 }
 
 static void retry(struct loop_timer *t)
 {
     struct blkback *b = container_of(t, struct blkback, retry_timer);
+    if (b->cut && !b->shutting_down)
+        return; /* nothing would be answered; all are looked at when there is a connection again */
     bool waiting = b->scan_due;
     list_for_each (n, &b->devices) {
         struct blkback_device *d = container_of(n, struct blkback_device, link);
@@ -185,8 +193,7 @@ static void retry(struct loop_timer *t)
             waiting = d->dirty = true;
     }
     /* Events may have been left over by the bound of a drain, or by libxenstore's own queue. */
-    drain(b);
-    step_dirty(b);
+    blkback_manager_look(b);
     if (waiting)
         loop_timer_start(b->control, &b->retry_timer, RETRY_MS);
 }
@@ -212,14 +219,12 @@ static bool known(void *ctx, hv_domid domid, unsigned vdev) { return find(ctx, d
 
 static int begin(struct blkback *b)
 {
-    int err = hv_xs_open(b->hv, &b->xs);
+    int err = blkback_connection_open(b, &b->xs);
     if (err)
         return err;
     b->watches.fd = hv_xs_fd(b->xs);
     b->watches.ready = watch_ready;
-    err = hv_xs_watch(b->xs, "backend/vbd", BACKEND_TOKEN);
-    if (!err)
-        err = loop_fd_add(b->control, &b->watches, EPOLLIN);
+    err = loop_fd_add(b->control, &b->watches, EPOLLIN);
     if (!err)
         err = scan(b);
     if (err) {
@@ -241,6 +246,7 @@ static void *control_thread(void *arg)
     if (!run)
         return NULL;
     step_dirty(b);
+    blkback_connection_begin(b);
     loop_run(b->control);
     loop_fd_remove(b->control, &b->watches);
     hv_xs_close(b->xs);

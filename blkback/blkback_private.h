@@ -136,7 +136,10 @@ struct blkback_device {
     bool dirty, watched, frontend_seen;
     bool again;                       /* the xenstore refused something: look again soon */
     bool unsaid;                      /* what the frontend waits for could not be written */
+    bool unreported;                  /* why it does not go on could not be written */
     bool missed;                      /* an event came while a command was under way */
+    bool anew;                        /* the frontend is not the one that we were connected to */
+    unsigned frontend_state;          /* as last seen, if it counts: of the frontend that we are connected to, or one that left state 4 */
     char path[BLKBACK_PATH_SIZE];     /* backend/vbd/DOMID/VDEV */
     char frontend[BLKBACK_PATH_SIZE]; /* /local/domain/… */
     bool read_only, discard, removable, cdrom; /* as the toolstack wrote */
@@ -182,13 +185,16 @@ struct blkback {
     uint32_t port_limit;
     struct blkback_pool *pool;
     struct list_node finishing; /* rings with requests that are done */
+    struct loop_task usefulness_task;
     struct loop_task finish_task;
     struct blkback_copies copies;
     /* control thread */
     struct loop *control;
     struct hv_xs *xs;
     struct loop_fd watches;
-    struct loop_timer retry_timer;
+    struct loop_timer retry_timer, connection_timer;
+    bool cut;         /* the xenstore's connection has ended */
+    int cut_reason;   /* why there is no other, as was told last */
     pthread_t thread;
     struct loop_task shutdown_task;
     sem_t ready;
@@ -206,6 +212,8 @@ int blkback_manager_start(struct blkback *b, struct error *err);
 void blkback_manager_shut_down(struct blkback *b);
 /* Ends the thread; its loop stays for replies that are still posted, until loop_destroy. */
 void blkback_manager_stop(struct blkback *b);
+/* Takes the events that have come, and steps the devices that they are of. */
+void blkback_manager_look(struct blkback *b);
 /* Looks at the devices that wait for an image again, soon. */
 void blkback_manager_retry(struct blkback *b);
 /* Ends the watch of a device that is gone; it is freed by the next reap. */
@@ -213,10 +221,22 @@ void blkback_manager_forget(struct blkback_device *d);
 /* Frees the devices that are gone; called where nothing up the call chain uses one any more. */
 void blkback_manager_reap(struct blkback *b);
 
+/* ---- blkback_connection.c: the xenstore's connection, on the control thread ---- */
+#define BLKBACK_BACKEND_TOKEN "backend"
+/* Opens it and watches the backend's directory. -EPIPE: the hypervisor has ended. */
+int blkback_connection_open(struct blkback *b, struct hv_xs **out);
+/* From now on its end is noticed and it is made anew. */
+void blkback_connection_begin(struct blkback *b);
+/* It has ended. */
+void blkback_connection_lost(struct blkback *b);
+/* On the loop: tells if no frontend is left that could be served. */
+void blkback_connection_useful(struct loop_task *t);
+
 /* ---- blkback_device.c: the state machine ---- */
 void blkback_device_init(struct blkback_device *d, struct blkback *b, hv_domid domid, unsigned vdev);
 /* Reads the nodes and goes as far as it can; forgets d if it is gone. */
 void blkback_device_step(struct blkback_device *d);
+bool blkback_device_has_image(const struct blkback_device *d);
 /* Whether d waits for something that no watch tells of. */
 bool blkback_device_waits(const struct blkback_device *d);
 
@@ -229,7 +249,8 @@ struct blkback_seen {
 int blkback_nodes_look(struct blkback_device *d, struct blkback_seen *out);
 /* Whether a function below that reads failed because the xenstore did not answer, and not because of what stands there. */
 bool blkback_nodes_unanswered(int err);
-/* Reads what the toolstack wrote; -EINVAL and a line if it makes no sense. */
+/* Reads what the toolstack wrote; -EINVAL and a line if it makes no sense. Without `params` the rest is read all the same: a frontend
+ * that is connected, or is to be detached, does not need it. */
 int blkback_nodes_identify(struct blkback_device *d, struct error *err);
 /* Sets image and offer as our own nodes tell that an earlier process served and offered them. */
 int blkback_nodes_recall(struct blkback_device *d, struct error *err);

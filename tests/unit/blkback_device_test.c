@@ -264,6 +264,38 @@ static void a_missing_image_is_told_to_the_toolstack(void)
     world_end();
 }
 
+static void a_device_without_params_is_told_of_served_later_and_detached(void)
+{
+    char path[160];
+    world_begin(&(struct blkback_options){ 0 }, DISK_BYTES);
+    for (unsigned i = 0; i < 2; i++) {
+        blkback_stop(world.backend, false);
+        world_attach();
+        snprintf(path, sizeof path, "/local/domain/%u/backend/vbd/%u/%u/params", world.device.backend, world.device.frontend, WORLD_VDEV);
+        CU_ASSERT_EQUAL(hv_xs_remove(world.xs, 0, path), 0);
+        world_backend_start();
+        CU_ASSERT(world_until(strstr(world_info().problem, "params does not name an image") != NULL));
+        if (i == 1) {
+            CU_ASSERT_EQUAL(toolstack_set_params(world.xs, &world.device, "disk"), 0);
+            CU_ASSERT(world_until(toolstack_backend_state(world.xs, &world.device) == 2));
+            blkfront_close(world_open(&(struct blkfront_options){ 0 }));
+        }
+        toolstack_ask_detach(world.xs, &world.device);
+        CU_ASSERT(world_until(toolstack_backend_state(world.xs, &world.device) == 0));
+        toolstack_remove(world.xs, &world.device);
+        CU_ASSERT(world_until(world_info().vdev == 0));
+    }
+    /* One that is not a device at all keeps nobody from ending. */
+    world_attach();
+    CU_ASSERT(world_until(toolstack_backend_state(world.xs, &world.device) == 2));
+    blkback_stop(world.backend, false);
+    snprintf(path, sizeof path, "/local/domain/%u/backend/vbd/%u/%u/frontend-id", world.device.backend, world.device.frontend, WORLD_VDEV);
+    CU_ASSERT_EQUAL(hv_xs_write(world.xs, 0, path, "77"), 0);
+    world_backend_start();
+    CU_ASSERT(world_until(strstr(world_info().problem, "frontend-id is not") != NULL));
+    world_end();
+}
+
 static void a_second_writer_waits_for_the_first(void)
 {
     world_begin(&(struct blkback_options){ 0 }, DISK_BYTES);
@@ -336,6 +368,7 @@ int main(int argc, char **argv)
         UNIT(a_snapshot_asked_for_writing_is_refused),
         UNIT(in_dom0_a_refusal_waits_for_the_script), UNIT(a_frontend_that_closed_may_connect_again),
         UNIT(what_was_attached_is_opened_again_whatever_its_name), UNIT(detaching_ends_in_an_empty_tree),
-        UNIT(a_frontend_that_vanishes_is_cleaned_up), UNIT(a_missing_image_is_told_to_the_toolstack), UNIT(a_second_writer_waits_for_the_first),
+        UNIT(a_frontend_that_vanishes_is_cleaned_up), UNIT(a_missing_image_is_told_to_the_toolstack),
+        UNIT(a_device_without_params_is_told_of_served_later_and_detached), UNIT(a_second_writer_waits_for_the_first),
         UNIT(a_resize_reaches_the_frontend), UNIT(features_that_are_hidden_are_not_offered), { 0 } });
 }

@@ -15,6 +15,7 @@
 static pthread_t test_thread;
 static atomic_uint calls, fail_at; /* fail_at 0: none */
 static atomic_int fail_with;
+static atomic_bool no_writes; /* every write of the control thread fails for want of quota */
 
 static bool fails(void)
 {
@@ -35,6 +36,11 @@ xs_transaction_t xs_transaction_start(struct xs_handle *h) { return fails() ? XB
 
 bool xs_write(struct xs_handle *h, xs_transaction_t t, const char *path, const void *data, unsigned int length)
 {
+    if (atomic_load(&no_writes) && !pthread_equal(pthread_self(), test_thread)) {
+        atomic_fetch_add(&calls, 1);
+        errno = ENOSPC;
+        return false;
+    }
     return !fails() && REAL(xs_write)(h, t, path, data, length);
 }
 
@@ -79,6 +85,14 @@ static bool use(struct raw *r)
     return raw_prepare(r) == 0 && raw_put(r, "state", "3") == 0 && world_until(state() == 4) && raw_put(r, "state", "4") == 0 && write_block(r);
 }
 
+static bool reason_is(const char *want)
+{
+    char *text = toolstack_backend_node(world.xs, &world.device, "hotplug-error");
+    bool is = text && strstr(text, want);
+    free(text);
+    return is;
+}
+
 static unsigned calls_until_used; /* when none fails */
 
 /* What went wrong, or NULL. */
@@ -115,7 +129,54 @@ static const char *live(void)
     return NULL;
 }
 
-static void every_call_may_fail(bool in_dom0, int error)
+/* The same of one that does not come up: the reason stands where the toolstack waits for it. */
+static const char *be_refused(void)
+{
+    bool in_dom0 = world.device.backend == HV_DOMID_TOOLSTACK;
+    world.device.params = "nothing";
+    if (toolstack_attach(world.xs, &world.device))
+        return "the toolstack cannot attach";
+    if (!world_until(reason_is("no image 'nothing'")))
+        return "no reason is given";
+    if (!world_until(state() == (in_dom0 ? 2 : 1)))
+        return "not in the state in which the toolstack looks";
+    if (!atomic_load(&fail_at))
+        calls_until_used = atomic_load(&calls);
+    toolstack_ask_detach(world.xs, &world.device);
+    if (in_dom0 && !world_until(state() == 6))
+        return "not closed";
+    if (in_dom0)
+        toolstack_remove(world.xs, &world.device);
+    if (!world_until(state() == 0))
+        return "its directory stays";
+    toolstack_remove(world.xs, &world.device);
+    return world_until(world_info().vdev == 0) ? NULL : "the device is not forgotten";
+}
+
+/* And of one whose frontend asks for what cannot be. */
+static const char *be_disconnected(void)
+{
+    struct raw r = world_raw(BLKIF_ABI_X86_64, 0);
+    r.backend = world.device.backend;
+    if (toolstack_attach(world.xs, &world.device))
+        return "the toolstack cannot attach";
+    if (!world_until(state() == 2))
+        return "not offered";
+    raw_prepare(&r);
+    raw_put(&r, "ring-ref", "%s", "nonsense");
+    raw_put(&r, "state", "3");
+    if (!world_until(state() == 5))
+        return "not disconnected";
+    if (!world_until(reason_is("ring-ref")))
+        return "no reason is given";
+    if (!atomic_load(&fail_at))
+        calls_until_used = atomic_load(&calls);
+    raw_release(&r);
+    toolstack_remove(world.xs, &world.device);
+    return world_until(world_info().vdev == 0) ? NULL : "the device is not forgotten";
+}
+
+static void every_call_may_fail(bool in_dom0, int error, const char *(*body)(void))
 {
     test_thread = pthread_self();
     world_begin(&(struct blkback_options){ 0 }, DISK_BYTES);
@@ -125,26 +186,89 @@ static void every_call_may_fail(bool in_dom0, int error)
         CU_ASSERT_EQUAL_FATAL(blkback_start(world.toolstack, NULL, world.loop, &world.options, &world.backend, &err), 0);
         world.device.backend = HV_DOMID_TOOLSTACK;
     }
-    CU_ASSERT_PTR_NULL_FATAL(live());
+    atomic_store(&calls, 0);
+    CU_ASSERT_PTR_NULL_FATAL(body());
     /* In a storage domain a device takes its time to go, and until then nothing is other than in dom0. */
-    for (unsigned at = in_dom0 ? 1 : calls_until_used;; at++) {
+    for (unsigned at = in_dom0 || body != live ? 1 : calls_until_used;; at++) {
         atomic_store(&calls, 0);
         atomic_store(&fail_with, error);
         atomic_store(&fail_at, at);
-        const char *wrong = live();
+        const char *wrong = body();
         atomic_store(&fail_at, 0);
         if (wrong)
             fprintf(stderr, "call %u, error %d: %s; state %u, problem '%s'\n", at, error, wrong, state(), world_info().problem);
         CU_ASSERT_PTR_NULL_FATAL(wrong);
-        if (atomic_load(&calls) < at)
+        if (atomic_load(&calls) < at || (body != live && at > calls_until_used))
             break;
     }
     world_end();
 }
 
-static void in_dom0_no_call_that_fails_for_want_of_quota_leaves_anything(void) { every_call_may_fail(true, ENOSPC); }
-static void in_dom0_no_call_that_meets_a_conflict_leaves_anything(void) { every_call_may_fail(true, EAGAIN); }
-static void in_a_storage_domain_no_call_that_fails_leaves_anything(void) { every_call_may_fail(false, E2BIG); }
+static void in_dom0_no_call_that_fails_for_want_of_quota_leaves_anything(void) { every_call_may_fail(true, ENOSPC, live); }
+static void in_dom0_no_call_that_meets_a_conflict_leaves_anything(void) { every_call_may_fail(true, EAGAIN, live); }
+static void in_a_storage_domain_no_call_that_fails_leaves_anything(void) { every_call_may_fail(false, E2BIG, live); }
+static void in_dom0_no_call_that_fails_costs_the_reason(void) { every_call_may_fail(true, ENOSPC, be_refused); }
+static void no_call_that_fails_costs_the_reason_of_a_disconnection(void) { every_call_may_fail(false, ENOSPC, be_disconnected); }
+
+#define RETRY_MS 200u
+
+/* As long as they are refused they are tried again, but at the timer's pace. */
+static void what_cannot_be_written_is_tried_again_in_peace(void)
+{
+    test_thread = pthread_self();
+    world_begin(&(struct blkback_options){ 0 }, DISK_BYTES);
+    world.device.params = "nothing";
+    atomic_store(&no_writes, true);
+    world_attach();
+    CU_ASSERT(world_until(*world_info().problem));
+    atomic_store(&calls, 0);
+    uint64_t begun_ms = clock_monotonic_ms();
+    while (clock_monotonic_ms() < begun_ms + 5 * RETRY_MS)
+        world_turn();
+    /* At most: a slow machine makes it fewer. */
+    unsigned made = atomic_load(&calls), turns = (unsigned)((clock_monotonic_ms() - begun_ms) / RETRY_MS) + 2;
+    CU_ASSERT(made > 0);
+    CU_ASSERT(made <= turns * 50);
+    atomic_store(&no_writes, false);
+    CU_ASSERT(world_until(reason_is("no image 'nothing'")));
+    toolstack_remove(world.xs, &world.device);
+    world_end();
+}
+
+/* Whether nothing is asked of the xenstore for some rounds of the timer. */
+static bool at_rest(void)
+{
+    uint64_t begun_ms = clock_monotonic_ms();
+    atomic_store(&calls, 0);
+    while (clock_monotonic_ms() < begun_ms + 4 * RETRY_MS)
+        world_turn();
+    return atomic_load(&calls) == 0;
+}
+
+/* What could not be said to a frontend is not owed to the one that closed. */
+static void a_device_that_is_closed_rests(void)
+{
+    test_thread = pthread_self();
+    world_begin(&(struct blkback_options){ 0 }, DISK_BYTES);
+    struct toolstack_device other = world.device;
+    other.vdev += 16;
+    CU_ASSERT_EQUAL_FATAL(toolstack_attach(world.xs, &other), 0);
+    CU_ASSERT(world_until(toolstack_backend_state(world.xs, &other) == 2)); /* it holds the image */
+    atomic_store(&no_writes, true);
+    world_attach();
+    CU_ASSERT(world_until(problem_of(WORLD_VDEV)));
+    struct raw r = world_raw(BLKIF_ABI_X86_64, 0);
+    raw_put(&r, "state", "6");
+    atomic_store(&calls, 0);
+    CU_ASSERT(world_until(atomic_load(&calls) > 0));
+    for (unsigned i = 0; i < 500; i++)
+        world_turn();
+    atomic_store(&no_writes, false);
+    CU_ASSERT(world_until(at_rest()));
+    toolstack_remove(world.xs, &world.device);
+    toolstack_remove(world.xs, &other);
+    world_end();
+}
 
 static void no_call_that_fails_at_a_restart_costs_the_guest_its_disk(void)
 {
@@ -219,5 +343,7 @@ int main(int argc, char **argv)
     return unit_main(argc, argv, "blkback_xenstore", (struct unit_test[]){
         UNIT(in_dom0_no_call_that_fails_for_want_of_quota_leaves_anything),
         UNIT(in_dom0_no_call_that_meets_a_conflict_leaves_anything), UNIT(in_a_storage_domain_no_call_that_fails_leaves_anything),
+        UNIT(in_dom0_no_call_that_fails_costs_the_reason), UNIT(no_call_that_fails_costs_the_reason_of_a_disconnection), UNIT(what_cannot_be_written_is_tried_again_in_peace),
+        UNIT(a_device_that_is_closed_rests),
         UNIT(no_call_that_fails_at_a_restart_costs_the_guest_its_disk), UNIT(what_a_quota_lets_in_can_be_used), { 0 } });
 }

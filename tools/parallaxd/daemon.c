@@ -7,7 +7,8 @@
  * 3. A service manager may have made the control socket: then its clients wait there for the next daemon, it stays when we end,
  *    and we must not ask it who serves the store. It is told that we live from the loop, between the requests of guests.
  * 4. Metrics come last and go first: their thread asks the loop about the store and the backend.
- * 5. Signals are blocked before the first thread is made, and read from a descriptor on the loop. */
+ * 5. If the hypervisor ends we serve whom we can reach, and then fail, so that the service manager starts us anew.
+ * 6. Signals are blocked before the first thread is made, and read from a descriptor on the loop. */
 #include "tools/parallaxd/daemon.h"
 
 #include "base/log.h"
@@ -48,7 +49,7 @@ struct daemon {
     uint64_t watchdog_ms;
     int given; /* the service manager's control socket, or -1 */
     struct exporter *exporter;
-    bool stopping;
+    bool stopping, useless;
 };
 
 /* ---- Callbacks ---- */
@@ -78,6 +79,13 @@ static void emptied(void *ctx)
     struct daemon *d = ctx;
     if (d->stopping)
         loop_stop(d->loop);
+}
+
+static void useless(void *ctx)
+{
+    struct daemon *d = ctx;
+    d->useless = true;
+    loop_stop(d->loop);
 }
 
 static void on_signal(struct loop_fd *w, uint32_t events)
@@ -186,7 +194,8 @@ static int begin(struct daemon *d, struct error *err)
 {
     struct hv_identity who = { .kind = HV_NAMED, .name = d->opt->name };
     struct blkback_options o = {
-        .state_dir = d->state_directory, .persistent = d->opt->map_grants, .hidings = d->opt->hidings, .hiding_count = d->opt->hiding_count
+        .state_dir = d->state_directory, .persistent = d->opt->map_grants, .hidings = d->opt->hidings, .hiding_count = d->opt->hiding_count,
+        .useless = useless, .ctx = d
     };
     int bad = loop_create(&d->loop);
     if (bad)
@@ -248,6 +257,8 @@ int daemon_run(const struct daemon_options *opt, struct error *err)
         if ((d.watchdog_ms = notify_watchdog_ms()))
             say_alive(&d.watchdog);
         loop_run(d.loop);
+        if (d.useless)
+            error_set(err, -EPIPE, "the hypervisor has ended, and no guest is left: a parallaxd that is started now joins the next one");
     }
     finish(&d, err);
     return err->code;
