@@ -168,12 +168,13 @@ static unsigned take_slots(struct door_disk *k, unsigned most, struct door_slot 
     return n;
 }
 
-/* The last used comes first again: its memory is in the processor's cache. */
+/* The last used comes first again: its memory is in the processor's cache. What was abandoned is the ring's until that answers. */
 static void put_slots(struct door_disk *k, struct door_slot *const slots[], unsigned count)
 {
     pthread_mutex_lock(&k->lock);
     for (unsigned i = 0; i < count; i++)
-        list_add_head(&k->idle, &slots[i]->link);
+        if (slots[i]->waiter)
+            list_add_head(&k->idle, &slots[i]->link);
     if (k->slots_wanted)
         pthread_cond_broadcast(&k->slot_free);
     pthread_mutex_unlock(&k->lock);
@@ -223,8 +224,7 @@ static int round_trip(struct door_disk *k, enum blkfront_op op, uint8_t *data, u
     int error = exchange(k, slots, count, &w);
     for (unsigned i = 0; i < count && op == BLKFRONT_READ && !error; i++)
         memcpy(data + (size_t)i * DOOR_SLOT_BYTES, slots[i]->memory, slots[i]->iov.iov_len);
-    if (error != -ESHUTDOWN)
-        put_slots(k, slots, count);
+    put_slots(k, slots, count);
     sem_destroy(&w.woken);
     *did = done;
     return error;
