@@ -17,8 +17,10 @@ static int open_loop_side(struct blkback *b, struct error *err)
 {
     uint64_t bytes = b->options.buffer_bytes ? b->options.buffer_bytes : DEFAULT_BUFFER_BYTES;
     if (bytes < 2u << 20)
-        return error_set(err, -EINVAL, "the pool of data in flight needs 2 MiB at least");
-    int rc = blkback_pool_create(bytes, &b->pool);
+        return error_set(err, -EINVAL, "the pools of data in flight need 2 MiB at least");
+    int rc = 0;
+    for (unsigned i = 0; i < BLKBACK_DIRECTIONS && !rc; i++)
+        rc = blkback_pool_create(bytes / BLKBACK_DIRECTIONS, &b->pool[i]);
     if (rc)
         return error_set(err, rc, "no memory for data in flight");
     rc = hv_ports_open(b->hv, &b->ports);
@@ -37,8 +39,9 @@ static void close_loop_side(struct blkback *b)
     loop_unpost(b->loop, &b->usefulness_task);
     if (b->ports)
         hv_ports_close(b->ports);
-    if (b->pool)
-        blkback_pool_destroy(b->pool);
+    for (unsigned i = 0; i < BLKBACK_DIRECTIONS; i++)
+        if (b->pool[i])
+            blkback_pool_destroy(b->pool[i]);
     free(b->ring_by_port);
     pthread_mutex_destroy(&b->lock);
     free(b);

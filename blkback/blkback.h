@@ -9,7 +9,7 @@
  * Errors: 0 or negative errno. What a guest does wrong never shows here: it gets an error response, or its ring is
  * disconnected and logged, and the rest goes on.
  * Ownership: hv, store and loop are borrowed until blkback_stop has returned.
- * Caveat: memory for requests in flight is one pool for all devices; when it is used up, rings wait in turn.
+ * Caveat: memory for data in flight is two pools for all devices, of reads and of writes; when one is used up, its requests wait in turn.
  *
  *   struct blkback *b;
  *   int err = blkback_start(hv, store, loop, &(struct blkback_options){ .state_dir = "/run/parallax" }, &b, &e);
@@ -51,7 +51,7 @@ struct blkback_options {
     /* Called on the loop, once a second: the hypervisor has ended, and no frontend is left whose rings could still be served. */
     void (*useless)(void *ctx);
     void *ctx;
-    uint64_t buffer_bytes;   /* pool of data in flight; rounded down to a power of two; at least 2 MiB; 0: 64 MiB */
+    uint64_t buffer_bytes;   /* data in flight, half of it reads; rounded down to a power of two; at least 2 MiB; 0: 64 MiB */
 };
 
 struct blkback;

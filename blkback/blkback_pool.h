@@ -1,7 +1,7 @@
-/* blkback_pool.h - memory for data in flight: runs of 1 to 256 pages from one region, shared by all rings.
+/* blkback_pool.h - memory for data in flight in one direction: runs of 1 to 256 pages from one region, shared by all rings.
  *
  * Threads: the store's loop. Ownership: a run is the taker's until it is given back with the same number of pages.
- * Errors: no run free is NULL, never a wait; blkback_pool_wait says when to try again. */
+ * Errors: no run free is NULL, never a wait; the waiter is told when to try again. */
 #ifndef BLKBACK_POOL_H
 #define BLKBACK_POOL_H
 #include "base/list.h"
@@ -19,7 +19,7 @@ struct blkback_pool_waiter {
     struct list_node link;
 };
 
-/* bytes: at least 2 MiB; rounded down to a power of two. Nothing is touched until it is taken. */
+/* bytes: at least 1 MiB; rounded down to a power of two. Nothing is touched until it is taken. */
 int blkback_pool_create(uint64_t bytes, struct blkback_pool **out);
 /* Everything has been given back. */
 void blkback_pool_destroy(struct blkback_pool *p);

@@ -27,6 +27,10 @@
 #define BLKBACK_DISCARD_SECTORS 8u /* discard-granularity: 4096 bytes */
 #define BLKBACK_PATH_SIZE 256u
 
+/* Which pool a request's buffer comes from. What a guest writes may wait long, for room in a full store; so it has a pool of its own,
+ * and can never take what reads need. */
+enum blkback_direction { BLKBACK_TO_GUEST, BLKBACK_FROM_GUEST, BLKBACK_DIRECTIONS };
+
 /* How one frontend asked to be connected. */
 struct blkback_connection {
     enum blkif_abi abi;
@@ -56,11 +60,18 @@ struct blkback_request {
     const struct blkif_segment *segments; /* private memory: direct, or fetched */
     struct blkif_segment *fetched;        /* room for BLKBACK_MAX_SEGMENTS, in the ring's segment_memory */
     hv_gref indirect_ref;
-    uint8_t *buffer;              /* segment_count pages of the pool, or NULL */
+    uint8_t *buffer;              /* segment_count pages of a pool, or NULL */
     int error;                    /* the first */
     struct blkif_segment direct[BLKIF_MAX_SEGMENTS];
 };
 #define BLKBACK_PLAN_END 0xffu
+
+/* Requests of one ring that were taken and wait for a buffer, in order. */
+struct blkback_starved {
+    struct blkback_pool_waiter waiter;
+    struct list_node requests;
+    struct blkback_ring *ring;
+};
 
 struct blkback_ring {
     struct blkback_disk *disk;
@@ -84,7 +95,7 @@ struct blkback_ring {
     struct blkif_segment *segment_memory; /* indirect segments of each request; touched only when used */
     struct list_node free, replay, done;
     struct list_node finishing;       /* in blkback.finishing while done is not empty */
-    struct blkback_pool_waiter buffer_waiter;
+    struct blkback_starved starved[BLKBACK_DIRECTIONS];
     struct loop_task poll_task;
     struct loop_timer unmask_timer, look_timer;
     struct blkback_table *table;
@@ -183,7 +194,7 @@ struct blkback {
     struct loop_fd events;
     struct blkback_ring **ring_by_port;
     uint32_t port_limit;
-    struct blkback_pool *pool;
+    struct blkback_pool *pool[BLKBACK_DIRECTIONS];
     struct list_node finishing; /* rings with requests that are done */
     struct loop_task usefulness_task;
     struct loop_task finish_task;
@@ -288,8 +299,10 @@ void blkback_ring_stop(struct blkback_ring *ring, bool discarding);
 void blkback_ring_events(struct loop_fd *w, uint32_t epoll_events);
 
 /* ---- blkback_ring.c ---- */
-/* Takes all requests that are on the ring, as far as buffers last, and starts them. */
+/* Takes all requests that are on the ring, and starts those that have a buffer or need none. */
 void blkback_ring_poll(struct blkback_ring *ring);
+/* Ends the requests that wait for a buffer, unanswered; the ring takes no more. */
+void blkback_ring_drop_starved(struct blkback_ring *ring);
 /* r has ended; its response goes out at the end of the turn. */
 void blkback_ring_finish(struct blkback_request *r, int error);
 void blkback_ring_finish_all(struct loop_task *task);

@@ -5,7 +5,8 @@
  * 2. A request is copied out of its slot once, into its line of the restart table, and only that copy is looked at.
  * 3. A poll takes whatever is on the ring; what is in flight never exceeds the ring's size, which bounds a turn's work.
  * 4. Requests end during a turn and are answered at its end: one batch of copies, one push, at most one notification.
- * 5. No buffer, no request: it stays on the ring until the pool's turn comes to this ring.
+ * 5. A request that finds no buffer waits, without holding anything, until its pool's turn comes to this ring; what comes after it and
+ *    needs none, or one of the other pool, passes it. So writes that wait for a full store hold up no read and no discard.
  * 6. A barrier is taken when nothing else is in flight, and nothing else is taken until it has ended.
  * 7. A ring with much in flight asks for no notifications: it is looked at whenever something ends, and by a timer, in case that
  *    what is in flight waits for long. */
@@ -59,19 +60,13 @@ static bool available(struct blkback_ring *ring)
     return prod != ring->req_cons;
 }
 
-/* Gives r what it needs to be carried out; false: it has to wait on the ring. */
+/* Whether r may be taken now; else it has to wait on the ring. */
 static bool admit(struct blkback_ring *ring, struct blkback_request *r)
 {
     bool barrier = !r->error && r->op == BLKIF_OP_WRITE_BARRIER;
     if (barrier && ring->in_flight) {
         ring->held = true;
         return false;
-    }
-    r->buffer = NULL;
-    if (!r->error && r->segment_count) {
-        r->buffer = blkback_pool_get(ring->disk->b->pool, r->segment_count, &ring->buffer_waiter);
-        if (!r->buffer)
-            return false;
     }
     ring->barrier = barrier;
     return true;
@@ -110,6 +105,51 @@ static struct blkback_request *take(struct blkback_ring *ring)
     return r;
 }
 
+/* ---- Buffers ---- */
+
+static enum blkback_direction direction(const struct blkback_request *r) { return r->op == BLKIF_OP_READ ? BLKBACK_TO_GUEST : BLKBACK_FROM_GUEST; }
+
+static bool get_buffer(struct blkback_request *r)
+{
+    enum blkback_direction d = direction(r);
+    r->buffer = blkback_pool_get(r->ring->disk->b->pool[d], r->segment_count, &r->ring->starved[d].waiter);
+    return r->buffer;
+}
+
+/* Gives r its buffer, if it needs one; false: it waits for that, behind those that wait already. */
+static bool equip(struct blkback_request *r)
+{
+    struct list_node *starved = &r->ring->starved[direction(r)].requests;
+    r->buffer = NULL;
+    if (r->error || !r->segment_count || (list_empty(starved) && get_buffer(r)))
+        return true;
+    list_add_tail(starved, &r->link);
+    return false;
+}
+
+static void equip_starved(struct blkback_starved *s, struct list_node *batch)
+{
+    while (!list_empty(&s->requests)) {
+        struct blkback_request *r = container_of(s->requests.next, struct blkback_request, link);
+        if (!get_buffer(r))
+            return;
+        list_remove(&r->link);
+        list_add_tail(batch, &r->link);
+    }
+}
+
+void blkback_ring_drop_starved(struct blkback_ring *ring)
+{
+    for (unsigned i = 0; i < BLKBACK_DIRECTIONS; i++) {
+        struct list_node *n;
+        while ((n = list_pop(&ring->starved[i].requests)))
+            blkback_ring_finish(container_of(n, struct blkback_request, link), -ECANCELED);
+        blkback_pool_leave(ring->disk->b->pool[i], &ring->starved[i].waiter);
+    }
+}
+
+/* ---- Start ---- */
+
 static void run_batch(struct blkback_ring *ring, struct list_node *batch)
 {
     struct blkback *b = ring->disk->b;
@@ -142,13 +182,16 @@ void blkback_ring_poll(struct blkback_ring *ring)
     struct list_node batch = LIST_INIT(batch);
     struct blkback_request *r;
     ring->held = ring->unasked = false;
+    for (unsigned i = 0; i < BLKBACK_DIRECTIONS; i++)
+        equip_starved(&ring->starved[i], &batch);
     while (ring->running && (r = take(ring))) {
         ring->in_flight++;
-        list_add_tail(&batch, &r->link);
+        ring->idle_events = 0;
+        if (equip(r))
+            list_add_tail(&batch, &r->link);
     }
     if (list_empty(&batch))
         return;
-    ring->idle_events = 0;
     ring->disk->count.batches++;
     run_batch(ring, &batch);
 }
@@ -220,7 +263,7 @@ static void count(struct blkback_request *r, int status)
     c->errors += status != BLKIF_RSP_OKAY;
 }
 
-/* A write that waited for space when the backend was stopped: it stays in the tables, for the next one. */
+/* It waited for space in the store, or for a buffer, when the backend was stopped: it stays in the tables, for the next one. */
 static bool is_left(const struct blkback_request *r) { return r->error == -ECANCELED && !r->ring->running; }
 
 static void answer(struct blkback_request *r)
@@ -238,7 +281,7 @@ static void release(struct blkback_request *r)
 {
     struct blkback_ring *ring = r->ring;
     if (r->buffer)
-        blkback_pool_put(ring->disk->b->pool, r->buffer, r->segment_count);
+        blkback_pool_put(ring->disk->b->pool[direction(r)], r->buffer, r->segment_count);
     if (r->op == BLKIF_OP_WRITE_BARRIER)
         ring->barrier = false;
     if (!is_left(r))

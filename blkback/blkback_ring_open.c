@@ -84,7 +84,7 @@ static int register_port(struct blkback_ring *ring)
 
 static void buffer_ready(struct blkback_pool_waiter *w)
 {
-    struct blkback_ring *ring = container_of(w, struct blkback_ring, buffer_waiter);
+    struct blkback_ring *ring = container_of(w, struct blkback_starved, waiter)->ring;
     loop_defer(ring->disk->b->loop, &ring->poll_task);
 }
 
@@ -255,8 +255,13 @@ int blkback_ring_open(struct blkback_disk *disk, const struct blkback_connection
     list_init(&ring->replay);
     list_init(&ring->done);
     list_init(&ring->finishing);
-    list_init(&ring->buffer_waiter.link);
-    ring->buffer_waiter.ready = buffer_ready;
+    for (unsigned i = 0; i < BLKBACK_DIRECTIONS; i++) {
+        struct blkback_starved *s = &ring->starved[i];
+        s->ring = ring;
+        s->waiter.ready = buffer_ready;
+        list_init(&s->waiter.link);
+        list_init(&s->requests);
+    }
     ring->poll_task.run = poll_now;
     ring->unmask_timer.expired = unmask_now;
     ring->look_timer.expired = look_now;
@@ -281,7 +286,6 @@ void blkback_ring_close(struct blkback_ring *ring, bool keep_table)
     loop_timer_stop(b->loop, &ring->unmask_timer);
     loop_timer_stop(b->loop, &ring->look_timer);
     loop_cancel(b->loop, &ring->poll_task);
-    blkback_pool_leave(b->pool, &ring->buffer_waiter);
     if (ring->bound) {
         if (ring->port < b->port_limit && b->ring_by_port[ring->port] == ring)
             b->ring_by_port[ring->port] = NULL;
@@ -312,5 +316,5 @@ void blkback_ring_stop(struct blkback_ring *ring, bool discarding)
     loop_timer_stop(b->loop, &ring->unmask_timer);
     loop_timer_stop(b->loop, &ring->look_timer);
     loop_cancel(b->loop, &ring->poll_task);
-    blkback_pool_leave(b->pool, &ring->buffer_waiter);
+    blkback_ring_drop_starved(ring);
 }

@@ -21,6 +21,8 @@ static struct fake {
     struct list_node waiting;
     struct loop_task task;
     bool hold;             /* requests wait for fake_release */
+    bool hold_writes;      /* writes alone do: the store is full */
+    bool stopped;          /* writes that are held end as store_stop_waiting says */
     int fail;              /* every request ends with this */
     int open_error;
     char opened[IMAGE_TARGET_SIZE]; /* by what the last image was opened */
@@ -41,12 +43,17 @@ struct image {
 
 static void fake_run(struct loop_task *t)
 {
-    struct list_node *n;
+    struct list_node held = LIST_INIT(held), *n;
     (void)t;
     while (!fake.hold && (n = list_pop(&fake.waiting))) {
         struct image_req *req = container_of(n, struct image_req, link);
         uint8_t *at = fake.data + req->offset;
-        int error = fake.fail;
+        bool full = fake.hold_writes && req->op == IMAGE_WRITE;
+        int error = full ? -ECANCELED : fake.fail;
+        if (full && !fake.stopped) {
+            list_add_tail(&held, n);
+            continue;
+        }
         if (!error && req->op != IMAGE_FLUSH && (req->offset > fake.size_bytes || req->length > fake.size_bytes - req->offset))
             error = -EINVAL;
         for (unsigned i = 0; i < req->iov_count && !error; i++) {
@@ -61,6 +68,7 @@ static void fake_run(struct loop_task *t)
         fake.in_flight--;
         req->done(req, error);
     }
+    list_splice_tail(&fake.waiting, &held);
 }
 
 static void fake_init(struct loop *loop, uint64_t size_bytes)
@@ -76,7 +84,7 @@ static void fake_init(struct loop *loop, uint64_t size_bytes)
 
 static inline void fake_release(void)
 {
-    fake.hold = false;
+    fake.hold = fake.hold_writes = fake.stopped = false;
     loop_defer(fake.loop, &fake.task);
 }
 
@@ -120,7 +128,12 @@ void image_identity(const struct image *img, char out[static IMAGE_TARGET_SIZE])
     snprintf(out, IMAGE_TARGET_SIZE, "%s", FAKE_IDENTITY);
 }
 
-void store_stop_waiting(struct store *s) { (void)s; }
+void store_stop_waiting(struct store *s)
+{
+    (void)s;
+    fake.stopped = true;
+    loop_defer(fake.loop, &fake.task);
+}
 
 uint64_t image_size(const struct image *img)
 {

@@ -120,6 +120,26 @@ static inline struct blkback_device_info world_info(void)
     return info;
 }
 
+struct world_wanted {
+    unsigned vdev;
+    struct blkback_device_info info;
+};
+
+static inline int world_find_info(void *ctx, const struct blkback_device_info *info)
+{
+    struct world_wanted *w = ctx;
+    if (info->vdev == w->vdev)
+        w->info = *info;
+    return info->vdev == w->vdev;
+}
+
+static inline struct blkback_device_info world_info_of(unsigned vdev)
+{
+    struct world_wanted w = { .vdev = vdev };
+    blkback_each_device(world.backend, world_find_info, &w);
+    return w.info;
+}
+
 static inline void world_end(void)
 {
     if (world.backend)

@@ -5,6 +5,7 @@
 
 #define DISK_BYTES (4u << 20)
 #define DISK_SECTORS (DISK_BYTES / 512)
+#define SECOND_VDEV 51728u
 
 static struct raw ring;
 static uint8_t *page; /* granted */
@@ -82,18 +83,42 @@ static void segments_out_of_their_page_are_refused(void)
     end();
 }
 
+/* With feature-persistent on this side too. */
+static void connect_mapping(struct raw *r)
+{
+    CU_ASSERT_EQUAL_FATAL(raw_wait_backend(r, 2, 5000), 0);
+    CU_ASSERT_EQUAL_FATAL(raw_prepare(r), 0);
+    raw_put(r, "feature-persistent", "1");
+    raw_put(r, "state", "3");
+    CU_ASSERT_EQUAL_FATAL(raw_wait_backend(r, 4, 5000), 0);
+    raw_put(r, "state", "4");
+}
+
+/* A second device of the same guest; read-only, because the image has its writer. */
+static struct raw attach_second(void)
+{
+    struct toolstack_device second = world.device;
+    struct raw r = world_raw(BLKIF_ABI_X86_64, 0);
+    second.vdev = r.vdev = SECOND_VDEV;
+    second.mode = "r";
+    CU_ASSERT_EQUAL_FATAL(toolstack_attach(world.xs, &second), 0);
+    return r;
+}
+
+static void end_second(struct raw *r)
+{
+    raw_put(r, "state", "6");
+    CU_ASSERT_EQUAL(raw_wait_backend(r, 6, 5000), 0);
+    CU_ASSERT(raw_release(r));
+}
+
 /* Where pages stay mapped no grant copy looks at the segment any more. */
 static void segments_out_of_a_mapped_page_are_refused(void)
 {
     world_begin(&(struct blkback_options){ .persistent = true }, DISK_BYTES);
     world_attach();
     ring = world_raw(BLKIF_ABI_X86_64, 0);
-    CU_ASSERT_EQUAL_FATAL(raw_wait_backend(&ring, 2, 5000), 0);
-    CU_ASSERT_EQUAL_FATAL(raw_prepare(&ring), 0);
-    raw_put(&ring, "feature-persistent", "1");
-    raw_put(&ring, "state", "3");
-    CU_ASSERT_EQUAL_FATAL(raw_wait_backend(&ring, 4, 5000), 0);
-    raw_put(&ring, "state", "4");
+    connect_mapping(&ring);
     page = hv_arena_alloc(world.guest, 2);
     CU_ASSERT_EQUAL_FATAL(hv_grant_share(world.guest, ring.backend, page, false, &page_ref), 0);
     struct blkif_segment s = whole();
@@ -469,6 +494,105 @@ static void requests_wait_when_buffers_are_used_up(void)
     world_end();
 }
 
+/* Writes that wait, in a store that is full, as many as a ring has room for, and of a MiB each: ids 0, 1, … */
+enum { WAITING = 28 };
+
+static struct blkif_segment *indirect_page(hv_gref *ref)
+{
+    struct blkif_segment *s = hv_arena_alloc(world.guest, 1);
+    CU_ASSERT_EQUAL_FATAL(hv_grant_share(world.guest, ring.backend, s, false, ref), 0);
+    for (unsigned i = 0; i < 256; i++)
+        s[i] = whole();
+    return s;
+}
+
+static void fill_up(hv_gref segments)
+{
+    fake.hold_writes = true;
+    memset(page, 0x66, 4096);
+    for (unsigned i = 0; i < WAITING; i++)
+        raw_indirect(&ring, BLKIF_OP_WRITE, i, 0, segments, 256);
+    raw_push(&ring);
+    CU_ASSERT(world_until(world_info_of(WORLD_VDEV).in_flight == WAITING));
+}
+
+static void expect_waiting_to_end(void)
+{
+    uint32_t seen = 0;
+    for (unsigned i = 0; i < WAITING; i++) {
+        struct raw_response rsp;
+        CU_ASSERT_EQUAL_FATAL(raw_response(&ring, 5000, &rsp), 0);
+        CU_ASSERT(rsp.status == 0 && rsp.id < WAITING && !(seen & 1u << rsp.id));
+        seen |= 1u << rsp.id;
+    }
+    CU_ASSERT(fake.data[0] == 0x66 && fake.data[(1 << 20) - 1] == 0x66);
+}
+
+static void writes_that_wait_for_room_hold_up_nothing_else(void)
+{
+    begin_with(&(struct blkback_options){ .buffer_bytes = 2u << 20 }, "w", BLKIF_ABI_X86_64);
+    struct raw other = attach_second();
+    CU_ASSERT_EQUAL_FATAL(raw_connect(&other), 0);
+    hv_gref segments;
+    indirect_page(&segments);
+    fill_up(segments);
+    /* The same guest: what makes room, what needs none, and reads. */
+    struct blkif_segment s = whole();
+    raw_discard(&ring, 100, 4096, 8, 0);
+    CU_ASSERT_EQUAL(answer().id, 100);
+    raw_rw(&ring, BLKIF_OP_FLUSH_DISKCACHE, 101, 0, &s, 0);
+    CU_ASSERT_EQUAL(answer().id, 101);
+    raw_rw(&ring, BLKIF_OP_READ, 102, 0, &s, 1);
+    CU_ASSERT_EQUAL(answer().id, 102);
+    /* Another: reads as large as they may be. */
+    struct raw first = ring;
+    ring = other;
+    for (unsigned i = 0; i < 100; i++) {
+        raw_indirect(&ring, BLKIF_OP_READ, i, 0, segments, 256);
+        struct raw_response rsp = answer();
+        CU_ASSERT_FATAL(rsp.id == i && rsp.status == 0);
+    }
+    end_second(&ring);
+    ring = first;
+    CU_ASSERT_EQUAL(world_info_of(WORLD_VDEV).in_flight, WAITING);
+    memset(page, 0x66, 4096); /* the reads were into it */
+    fake_release();
+    expect_waiting_to_end();
+    still_serves();
+    CU_ASSERT_EQUAL(hv_grant_unshare(world.guest, segments), 0);
+    end();
+}
+
+static void writes_that_wait_are_done_by_the_next_backend(void)
+{
+    begin_with(&(struct blkback_options){ .buffer_bytes = 2u << 20 }, "w", BLKIF_ABI_X86_64);
+    hv_gref segments;
+    indirect_page(&segments);
+    fill_up(segments);
+    blkback_stop(world.backend, true);
+    fake_release();
+    world_backend_start();
+    expect_waiting_to_end();
+    CU_ASSERT_EQUAL(world_info().errors, 0);
+    still_serves();
+    CU_ASSERT_EQUAL(hv_grant_unshare(world.guest, segments), 0);
+    end();
+}
+
+static void a_guest_that_leaves_may_have_writes_that_wait(void)
+{
+    begin_with(&(struct blkback_options){ .buffer_bytes = 2u << 20 }, "w", BLKIF_ABI_X86_64);
+    hv_gref segments;
+    indirect_page(&segments);
+    fill_up(segments);
+    raw_put(&ring, "state", "6");
+    CU_ASSERT(world_until(world_info().in_flight == 1)); /* the one that had a buffer, and waits in the store */
+    CU_ASSERT_EQUAL(fake.closes, 0);
+    fake_release();
+    CU_ASSERT_EQUAL(hv_grant_unshare(world.guest, segments), 0);
+    end();
+}
+
 static void a_bad_connection_is_refused_with_a_reason(void)
 {
     static const struct { const char *name, *value; } bad[] = {
@@ -504,5 +628,7 @@ int main(int argc, char **argv)
         UNIT(flush_and_barrier_keep_their_order),
         UNIT(a_request_that_changes_after_it_was_taken_is_what_it_was), UNIT(the_guest_is_notified_when_it_asked_for_it), UNIT(a_busy_ring_is_looked_at_without_notifications), UNIT(an_error_of_the_image_reaches_the_guest), UNIT(reads_return_partial_pages_where_asked),
         UNIT(a_run_away_producer_disconnects_and_may_come_back), UNIT(a_storm_of_events_costs_little),
-        UNIT(requests_wait_when_buffers_are_used_up), UNIT(a_bad_connection_is_refused_with_a_reason), { 0 } });
+        UNIT(requests_wait_when_buffers_are_used_up), UNIT(writes_that_wait_for_room_hold_up_nothing_else),
+        UNIT(writes_that_wait_are_done_by_the_next_backend), UNIT(a_guest_that_leaves_may_have_writes_that_wait),
+        UNIT(a_bad_connection_is_refused_with_a_reason), { 0 } });
 }
