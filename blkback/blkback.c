@@ -57,6 +57,8 @@ int blkback_start(struct hv *hv, struct store *store, struct loop *loop, const s
     b->store = store;
     b->loop = loop;
     b->options = *options;
+    if (!b->options.mapped_pages)
+        b->options.mapped_pages = blkback_persistent_budget();
     list_init(&b->finishing);
     list_init(&b->devices);
     b->finish_task.run = blkback_ring_finish_all;

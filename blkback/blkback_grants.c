@@ -3,14 +3,18 @@
  * 1. Copies are gathered for a whole batch of requests and done in one call; every copy has its own status, and one bad
  *    segment fails its request only.
  * 2. With persistent grants a page is mapped when it is first used and stays mapped until the ring is closed, up to
- *    MAPPED_MAX pages; beyond that, pages are copied by grant. The guest's memory is touched by memcpy alone: it never
- *    reaches the image. */
+ *    MAPPED_MAX pages a ring, and no more of all rings than the backend's budget; beyond that, pages are copied by grant. The
+ *    guest's memory is touched by memcpy alone: it never reaches the image.
+ * 3. The budget is there because each page mapped from Xen is a mapping of the kernel's, of which a process has vm.max_map_count:
+ *    with them used up, no ring could be mapped any more, and no memory be had. */
 #include "blkback/blkback_private.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#define MAP_COUNT_DEFAULT 65530u /* the kernel's */
 #define MAPPED_MAX 1056u    /* as much as a Linux frontend may keep for a ring */
 #define MAPPED_BUCKETS 4096u /* open addressing, a quarter full at most */
 
@@ -32,18 +36,44 @@ static void add(struct blkback_request *r, hv_gref ref, uint16_t offset, uint16_
         (struct hv_copy){ .dom = r->ring->disk->domid, .ref = ref, .offset = offset, .length = length, .local = local, .to_guest = to_guest };
 }
 
+unsigned blkback_persistent_budget(void)
+{
+    unsigned count = MAP_COUNT_DEFAULT;
+    FILE *f = fopen("/proc/sys/vm/max_map_count", "re");
+    if (f) {
+        if (fscanf(f, "%u", &count) != 1)
+            count = MAP_COUNT_DEFAULT;
+        fclose(f);
+    }
+    return count / 4 * 3; /* the rest for rings, their tables, stacks and caches */
+}
+
+/* Whether one page more may be mapped; says so, once, when none is left. */
+static bool within_budget(struct blkback *b)
+{
+    bool left = b->mapped_pages < b->options.mapped_pages;
+    if (!left && !b->mapped_out)
+        log_limited(&b->mapped_limit, LOG_LEVEL_WARNING,
+                    "guests' pages are all mapped that may be, more are copied by grant: pages=%u (three quarters of vm.max_map_count by default)",
+                    b->mapped_pages);
+    b->mapped_out = !left;
+    return left;
+}
+
 /* The page of ref, mapped now or before; NULL: it is to be copied by grant, which also tells what is wrong with it. */
 static uint8_t *mapped_page(struct blkback_ring *ring, hv_gref ref)
 {
     struct blkback_persistent *p = ring->persistent;
+    struct blkback *b = ring->disk->b;
     uint32_t i = (ref * 2654435761u) % MAPPED_BUCKETS;
     for (; p->slot[i].page; i = (i + 1) % MAPPED_BUCKETS)
         if (p->slot[i].ref == ref)
             return p->slot[i].page;
     void *page;
-    if (p->count == MAPPED_MAX || hv_grant_map(ring->disk->b->ports, ring->disk->domid, &ref, 1, true, &page))
+    if (p->count == MAPPED_MAX || !within_budget(b) || hv_grant_map(b->ports, ring->disk->domid, &ref, 1, true, &page))
         return NULL;
     p->count++;
+    b->mapped_pages++;
     p->slot[i].ref = ref;
     p->slot[i].page = page;
     ring->disk->count.grants_mapped++;
@@ -101,6 +131,7 @@ void blkback_persistent_destroy(struct blkback_ring *ring)
     for (unsigned i = 0; i < MAPPED_BUCKETS; i++)
         if (p->slot[i].page)
             hv_grant_unmap(ring->disk->b->ports, p->slot[i].page, 1);
+    ring->disk->b->mapped_pages -= p->count;
     free(p);
     ring->persistent = NULL;
 }

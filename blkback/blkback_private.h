@@ -199,6 +199,9 @@ struct blkback {
     struct loop_task usefulness_task;
     struct loop_task finish_task;
     struct blkback_copies copies;
+    unsigned mapped_pages;       /* kept mapped, of all rings; at most options.mapped_pages */
+    bool mapped_out;             /* there was no room for one, and that was said */
+    struct log_limit mapped_limit;
     /* control thread */
     struct loop *control;
     struct hv_xs *xs;
@@ -326,6 +329,8 @@ void blkback_copy_data(struct blkback_request *r, bool to_guest);
 /* Queues the copy of r's indirect page. */
 void blkback_copy_indirect(struct blkback_request *r);
 void blkback_copy_run(struct blkback *b);
+/* Pages of guests that a process of this host may keep mapped. */
+unsigned blkback_persistent_budget(void);
 int blkback_persistent_create(struct blkback_persistent **out);
 void blkback_persistent_destroy(struct blkback_ring *ring);
 #endif

@@ -593,6 +593,57 @@ static void a_guest_that_leaves_may_have_writes_that_wait(void)
     end();
 }
 
+/* Each of the pages in turn is what a request reads or writes. */
+static void use_pages(struct raw *r, uint8_t op, unsigned count, hv_gref refs[])
+{
+    for (unsigned i = 0; i < count; i++) {
+        struct blkif_segment s = { .gref = refs[i], .last_sect = 7 };
+        struct raw_response rsp = { .status = 99 };
+        raw_rw(r, op, i, i * 8, &s, 1);
+        raw_push(r);
+        CU_ASSERT(raw_response(r, 5000, &rsp) == 0 && rsp.status == 0);
+    }
+}
+
+static void pages_beyond_the_budget_are_copied(void)
+{
+    enum { BUDGET = 10, EACH = 8 };
+    world_begin(&(struct blkback_options){ .persistent = true, .mapped_pages = BUDGET }, DISK_BYTES);
+    world_attach();
+    ring = world_raw(BLKIF_ABI_X86_64, 0);
+    connect_mapping(&ring);
+    struct raw other = attach_second();
+    connect_mapping(&other);
+    uint8_t *mine = hv_arena_alloc(world.guest, 2 * EACH), *theirs = mine + EACH * 4096;
+    hv_gref refs[2 * EACH];
+    for (unsigned i = 0; i < 2 * EACH; i++)
+        CU_ASSERT_EQUAL_FATAL(hv_grant_share(world.guest, ring.backend, mine + i * 4096, false, &refs[i]), 0);
+    for (unsigned i = 0; i < EACH * 4096; i++)
+        mine[i] = (uint8_t)(i / 512 + 1);
+    for (unsigned round = 0; round < 3; round++) {
+        memset(theirs, 0, EACH * 4096);
+        use_pages(&ring, BLKIF_OP_WRITE, EACH, refs);
+        use_pages(&other, BLKIF_OP_READ, EACH, refs + EACH);
+        CU_ASSERT_FALSE(memcmp(mine, theirs, EACH * 4096));
+    }
+    CU_ASSERT_EQUAL(world_info_of(WORLD_VDEV).grants_mapped, EACH);
+    CU_ASSERT_EQUAL(world_info_of(WORLD_VDEV).grants_copied, 0);
+    CU_ASSERT_EQUAL(world_info_of(SECOND_VDEV).grants_mapped, BUDGET - EACH);
+    CU_ASSERT_EQUAL(world_info_of(SECOND_VDEV).grants_copied, 3 * (2 * EACH - BUDGET));
+    for (unsigned i = BUDGET; i < 2 * EACH; i++)
+        CU_ASSERT_EQUAL(hv_grant_unshare(world.guest, refs[i]), 0); /* what was copied is not held */
+    /* What a ring had mapped is there for others when it has gone. */
+    raw_put(&ring, "state", "6");
+    CU_ASSERT_EQUAL(raw_wait_backend(&ring, 6, 5000), 0);
+    CU_ASSERT(raw_release(&ring));
+    use_pages(&other, BLKIF_OP_READ, EACH, refs);
+    CU_ASSERT_EQUAL(world_info_of(SECOND_VDEV).grants_mapped, BUDGET);
+    end_second(&other);
+    for (unsigned i = 0; i < BUDGET; i++)
+        CU_ASSERT_EQUAL(hv_grant_unshare(world.guest, refs[i]), 0);
+    world_end();
+}
+
 static void a_bad_connection_is_refused_with_a_reason(void)
 {
     static const struct { const char *name, *value; } bad[] = {
@@ -630,5 +681,5 @@ int main(int argc, char **argv)
         UNIT(a_run_away_producer_disconnects_and_may_come_back), UNIT(a_storm_of_events_costs_little),
         UNIT(requests_wait_when_buffers_are_used_up), UNIT(writes_that_wait_for_room_hold_up_nothing_else),
         UNIT(writes_that_wait_are_done_by_the_next_backend), UNIT(a_guest_that_leaves_may_have_writes_that_wait),
-        UNIT(a_bad_connection_is_refused_with_a_reason), { 0 } });
+        UNIT(pages_beyond_the_budget_are_copied), UNIT(a_bad_connection_is_refused_with_a_reason), { 0 } });
 }
