@@ -16,10 +16,15 @@ static pthread_t test_thread;
 static atomic_uint calls, fail_at; /* fail_at 0: none */
 static atomic_int fail_with;
 static atomic_bool no_writes; /* every write of the control thread fails for want of quota */
+static atomic_bool slow; /* the xenstore does not answer the backend for now */
 
 static bool fails(void)
 {
-    if (pthread_equal(pthread_self(), test_thread) || atomic_fetch_add(&calls, 1) + 1 != atomic_load(&fail_at))
+    if (pthread_equal(pthread_self(), test_thread))
+        return false;
+    while (atomic_load(&slow))
+        usleep(1000);
+    if (atomic_fetch_add(&calls, 1) + 1 != atomic_load(&fail_at))
         return false;
     errno = atomic_load(&fail_with);
     return true;
@@ -297,6 +302,34 @@ static void no_call_that_fails_at_a_restart_costs_the_guest_its_disk(void)
     world_end();
 }
 
+/* Events wait in a queue of libxenstore's that has no bound: so they are taken from it whatever they are, and acted upon afterwards. */
+static void a_frontend_that_writes_its_state_without_end_costs_a_look(void)
+{
+    enum { WRITES = 3000 };
+    test_thread = pthread_self();
+    world_begin(&(struct blkback_options){ 0 }, DISK_BYTES);
+    world_attach();
+    struct raw r = world_raw(BLKIF_ABI_X86_64, 0);
+    CU_ASSERT_FATAL(world_until(state() == 2) && use(&r));
+    atomic_store(&calls, 0);
+    atomic_store(&slow, true);
+    for (unsigned i = 0; i < WRITES; i++)
+        raw_put(&r, "state", "4");
+    atomic_store(&slow, false);
+    CU_ASSERT(write_block(&r));
+    struct toolstack_device first = world.device;
+    world.device.vdev = 51728;
+    world.device.mode = "r";
+    world_attach(); /* its events come behind all of those */
+    CU_ASSERT(world_until(state() == 2));
+    CU_ASSERT(atomic_load(&calls) < WRITES / 10);
+    world.device = first;
+    raw_put(&r, "state", "6");
+    CU_ASSERT(world_until(state() == 6));
+    CU_ASSERT(raw_release(&r));
+    world_end();
+}
+
 /* Xen's own limits, which the embedded hypervisor has for guests: so this backend is one. */
 static void what_a_quota_lets_in_can_be_used(void)
 {
@@ -345,5 +378,5 @@ int main(int argc, char **argv)
         UNIT(in_dom0_no_call_that_meets_a_conflict_leaves_anything), UNIT(in_a_storage_domain_no_call_that_fails_leaves_anything),
         UNIT(in_dom0_no_call_that_fails_costs_the_reason), UNIT(no_call_that_fails_costs_the_reason_of_a_disconnection), UNIT(what_cannot_be_written_is_tried_again_in_peace),
         UNIT(a_device_that_is_closed_rests),
-        UNIT(no_call_that_fails_at_a_restart_costs_the_guest_its_disk), UNIT(what_a_quota_lets_in_can_be_used), { 0 } });
+        UNIT(no_call_that_fails_at_a_restart_costs_the_guest_its_disk), UNIT(a_frontend_that_writes_its_state_without_end_costs_a_look), UNIT(what_a_quota_lets_in_can_be_used), { 0 } });
 }
