@@ -51,7 +51,7 @@ struct blkback_options {
     /* Called on the loop, once a second: the hypervisor has ended, and no frontend is left whose rings could still be served. */
     void (*useless)(void *ctx);
     void *ctx;
-    unsigned mapped_pages;   /* that may be kept mapped, of all guests; beyond, pages are copied by grant. 0: 3/4 of vm.max_map_count */
+    unsigned mapped_pages;   /* that may be kept mapped, of all guests; beyond, pages are copied by grant. 0: what this host allows */
     uint64_t buffer_bytes;   /* data in flight, half of it reads; rounded down to a power of two; at least 2 MiB; 0: 64 MiB */
 };
 

@@ -5,8 +5,9 @@
  * 2. With persistent grants a page is mapped when it is first used and stays mapped until the ring is closed, up to
  *    MAPPED_MAX pages a ring, and no more of all rings than the backend's budget; beyond that, pages are copied by grant. The
  *    guest's memory is touched by memcpy alone: it never reaches the image.
- * 3. The budget is there because each page mapped from Xen is a mapping of the kernel's, of which a process has vm.max_map_count:
- *    with them used up, no ring could be mapped any more, and no memory be had. */
+ * 3. The budget is there because each page mapped from Xen is a mapping of the kernel's, of which a process has vm.max_map_count, and
+ *    one or (PV) two of Xen's, of which a domain has gnttab_max_maptrack_frames full: with either used up, no ring could be mapped any
+ *    more, with the first no memory be had. */
 #include "blkback/blkback_private.h"
 
 #include <errno.h>
@@ -14,7 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAP_COUNT_DEFAULT 65530u /* the kernel's */
+#define MAP_COUNT_DEFAULT 65530u     /* the kernel's */
+#define MAP_COUNT_XEN (1024u * 256 / 2) /* pages of a PV domain by Xen's default: 1024 frames of 256 mappings, two a page */
 #define MAPPED_MAX 1056u    /* as much as a Linux frontend may keep for a ring */
 #define MAPPED_BUCKETS 4096u /* open addressing, a quarter full at most */
 
@@ -45,7 +47,7 @@ unsigned blkback_persistent_budget(void)
             count = MAP_COUNT_DEFAULT;
         fclose(f);
     }
-    return count / 4 * 3; /* the rest for rings, their tables, stacks and caches */
+    return (count < MAP_COUNT_XEN ? count : MAP_COUNT_XEN) / 4 * 3; /* the rest for rings, their tables, stacks and caches */
 }
 
 /* Whether one page more may be mapped; says so, once, when none is left. */
@@ -54,8 +56,8 @@ static bool within_budget(struct blkback *b)
     bool left = b->mapped_pages < b->options.mapped_pages;
     if (!left && !b->mapped_out)
         log_limited(&b->mapped_limit, LOG_LEVEL_WARNING,
-                    "guests' pages are all mapped that may be, more are copied by grant: pages=%u (three quarters of vm.max_map_count by default)",
-                    b->mapped_pages);
+                    "no more of guests' pages are kept mapped, others are copied by grant: pages=%u (three quarters of vm.max_map_count, at most %u)",
+                    b->mapped_pages, MAP_COUNT_XEN / 4 * 3);
     b->mapped_out = !left;
     return left;
 }
