@@ -107,6 +107,8 @@ static void begin_close(struct blkback_disk *disk)
 {
     for (unsigned i = 0; i < disk->queues; i++)
         blkback_ring_stop(disk->rings[i], true);
+    if (disk->image)
+        image_stop_waiting(disk->image); /* nobody is left to whom it would matter */
     disk->closing = true;
     blkback_disk_ring_idle(disk);
 }

@@ -146,4 +146,10 @@ void handle_close(struct image *img)
 
 void image_close(struct image *img) { handle_close(img); }
 
+void image_stop_waiting(struct image *img)
+{
+    img->impatient = true;
+    loop_defer_last(img->store->loop, &img->store->pump);
+}
+
 uint64_t image_size(const struct image *img) { return image_version(img)->size_bytes; }

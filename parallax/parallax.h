@@ -119,6 +119,8 @@ struct image_open_options {
 int image_open(struct store *s, const char *target, const struct image_open_options *opt, struct image **out, struct error *err);
 /* No request may be in flight. */
 void image_close(struct image *img);
+/* As if it had been opened impatient; writes that wait already fail too. */
+void image_stop_waiting(struct image *img);
 uint64_t image_size(const struct image *img); /* bytes */
 /* What it is called now: NAME or NAME@SNAP. */
 void image_name(const struct image *img, char out[static IMAGE_TARGET_SIZE]);

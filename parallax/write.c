@@ -122,7 +122,8 @@ static int may_start(struct store *s, const struct image_req *req)
     return ready == -EAGAIN ? WAITS_FOR_SPACE : ready;
 }
 
-/* What waits for space must not keep a discard from making some; but neither passes a write of the same blocks. */
+/* What waits for space must not keep a discard from making some, nor somebody impatient from learning that there is none; but no
+ * discard passes a write of the same blocks. */
 static bool may_pass(const struct store *s, const struct image_req *req)
 {
     if (req->op != IMAGE_DISCARD)
@@ -143,7 +144,7 @@ void write_pump(struct store *s)
     bool waits = false;
     list_for_each_safe(n, &s->write_queue) {
         struct image_req *req = container_of(n, struct image_req, link);
-        if (waits && !may_pass(s, req))
+        if (waits && !req->image->impatient && !may_pass(s, req))
             continue;
         bool sealed = req->image->disk->flags & IMAGE_FLAG_TEMPLATE; /* while the request waited */
         int ready = s->failed ? s->failed : sealed ? -EROFS : may_start(s, req);

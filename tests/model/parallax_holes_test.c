@@ -276,6 +276,53 @@ static void a_write_that_waits_for_space_gets_it_from_a_discard_behind_it(void)
     rig_end(&r);
 }
 
+static int second_answer;
+static void second_answered(struct image_req *req, int error)
+{
+    (void)req;
+    second_answer = error;
+}
+static bool is_second_answered(struct rig *r, void *ctx)
+{
+    (void)r;
+    (void)ctx;
+    return second_answer != 1;
+}
+
+static void what_waits_for_space_ends_when_nobody_waits_for_it_any_more(void)
+{
+    struct rig r;
+    start(&r, __func__, 48 * MIB);
+    rig_create(&r, "disk", 128 * MIB);
+    rig_create(&r, "other", 128 * MIB);
+    struct image *img = rig_image(&r, "disk", IMAGE_READ_WRITE), *other = rig_image(&r, "other", IMAGE_READ_WRITE);
+    uint64_t first = fill(&r, img, 1);
+    r.store->opt.wait_when_full = true;
+    void *block = bdev_buffer_alloc(64);
+    struct iovec iov = { block, 64 * BDEV_BLOCK_SIZE };
+    memset(block, 7, iov.iov_len);
+    struct image_req req = { .op = IMAGE_WRITE, .offset = first * BDEV_BLOCK_SIZE, .length = iov.iov_len, .iov = &iov, .iov_count = 1, .done = answered };
+    struct image_req behind = { .op = IMAGE_WRITE, .offset = 0, .length = iov.iov_len, .iov = &iov, .iov_count = 1, .done = second_answered };
+    answer = second_answer = 1;
+    image_submit(img, &req);
+    image_submit(other, &behind);
+    rig_checkpoint(&r);
+    CU_ASSERT_EQUAL(answer, 1);
+    CU_ASSERT_EQUAL(second_answer, 1);
+    image_stop_waiting(other); /* though another waits before it */
+    rig_wait(&r, is_second_answered, NULL, "the end of the second one's waiting");
+    CU_ASSERT_EQUAL(second_answer, -ENOSPC);
+    CU_ASSERT_EQUAL(answer, 1);
+    image_stop_waiting(img);
+    rig_wait(&r, is_answered, NULL, "the end of the first one's waiting");
+    CU_ASSERT_EQUAL(answer, -ENOSPC);
+    image_close(img);
+    image_close(other);
+    free(block);
+    CU_ASSERT(rig_is_sound(&r));
+    rig_end(&r);
+}
+
 int main(int argc, char **argv)
 {
     static const struct unit_test tests[] = {
@@ -286,6 +333,7 @@ int main(int argc, char **argv)
         UNIT(a_store_that_crashed_and_lost_its_zeroes_is_whole),
         UNIT(the_limit_moves_up_and_down_while_the_store_is_open),
         UNIT(a_write_that_waits_for_space_gets_it_from_a_discard_behind_it),
+        UNIT(what_waits_for_space_ends_when_nobody_waits_for_it_any_more),
         { 0 },
     };
     return unit_main(argc, argv, "parallax holes", tests);

@@ -23,6 +23,7 @@ static struct fake {
     bool hold;             /* requests wait for fake_release */
     bool hold_writes;      /* writes alone do: the store is full */
     bool stopped;          /* writes that are held end as store_stop_waiting says */
+    unsigned abandoned;    /* calls of image_stop_waiting */
     int fail;              /* every request ends with this */
     int open_error;
     char opened[IMAGE_TARGET_SIZE]; /* by what the last image was opened */
@@ -133,6 +134,12 @@ void store_stop_waiting(struct store *s)
     (void)s;
     fake.stopped = true;
     loop_defer(fake.loop, &fake.task);
+}
+
+void image_stop_waiting(struct image *img)
+{
+    (void)img;
+    fake.abandoned++;
 }
 
 uint64_t image_size(const struct image *img)
