@@ -33,6 +33,8 @@ static bool holds_text(const unsigned char head[FORMAT_HEAD], const char *text) 
 const char *format_outside(const char *format, const unsigned char head[FORMAT_HEAD])
 {
     if (!strcmp(format, "qcow2")) {
+        if (memcmp(head, "QFI\xfb", 4)) // refused for that when it is read: these fields are none
+            return NULL;
         if (get_be32(head + 4) >= 3 && get_be64(head + 72) & 4)
             return "keeps its data in another file";
         return get_be64(head + 8) ? "has a backing file" : NULL;
