@@ -260,7 +260,7 @@ static int measure(struct bdev_file *f, const struct bdev_file_options *opt)
     uint64_t blocks = bytes > opt->offset_bytes ? (bytes - opt->offset_bytes) / BDEV_BLOCK_SIZE : 0;
     f->dev.max_blocks = f->is_device ? blocks : UINT64_MAX;
     f->dev.blocks = f->is_device ? opt->blocks : blocks;
-    return f->dev.blocks > f->dev.max_blocks ? -EINVAL : 0;
+    return f->dev.blocks > f->dev.max_blocks ? -ERANGE : 0;
 }
 
 /* The claim of a host device is with the descriptor that is opened first, so the second must not ask for it. */

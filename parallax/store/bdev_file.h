@@ -18,7 +18,8 @@ struct bdev_file_options {
     void *grown_ctx;
 };
 
-/* *direct: whether O_DIRECT is in use. A host device is claimed exclusively: -EBUSY if it is mounted or otherwise in use. */
+/* *direct: whether O_DIRECT is in use. A host device is claimed exclusively: -EBUSY if it is mounted or otherwise in use; -ERANGE if it has
+ * fewer blocks than are said to be usable. */
 int bdev_file_open(const char *path, const struct bdev_file_options *opt, struct bdev **out, bool *direct);
 
 /* Any thread: bytes that grow can still take, and bytes of all, of the file system or device below. */

@@ -91,6 +91,8 @@ static int open_blocks(struct backing *b, struct loop *loop, uint64_t blocks, bo
         return error_set(err, rc, "cannot open %s: the host's asynchronous I/O is used up; raise fs.aio-max-nr with sysctl", path);
     if (rc == -EBUSY)
         return error_set(err, rc, "the device %s is in use (mounted, swap, or part of a volume); release it first", path);
+    if (rc == -ERANGE)
+        return error_set(err, rc, "the device %s has become smaller than what the store %s has on it; give it its former size", path, l->directory);
     return rc ? error_set(err, rc, "cannot open %s: %s", path, strerror(-rc)) : 0;
 }
 

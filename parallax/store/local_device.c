@@ -200,8 +200,8 @@ int local_device_read(const char *device, const char *uuid, uint64_t *blocks, st
     bool whole = read_header(fd, found, &count);
     close(fd);
     if (!whole || strcmp(found, uuid) != 0)
-        return error_set(err, -ENODEV, "the device %s is not the one of store %s (it %s %s); attach the right one under that name", device, uuid,
-                         whole ? "belongs to store" : "has no Parallax header", found);
+        return error_set(err, -ENODEV, "the device %s is not the one of store %s (it %s%s); attach the right one under that name", device, uuid,
+                         whole ? "belongs to store " : "has no Parallax header", found);
     *blocks = count;
     return 0;
 }

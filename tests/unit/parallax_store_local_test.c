@@ -418,13 +418,16 @@ static void a_store_on_a_device_knows_its_device(void)
     b.close(&b);
     snprintf(other, sizeof other, "file:%s?device=%s", store, device_b);
     expect_refusal(other, -EINVAL, device_a, device_b);
+    CU_ASSERT_EQUAL(shell("truncate -s 1280K %s/a && losetup -c %s", base, device_a), 0);
+    expect_refusal(store, -ERANGE, device_a, "has become smaller");
+    CU_ASSERT_EQUAL(shell("truncate -s 16M %s/a && losetup -c %s", base, device_a), 0);
     /* One copy of the header torn: the other serves. Both: not this store's device. */
     CU_ASSERT_EQUAL(shell("printf zzzz | dd of=%s bs=1 seek=40 conv=fsync,notrunc status=none", device_a), 0);
     CU_ASSERT_EQUAL(backing_open(url, NULL, &quick, &b, &err), 0);
     CU_ASSERT_EQUAL(b.blocks->blocks, 200);
     b.close(&b);
     CU_ASSERT_EQUAL(shell("printf zzzz | dd of=%s bs=1 seek=4136 conv=fsync,notrunc status=none", device_a), 0);
-    expect_refusal(store, -ENODEV, device_a, "no Parallax header");
+    expect_refusal(store, -ENODEV, device_a, "no Parallax header)");
     CU_ASSERT_EQUAL(local_device_record(device_a, "another-uuid", 300), 0);
     expect_refusal(store, -ENODEV, device_a, "belongs to store another-uuid");
     free(buf);

@@ -15,6 +15,8 @@ static int run_init(struct cli *cli, const struct args *a)
     struct store_create_options opt = { .force = option_set(a, "force") };
     struct error err = ERROR_NONE;
     char size[SIZE_TEXT_MAX] = "what the file system gives, less max(1 GiB, 5 %)";
+    if (strstr(cli->store_url, "?device="))
+        snprintf(size, sizeof size, "what the device holds");
     const char *text = option_value(a, "size");
     int status = text ? args_size(a, "size", text, &opt.size_bytes) : EXIT_DONE;
     if (status == EXIT_DONE && text && opt.size_bytes == 0)
