@@ -155,6 +155,13 @@ void source_close(struct source *s)
     s->fd = -1;
 }
 
+/* What lies behind the end of a file that became shorter is no hole. */
+static bool became_shorter(const struct source *s)
+{
+    struct stat st;
+    return fstat(s->fd, &st) < 0 || (uint64_t)st.st_size < s->start + s->length;
+}
+
 bool source_data(const struct source *s, uint64_t offset, uint64_t *begin, uint64_t *end)
 {
     *begin = offset;
@@ -163,7 +170,7 @@ bool source_data(const struct source *s, uint64_t offset, uint64_t *begin, uint6
         return false;
     off_t data = s->holes ? lseek(s->fd, (off_t)(s->start + offset), SEEK_DATA) : -1;
     if (data < 0)
-        return !s->holes || errno != ENXIO;
+        return !s->holes || errno != ENXIO || became_shorter(s);
     off_t hole = lseek(s->fd, data, SEEK_HOLE);
     *begin = (uint64_t)data - s->start;
     if (hole > data && (uint64_t)hole - s->start < s->length)

@@ -19,7 +19,8 @@ struct source {
 /* path "-": standard input. announced: its length, or 0 if unknown; then more than most bytes are refused. */
 int source_open(struct source *s, const char *path, uint64_t announced, uint64_t most, struct cli *cli, struct error *err);
 void source_close(struct source *s);
-/* The next range with data at or after offset; false: nothing but a hole follows. */
+/* The next range with data at or after offset; false: nothing but a hole follows. What a source lost since it was opened counts as
+ * data, and source_read tells. */
 bool source_data(const struct source *s, uint64_t offset, uint64_t *begin, uint64_t *end);
 /* Exactly length bytes at offset, which a streamed source must have reached. A source that became shorter is -ENODATA. */
 int source_read(struct source *s, struct cli *cli, uint64_t offset, void *buf, size_t length, struct error *err);
