@@ -95,7 +95,7 @@ static void stop_rings(struct blkback *b)
     list_for_each (n, &b->devices) {
         struct blkback_disk *disk = &container_of(n, struct blkback_device, link)->disk;
         for (unsigned i = 0; i < disk->queues; i++)
-            blkback_ring_stop(disk->rings[i], false);
+            blkback_ring_stop(disk->rings[i], BLKBACK_STOP_LEAVE);
     }
 }
 

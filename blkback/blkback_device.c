@@ -222,6 +222,7 @@ static void step_waiting(struct blkback_device *d, const struct blkback_seen *s)
         int rc = blkback_nodes_read_connection(d, &d->connection, &err);
         if (!rc) {
             d->frontend_state = XENBUS_UNKNOWN;
+            d->abandoned = false;
             send(d, BLKBACK_CONNECT);
             return;
         }
@@ -268,6 +269,7 @@ static void step_connected(struct blkback_device *d, const struct blkback_seen *
     bool left = s->frontend_state == XENBUS_INITIALISING || s->frontend_state == XENBUS_INIT_WAIT || s->frontend_state == XENBUS_CLOSED;
     if (atomic_load(&d->broken) || d->anew || left) {
         d->frontend_state = s->frontend_state;
+        d->abandoned = d->anew || s->frontend_state == XENBUS_INITIALISING || s->frontend_state == XENBUS_INIT_WAIT;
         send(d, BLKBACK_CLOSE);
         return;
     }

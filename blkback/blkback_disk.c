@@ -103,10 +103,10 @@ void blkback_disk_ring_idle(struct blkback_disk *disk)
     reply(device_of(disk), 0);
 }
 
-static void begin_close(struct blkback_disk *disk)
+static void begin_close(struct blkback_disk *disk, bool discarding)
 {
     for (unsigned i = 0; i < disk->queues; i++)
-        blkback_ring_stop(disk->rings[i], true);
+        blkback_ring_stop(disk->rings[i], discarding ? BLKBACK_STOP_DISCARD : BLKBACK_STOP_ANSWER);
     if (disk->image)
         image_stop_waiting(disk->image); /* nobody is left to whom it would matter */
     disk->closing = true;
@@ -117,7 +117,7 @@ void blkback_disk_break(struct blkback_disk *disk)
 {
     struct blkback_device *d = device_of(disk);
     for (unsigned i = 0; i < disk->queues; i++)
-        blkback_ring_stop(disk->rings[i], true);
+        blkback_ring_stop(disk->rings[i], BLKBACK_STOP_DISCARD);
     atomic_store(&d->broken, true);
     loop_post(disk->b->control, &d->notice);
 }
@@ -135,7 +135,7 @@ void blkback_disk_run(struct blkback_device *d)
         reply(d, reattach(d));
         break;
     case BLKBACK_CLOSE:
-        begin_close(&d->disk);
+        begin_close(&d->disk, d->abandoned);
         break;
     case BLKBACK_NOTHING:
         break;

@@ -84,7 +84,7 @@ struct blkback_ring {
     hv_evtchn port;
     bool bound;
     bool running;                     /* requests are taken */
-    bool discarding;                  /* the frontend is gone: no response is published any more */
+    bool discarding;                  /* nobody is told any more */
     bool held;                        /* a barrier waits, or is carried out: poll again when something ended */
     bool barrier;                     /* one is being carried out */
     bool unasked;                     /* the frontend will not tell of its next request; look_timer runs */
@@ -150,6 +150,7 @@ struct blkback_device {
     bool unreported;                  /* why it does not go on could not be written */
     bool missed;                      /* an event came while a command was under way */
     bool anew;                        /* the frontend is not the one that we were connected to */
+    bool abandoned;                   /* BLKBACK_CLOSE: nobody waits for what is in flight, and its pages may be used for something else */
     unsigned frontend_state;          /* as last seen, if it counts: of the frontend that we are connected to, or one that left state 4 */
     char path[BLKBACK_PATH_SIZE];     /* backend/vbd/DOMID/VDEV */
     char frontend[BLKBACK_PATH_SIZE]; /* /local/domain/… */
@@ -297,15 +298,20 @@ int blkback_ring_open(struct blkback_disk *disk, const struct blkback_connection
 void blkback_ring_close(struct blkback_ring *ring, bool keep_table);
 /* Replays what an earlier process left and takes requests from now on. */
 void blkback_ring_start(struct blkback_ring *ring);
-/* Takes no more requests; with discarding no response is published either. */
-void blkback_ring_stop(struct blkback_ring *ring, bool discarding);
+/* Takes no more requests. What becomes of those that were taken: */
+enum blkback_stop {
+    BLKBACK_STOP_LEAVE,   /* they end and are answered; what waits for room or a buffer stays for the next process */
+    BLKBACK_STOP_ANSWER,  /* all that is on the ring is taken, and all are answered: a frontend in state 6 waits for that before it goes */
+    BLKBACK_STOP_DISCARD, /* they end, and nobody is told: the frontend is another's, or does not keep to the rules */
+};
+void blkback_ring_stop(struct blkback_ring *ring, enum blkback_stop ending);
 void blkback_ring_events(struct loop_fd *w, uint32_t epoll_events);
 
 /* ---- blkback_ring.c ---- */
 /* Takes all requests that are on the ring, and starts those that have a buffer or need none. */
 void blkback_ring_poll(struct blkback_ring *ring);
-/* Ends the requests that wait for a buffer, unanswered; the ring takes no more. */
-void blkback_ring_drop_starved(struct blkback_ring *ring);
+/* Ends the requests that wait for a buffer; the ring takes no more. */
+void blkback_ring_drop_starved(struct blkback_ring *ring, int error);
 /* r has ended; its response goes out at the end of the turn. */
 void blkback_ring_finish(struct blkback_request *r, int error);
 void blkback_ring_finish_all(struct loop_task *task);

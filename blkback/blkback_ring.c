@@ -138,12 +138,12 @@ static void equip_starved(struct blkback_starved *s, struct list_node *batch)
     }
 }
 
-void blkback_ring_drop_starved(struct blkback_ring *ring)
+void blkback_ring_drop_starved(struct blkback_ring *ring, int error)
 {
     for (unsigned i = 0; i < BLKBACK_DIRECTIONS; i++) {
         struct list_node *n;
         while ((n = list_pop(&ring->starved[i].requests)))
-            blkback_ring_finish(container_of(n, struct blkback_request, link), -ECANCELED);
+            blkback_ring_finish(container_of(n, struct blkback_request, link), error);
         blkback_pool_leave(ring->disk->b->pool[i], &ring->starved[i].waiter);
     }
 }

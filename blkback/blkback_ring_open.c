@@ -308,13 +308,15 @@ void blkback_ring_start(struct blkback_ring *ring)
     blkback_ring_poll(ring);
 }
 
-void blkback_ring_stop(struct blkback_ring *ring, bool discarding)
+void blkback_ring_stop(struct blkback_ring *ring, enum blkback_stop ending)
 {
     struct blkback *b = ring->disk->b;
+    if (ending == BLKBACK_STOP_ANSWER && ring->running)
+        blkback_ring_poll(ring);
     ring->running = false;
-    ring->discarding |= discarding;
+    ring->discarding |= ending == BLKBACK_STOP_DISCARD;
     loop_timer_stop(b->loop, &ring->unmask_timer);
     loop_timer_stop(b->loop, &ring->look_timer);
     loop_cancel(b->loop, &ring->poll_task);
-    blkback_ring_drop_starved(ring);
+    blkback_ring_drop_starved(ring, ending == BLKBACK_STOP_LEAVE ? -ECANCELED : -EIO);
 }

@@ -49,6 +49,7 @@ struct store_options {
     uint32_t trim_after_ms;     /* what was free for so long, and is not spare, goes back to the file system or device; 0: 5 s */
     uint32_t reclaim_blocks;    /* freed by deletions in one checkpoint; 0: 262144 */
     bool wait_when_full;        /* a guest's write waits for space instead of failing with -ENOSPC */
+    bool lazy;                  /* for a process that may have nothing to do with data: as of backing_open */
     unsigned lock_timeout_ms;   /* 0: 10 s */
     const char *command;        /* named to others that wait for the lock */
     void (*lock_waiting)(void *ctx, int pid, const char *command);

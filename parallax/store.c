@@ -383,7 +383,7 @@ int store_open(const char *url, struct loop *loop, const struct store_options *o
     struct store_options o = *opt;
     struct backing b;
     apply_defaults(&o);
-    struct backing_open_options bo = { .lock_timeout_ms = o.lock_timeout_ms, .command = o.command, .waiting = o.lock_waiting, .waiting_ctx = o.ctx };
+    struct backing_open_options bo = { .lock_timeout_ms = o.lock_timeout_ms, .command = o.command, .waiting = o.lock_waiting, .waiting_ctx = o.ctx, .lazy = o.lazy };
     int rc = backing_open(url, loop, &bo, &b, err);
     if (rc)
         return rc;

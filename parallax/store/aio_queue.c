@@ -283,10 +283,51 @@ static void send(struct aio_queue *q, bool hold)
     }
 }
 
+/* Learns whether the kernel knows the asynchronous fdatasync, before anything depends on it. */
+static int probe_flush(struct aio_queue *q)
+{
+    struct iocb cb, *list[1] = { &cb };
+    struct io_event event;
+    io_prep_fdsync(&cb, q->fd);
+    int n = io_submit(q->context, 1, list);
+    if (n != 1)
+        return n < 0 ? n : -EIO;
+    do
+        n = io_getevents(q->context, 1, 1, &event, NULL);
+    while (n == -EINTR || n == 0);
+    return n < 0 ? n : (int)(long)event.res;
+}
+
+/* Makes the kernel's context. */
+static int begin(struct aio_queue *q)
+{
+    int err = io_setup((int)DEPTH, &q->context);
+    if (err)
+        return err;
+    err = probe_flush(q);
+    if (err) {
+        io_destroy(q->context);
+        q->context = NULL;
+    }
+    return err;
+}
+
+static void refuse(struct aio_queue *q, struct list_node *requests, int error)
+{
+    list_for_each(n, requests)
+        container_of(n, struct bdev_req, link)->device_private = (void *)(intptr_t)error;
+    list_splice_tail(&q->failed, requests);
+}
+
 static void batch_run(struct loop_task *task)
 {
     struct aio_queue *q = container_of(task, struct aio_queue, batch);
     struct list_node *n;
+    int err = q->context ? 0 : begin(q);
+    if (err) {
+        refuse(q, &q->waiting, err);
+        refuse(q, &q->flushes, err);
+    }
     while ((n = list_pop(&q->failed))) {
         struct bdev_req *req = container_of(n, struct bdev_req, link);
         req->done(req, (int)(intptr_t)req->device_private);
@@ -381,22 +422,7 @@ static void events_ready(struct loop_fd *w, uint32_t epoll_events)
     schedule(q);
 }
 
-/* Learns whether the kernel knows the asynchronous fdatasync, before anything depends on it. */
-static int probe_flush(struct aio_queue *q)
-{
-    struct iocb cb, *list[1] = { &cb };
-    struct io_event event;
-    io_prep_fdsync(&cb, q->fd);
-    int n = io_submit(q->context, 1, list);
-    if (n != 1)
-        return n < 0 ? n : -EIO;
-    do
-        n = io_getevents(q->context, 1, 1, &event, NULL);
-    while (n == -EINTR || n == 0);
-    return n < 0 ? n : (int)(long)event.res;
-}
-
-int aio_queue_open(struct loop *loop, int fd, uint64_t offset_bytes, atomic_int *flush_error, struct aio_queue **out)
+int aio_queue_open(struct loop *loop, int fd, uint64_t offset_bytes, atomic_int *flush_error, bool lazy, struct aio_queue **out)
 {
     struct aio_queue *q = calloc(1, sizeof *q);
     if (!q)
@@ -426,9 +452,7 @@ int aio_queue_open(struct loop *loop, int fd, uint64_t offset_bytes, atomic_int 
         err = -errno;
         goto out;
     }
-    err = io_setup((int)DEPTH, &q->context);
-    if (!err)
-        err = probe_flush(q);
+    err = lazy ? 0 : begin(q);
     if (!err)
         err = loop_fd_add(loop, &q->events, EPOLLIN);
 out:

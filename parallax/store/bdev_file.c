@@ -298,7 +298,7 @@ int bdev_file_open(const char *path, const struct bdev_file_options *opt, struct
     if (!err)
         err = aio_batch_open(f->sync_fd, f->offset_bytes, &f->batch);
     if (!err && opt->loop)
-        err = aio_queue_open(opt->loop, f->async_fd, f->offset_bytes, &f->flush_error, &f->queue);
+        err = aio_queue_open(opt->loop, f->async_fd, f->offset_bytes, &f->flush_error, opt->lazy, &f->queue);
     if (err) {
         close_file(&f->dev);
         return err;

@@ -10,6 +10,7 @@
 
 struct bdev_file_options {
     struct loop *loop;       /* where bdev_submit's requests complete; NULL: blocking calls only */
+    bool lazy;               /* as of aio_queue_open */
     uint64_t offset_bytes;   /* where block 0 lies; a multiple of BDEV_BLOCK_SIZE */
     uint64_t blocks;         /* host device: blocks usable now; a file's are known by its size */
     bool create;             /* make the file; it must not exist */

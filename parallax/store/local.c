@@ -74,12 +74,12 @@ static int begin(const char *url, struct backing *b, char device[LOCAL_PATH_MAX]
     return 0;
 }
 
-static int open_blocks(struct backing *b, struct loop *loop, uint64_t blocks, bool create, struct error *err)
+static int open_blocks(struct backing *b, struct loop *loop, bool lazy, uint64_t blocks, bool create, struct error *err)
 {
     struct local *l = b->implementation;
     char path[LOCAL_PATH_MAX + 16];
     bool device = *l->id.device;
-    struct bdev_file_options opt = { .loop = loop, .blocks = blocks, .create = create && !device };
+    struct bdev_file_options opt = { .loop = loop, .lazy = lazy, .blocks = blocks, .create = create && !device };
     if (device) {
         opt.offset_bytes = LOCAL_DEVICE_HEADER_BYTES;
         opt.grown = record_blocks;
@@ -142,7 +142,7 @@ static int lay_out(struct backing *b, const struct backing_create_options *opt, 
     if (!rc)
         rc = open_catalog(b, true, err);
     if (!rc)
-        rc = open_blocks(b, NULL, 0, true, err);
+        rc = open_blocks(b, NULL, false, 0, true, err);
     if (rc)
         return rc;
     if (opt->size_bytes / BDEV_BLOCK_SIZE > b->blocks->max_blocks)
@@ -207,7 +207,7 @@ static int check_device(const struct local *l, const char *device, struct error 
                      l->id.device, device);
 }
 
-static int open_locked(struct backing *b, struct loop *loop, const char *device, struct error *err)
+static int open_locked(struct backing *b, struct loop *loop, bool lazy, const char *device, struct error *err)
 {
     struct local *l = b->implementation;
     uint64_t blocks = 0;
@@ -219,7 +219,7 @@ static int open_locked(struct backing *b, struct loop *loop, const char *device,
     if (!rc && *l->id.device)
         rc = local_device_read(l->id.device, l->id.uuid, &blocks, err);
     if (!rc)
-        rc = open_blocks(b, loop, blocks, false, err);
+        rc = open_blocks(b, loop, lazy, blocks, false, err);
     if (!rc)
         rc = open_catalog(b, false, err);
     return rc;
@@ -244,7 +244,7 @@ int backing_open(const char *url, struct loop *loop, const struct backing_open_o
     }
     if (!rc) {
         l->lock_fd = local_lock_take(l->directory_fd, l->directory, opt, err);
-        rc = l->lock_fd < 0 ? l->lock_fd : open_locked(&b, loop, device, err);
+        rc = l->lock_fd < 0 ? l->lock_fd : open_locked(&b, loop, opt->lazy, device, err);
     }
     if (rc)
         b.close(&b);

@@ -141,8 +141,10 @@ static void a_frontend_that_died_is_followed_by_one_that_begins_in_order(void)
     for (unsigned i = 0; i < 50; i++)
         world_turn();
     CU_ASSERT_EQUAL(fake.closes, 0);
+    uint32_t told = old.shared->rsp_prod;
     fake_release();
     CU_ASSERT(world_until(state() == 2));
+    CU_ASSERT_EQUAL(old.shared->rsp_prod, told); /* the page may be the next one's by now */
     succeed();
     raw_put(&next, "state", "3");
     CU_ASSERT(world_until(state() == 4));

@@ -232,6 +232,47 @@ static void detaching_ends_in_an_empty_tree(void)
     world_end();
 }
 
+/* Linux's frontend waits for the answers after it has written Closed, or its device is gone. */
+static void what_a_frontend_sent_is_answered_though_it(bool vanishes)
+{
+    world_begin(&(struct blkback_options){ 0 }, DISK_BYTES);
+    world_attach();
+    struct raw r = world_raw(BLKIF_ABI_X86_64, 0);
+    CU_ASSERT_EQUAL_FATAL(raw_connect(&r), 0);
+    uint8_t *page = hv_arena_alloc(world.guest, 1);
+    struct blkif_segment s = { .last_sect = 7 };
+    CU_ASSERT_EQUAL_FATAL(hv_grant_share(world.guest, r.backend, page, false, &s.gref), 0);
+    memset(fake.data, 0x5a, 4096);
+    fake.hold = true;
+    raw_rw(&r, BLKIF_OP_READ, 1, 0, &s, 1);
+    raw_push(&r);
+    CU_ASSERT_FATAL(world_until(fake.in_flight == 1));
+    char path[64];
+    snprintf(path, sizeof path, "/local/domain/%u/device", hv_own_domid(world.guest));
+    if (vanishes) {
+        CU_ASSERT_EQUAL(hv_xs_remove(world.xs, 0, path), 0);
+    } else {
+        raw_put(&r, "state", "6");
+    }
+    for (unsigned i = 0; i < 50; i++)
+        world_turn();
+    CU_ASSERT_EQUAL(fake.closes, 0);
+    fake_release();
+    struct raw_response rsp;
+    CU_ASSERT_EQUAL(raw_response(&r, 5000, &rsp), 0);
+    CU_ASSERT_EQUAL(rsp.status, BLKIF_RSP_OKAY);
+    CU_ASSERT_EQUAL(page[4095], 0x5a);
+    CU_ASSERT(world_until(fake.closes == 1));
+    CU_ASSERT(world_until(toolstack_backend_state(world.xs, &world.device) == (vanishes ? 0 : 6)));
+    hv_grant_unshare(world.guest, s.gref);
+    hv_arena_free(world.guest, page, 1);
+    CU_ASSERT(raw_release(&r));
+    world_end();
+}
+
+static void what_a_closed_frontend_sent_is_answered(void) { what_a_frontend_sent_is_answered_though_it(false); }
+static void what_a_frontend_that_vanished_sent_is_answered(void) { what_a_frontend_sent_is_answered_though_it(true); }
+
 static void a_frontend_that_vanishes_is_cleaned_up(void)
 {
     world_begin(&(struct blkback_options){ 0 }, DISK_BYTES);
@@ -368,6 +409,7 @@ int main(int argc, char **argv)
         UNIT(a_snapshot_asked_for_writing_is_refused),
         UNIT(in_dom0_a_refusal_waits_for_the_script), UNIT(a_frontend_that_closed_may_connect_again),
         UNIT(what_was_attached_is_opened_again_whatever_its_name), UNIT(detaching_ends_in_an_empty_tree),
+        UNIT(what_a_closed_frontend_sent_is_answered), UNIT(what_a_frontend_that_vanished_sent_is_answered),
         UNIT(a_frontend_that_vanishes_is_cleaned_up), UNIT(a_missing_image_is_told_to_the_toolstack),
         UNIT(a_device_without_params_is_told_of_served_later_and_detached), UNIT(a_second_writer_waits_for_the_first),
         UNIT(a_resize_reaches_the_frontend), UNIT(features_that_are_hidden_are_not_offered), { 0 } });
