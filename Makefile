@@ -234,7 +234,7 @@ install: all
 	install -m 644 tools/config/parallax.conf $(DESTDIR)$(PREFIX)/share/doc/parallax/examples
 
 # In a copy of the tree, because the packages appear beside it.
-DEB_PACKAGES := debhelper dpkg-dev fakeroot lintian
+DEB_PACKAGES := build-essential debhelper dpkg-dev fakeroot lintian pkg-config
 .PHONY: deb
 deb: deps
 	$(Q)tests/install-deps $(DEB_PACKAGES)
