@@ -55,8 +55,10 @@ void screen_end(void)
 
 void screen_draw(const char *text)
 {
-    struct winsize size = { .ws_row = 24, .ws_col = 80 };
+    struct winsize size = { .ws_row = 0 };
     ioctl(STDOUT_FILENO, TIOCGWINSZ, &size);
+    if (!size.ws_row || !size.ws_col) /* a serial line does not know */
+        size = (struct winsize){ .ws_row = 24, .ws_col = 80 };
     fputs(HOME, stdout);
     for (unsigned row = 0; *text && row + 1 < size.ws_row; row++) {
         size_t length = strcspn(text, "\n");
