@@ -7,6 +7,7 @@
 #include "tools/common/size.h"
 #include "tools/parallax/converter.h"
 #include "tools/parallax/feed_nbd.h"
+#include "tools/parallax/image_check.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -117,15 +118,17 @@ static int import_raw(struct import *m, struct source *s)
 
 static int import_converted(struct import *m, struct source *s, const unsigned char head[FORMAT_HEAD])
 {
-    bool with_backing = option_set(m->args, "with-backing"), standard = !strcmp(m->source, "-");
+    bool with_backing = option_set(m->args, "with-backing") && format_chains(m->format), standard = !strcmp(m->source, "-");
     const char *outside = format_outside(m->format, head);
     struct error why = ERROR_NONE;
     struct converter v;
+    if (outside && !format_chains(m->format))
+        return error_set(m->err, -ENOTSUP, "'%.200s' %s, and the two of a %s image cannot be read together; merge them where they were made", s->name, outside, m->format);
     if (outside && !with_backing)
         return error_set(m->err, -EPERM, "'%.200s' %s, which is not read unless you say so with --with-backing", s->name, outside);
     if (s->start || (standard && with_backing))
         return error_set(m->err, -ENOTSUP, "a %s image on standard input must begin with it and stand alone; name its file", m->format);
-    if ((!with_backing && converter_check(s->fd, m->format, s->length, &why)) ||
+    if (image_check(s->fd, m->format, with_backing ? m->source : NULL, m->cli, &why) ||
         converter_open(&v, s->fd, m->format, m->source, false, with_backing, m->cli, &why)) {
         if (why.code == -ECANCELED || why.code == -ENOENT || why.code == -ENOSYS)
             return error_set(m->err, why.code, "%s", why.text);

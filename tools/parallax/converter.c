@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "tools/parallax/confine.h"
+#include "tools/parallax/source.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -21,8 +22,6 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#define IMAGE_OPTIONS_SIZE (2 * PATH_MAX + 128)
 
 /* As QEMU calls it. */
 static const char *driver(const char *format) { return !strcmp(format, "vhd") ? "vpc" : format; }
@@ -59,16 +58,11 @@ const char *converter_complaint(struct converter *v, char out[200])
     return out;
 }
 
-/* The name of a file whose content names others is needed by QEMU to find them. A comma is doubled in such options. */
-static void file_option(const char *path, bool with_backing, char out[2 * PATH_MAX])
+/* A comma is doubled in such options. */
+static void file_option(const char *path, char out[2 * PATH_MAX])
 {
-    char real[PATH_MAX];
-    if (!with_backing || !path || !realpath(path, real)) {
-        snprintf(out, 2 * PATH_MAX, "%s", CONFINE_FILE);
-        return;
-    }
     size_t n = 0;
-    for (const char *p = real; *p; p++) {
+    for (const char *p = path; *p && n < 2 * PATH_MAX - 2; p++) {
         out[n++] = *p;
         if (*p == ',')
             out[n++] = ',';
@@ -76,21 +70,21 @@ static void file_option(const char *path, bool with_backing, char out[2 * PATH_M
     out[n] = '\0';
 }
 
-/* How the file is named to QEMU. */
-static void image_options(int fd, const char *format, const char *path, bool with_backing, char out[IMAGE_OPTIONS_SIZE])
+void converter_options(int fd, const char *format, const char *path, bool alone, char out[CONVERTER_OPTIONS_SIZE])
 {
     char file[2 * PATH_MAX];
     struct stat st;
-    bool device = fstat(fd, &st) == 0 && S_ISBLK(st.st_mode), chained = (!strcmp(format, "qcow2") || !strcmp(format, "vmdk")) && !with_backing;
-    file_option(path, with_backing, file);
-    snprintf(out, IMAGE_OPTIONS_SIZE, "driver=%s,file.driver=%s,file.filename=%s,file.locking=off%s", driver(format), device ? "host_device" : "file", file,
-             chained ? ",backing=" : "");
+    bool device = fstat(fd, &st) == 0 && S_ISBLK(st.st_mode);
+    file_option(path ? path : CONFINE_FILE, file);
+    snprintf(out, CONVERTER_OPTIONS_SIZE, "driver=%s,file.driver=%s,file.filename=%s,file.locking=off%s", driver(format), device ? "host_device" : "file", file,
+             alone && format_chains(format) ? ",backing=" : "");
 }
 
 static int start(struct converter *v, int fd, int socket_fd, const char *format, const char *path, bool writable, bool with_backing, struct error *err)
 {
-    char options[IMAGE_OPTIONS_SIZE];
-    image_options(fd, format, path, with_backing, options);
+    char options[CONVERTER_OPTIONS_SIZE], real[PATH_MAX];
+    /* The name of a file whose content names others is needed by QEMU to find them. */
+    converter_options(fd, format, with_backing && path && realpath(path, real) ? real : NULL, !with_backing, options);
     char *argv[] = { "qemu-nbd", writable ? "--discard=unmap" : "--read-only", "--shared=4", "--image-opts", options, NULL };
     return confine_start(&(struct confine){ "qemu-nbd", argv, fd, socket_fd, -1, v->error_fd, writable, with_backing }, &v->pid, err);
 }
@@ -182,78 +176,6 @@ int converter_create(int fd, const char *format, uint64_t size_bytes, struct err
         if (status)
             error_set(err, -EIO, "cannot make a %s file: %s", format, converter_complaint(&v, why));
     }
-    close(v.error_fd);
-    return err->code;
-}
-
-/* ---- Checking ---- */
-
-static int wait_status(pid_t pid)
-{
-    int status;
-    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-        ;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
-
-/* Whether the tables of the image are sound, as far as QEMU can tell for that format. */
-static int check_tables(struct converter *v, int fd, const char *options, struct error *err)
-{
-    char *argv[] = { "qemu-img", "check", "-q", "-U", "--image-opts", (char *)(uintptr_t)options, NULL }, why[200];
-    if (confine_start(&(struct confine){ "qemu-img", argv, fd, -1, v->error_fd, v->error_fd, false, false }, &v->pid, err))
-        return err->code;
-    int status = wait_status(v->pid);
-    if (status == 0 || status == 3 || status == 63) /* sound; leaked clusters; no check for this format */
-        return 0;
-    const char *complaint = converter_complaint(v, why);
-    return error_set(err, -EINVAL, "it is damaged or incomplete: %s", *complaint ? complaint : "qemu-img check fails");
-}
-
-/* QEMU reads what lies beyond the end of the file as zeroes; here it is missing. */
-static int check_extent(const char *line, uint64_t file_bytes, struct error *err)
-{
-    const char *length = strstr(line, "\"length\": "), *offset = strstr(line, "\"offset\": ");
-    if (!length || !offset || !strstr(line, "\"data\": true"))
-        return 0;
-    uint64_t at = strtoull(offset + 10, NULL, 10), n = strtoull(length + 10, NULL, 10);
-    if (at <= file_bytes && n <= file_bytes - at)
-        return 0;
-    return error_set(err, -EINVAL, "it is incomplete: data at %llu lie beyond the end of the file", (unsigned long long)at);
-}
-
-static int check_extents(struct converter *v, int fd, const char *options, uint64_t file_bytes, struct error *err)
-{
-    char *argv[] = { "qemu-img", "map", "-U", "--output=json", "--image-opts", (char *)(uintptr_t)options, NULL }, line[512], why[200];
-    int ends[2];
-    if (pipe2(ends, O_CLOEXEC) < 0)
-        return error_set(err, -errno, "cannot make a pipe: %s", strerror(errno));
-    int bad = confine_start(&(struct confine){ "qemu-img", argv, fd, -1, ends[1], v->error_fd, false, false }, &v->pid, err);
-    close(ends[1]);
-    FILE *f = bad ? NULL : fdopen(ends[0], "r");
-    if (!f) {
-        close(ends[0]);
-        if (!bad)
-            kill(v->pid, SIGKILL);
-    }
-    while (f && fgets(line, sizeof line, f) && !err->code)
-        check_extent(line, file_bytes, err);
-    if (f)
-        fclose(f);
-    int status = bad ? 0 : wait_status(v->pid);
-    if (status && !err->code)
-        error_set(err, -EINVAL, "it is damaged: %s", converter_complaint(v, why));
-    return err->code;
-}
-
-int converter_check(int fd, const char *format, uint64_t file_bytes, struct error *err)
-{
-    char options[IMAGE_OPTIONS_SIZE];
-    struct converter v = { .error_fd = memfd_create("messages", MFD_CLOEXEC) };
-    if (v.error_fd < 0)
-        return error_set(err, -errno, "cannot prepare qemu-img: %s", strerror(errno));
-    image_options(fd, format, NULL, false, options);
-    if (check_tables(&v, fd, options, err) == 0)
-        check_extents(&v, fd, options, file_bytes, err);
     close(v.error_fd);
     return err->code;
 }

@@ -4,6 +4,7 @@
 #include "tools/parallax/cli.h"
 
 #include <libnbd.h>
+#include <limits.h>
 #include <sys/types.h>
 
 struct converter {
@@ -15,13 +16,14 @@ struct converter {
  * names of backing files. Backing files are ignored unless with_backing, then every file that it names is read.
  * The caller has looked that it does not lie in other files (format_outside). */
 int converter_open(struct converter *v, int fd, const char *format, const char *path, bool writable, bool with_backing, struct cli *cli, struct error *err);
-/* Whether the image in the file behind fd, of file_bytes, is whole and sound: what QEMU would read as zeroes because the file
- * ends before it is an error here. It must stand alone. */
-int converter_check(int fd, const char *format, uint64_t file_bytes, struct error *err);
 /* Makes an empty file of that format in the file behind fd. */
 int converter_create(int fd, const char *format, uint64_t size_bytes, struct error *err);
 /* Ends it. With finish it is waited for, and its failure to write everything is an error. */
 int converter_close(struct converter *v, bool finish, struct error *err);
 /* What qemu-nbd complained about, for a message; "" if nothing. out holds 200 characters. */
 const char *converter_complaint(struct converter *v, char out[200]);
+/* How the file behind fd is named to QEMU (--image-opts): by path, which is absolute, or if that is NULL as CONFINE_FILE. alone:
+ * its backing file is left out. */
+#define CONVERTER_OPTIONS_SIZE (2 * PATH_MAX + 128)
+void converter_options(int fd, const char *format, const char *path, bool alone, char out[CONVERTER_OPTIONS_SIZE]);
 #endif

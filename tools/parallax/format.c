@@ -28,6 +28,8 @@ const char *format_of_head(const unsigned char head[FORMAT_HEAD])
 
 const char *format_of_tail(const unsigned char tail[FORMAT_TAIL]) { return memcmp(tail, "conectix", 8) ? NULL : "vhd"; }
 
+bool format_chains(const char *format) { return !strcmp(format, "qcow2") || !strcmp(format, "vmdk"); }
+
 static bool holds_text(const unsigned char head[FORMAT_HEAD], const char *text) { return memmem(head, FORMAT_HEAD, text, strlen(text)) != NULL; }
 
 const char *format_outside(const char *format, const unsigned char head[FORMAT_HEAD])

@@ -34,4 +34,6 @@ const char *format_of_head(const unsigned char head[FORMAT_HEAD]);
 /* Why its content is not in the file alone ("has a backing file"), or NULL. What this overlooks the confinement stops. */
 const char *format_outside(const char *format, const unsigned char head[FORMAT_HEAD]);
 const char *format_of_tail(const unsigned char tail[FORMAT_TAIL]);
+/* Whether QEMU reads the other files that an image of that format refers to: parents of VHD and VDI it does not. */
+bool format_chains(const char *format);
 #endif
