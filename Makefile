@@ -230,7 +230,7 @@ install: all
 	  sed 's|=/usr/|=$(PREFIX)/|' $$unit >$(DESTDIR)$(UNIT_DIR)/$${unit##*/} || exit 1; done
 	install -D -m 644 tools/systemd/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/parallax.conf
 	install -m 644 README.md $(DESTDIR)$(PREFIX)/share/doc/parallax
-	install -m 644 docs/*.md $(DESTDIR)$(PREFIX)/share/doc/parallax/docs
+	install -m 644 docs/*.md docs/performance.svg $(DESTDIR)$(PREFIX)/share/doc/parallax/docs
 	install -m 644 tools/config/parallax.conf $(DESTDIR)$(PREFIX)/share/doc/parallax/examples
 
 # In a copy of the tree, because the packages appear beside it.
