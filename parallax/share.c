@@ -7,7 +7,7 @@
 #include <errno.h>
 
 #define RETRY_MS 10u
-#define TRIES 3000u
+#define TRIES 1000u
 
 static void run(struct sharing *g);
 
