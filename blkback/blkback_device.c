@@ -240,15 +240,22 @@ static void step_waiting(struct blkback_device *d, const struct blkback_seen *s)
 static int look_for_another(struct blkback_device *d, unsigned frontend)
 {
     struct blkback_connection now;
+    struct blkback_seen still;
     struct error err = ERROR_NONE;
     d->anew = frontend < d->frontend_state;
     int rc = d->anew ? 0 : blkback_nodes_read_connection(d, &now, &err);
     if (blkback_nodes_unanswered(rc))
         return rc;
-    if (!d->anew) /* what makes no sense is a wish for a connection in state 3 only */
+    bool went_back = d->anew;
+    if (!went_back) /* what makes no sense is a wish for a connection in state 3 only */
         d->anew = rc ? frontend == XENBUS_INITIALISED : memcmp(&now, &d->connection, sizeof now) != 0;
     d->frontend_state = frontend;
-    return 0;
+    if (!d->anew || went_back)
+        return 0;
+    /* Nodes that were removed while they were read are nobody's beginning; that they are gone is told of. */
+    rc = blkback_nodes_look(d, &still);
+    d->anew = !rc && still.frontend_exists;
+    return rc;
 }
 
 static void step_connected(struct blkback_device *d, const struct blkback_seen *s)
