@@ -122,8 +122,8 @@ static int may_start(struct store *s, const struct image_req *req)
     return ready == -EAGAIN ? WAITS_FOR_SPACE : ready;
 }
 
-/* What waits for space must not keep a discard from making some, nor somebody impatient from learning that there is none; but no
- * discard passes a write of the same blocks. */
+/* What waits for space must not keep a discard from making some; but neither passes a write of the same blocks. (Nor does it keep
+ * somebody impatient from learning that there is none: what cannot start may fail out of turn.) */
 static bool may_pass(const struct store *s, const struct image_req *req)
 {
     if (req->op != IMAGE_DISCARD)
@@ -144,10 +144,13 @@ void write_pump(struct store *s)
     bool waits = false;
     list_for_each_safe(n, &s->write_queue) {
         struct image_req *req = container_of(n, struct image_req, link);
-        if (waits && !req->image->impatient && !may_pass(s, req))
+        bool in_turn = !waits || may_pass(s, req);
+        if (!in_turn && !req->image->impatient)
             continue;
         bool sealed = req->image->disk->flags & IMAGE_FLAG_TEMPLATE; /* while the request waited */
         int ready = s->failed ? s->failed : sealed ? -EROFS : may_start(s, req);
+        if (!in_turn && (!ready || ready == -EAGAIN || ready == WAITS_FOR_SPACE))
+            continue;
         if (ready == -EAGAIN)
             break;
         if (ready == WAITS_FOR_SPACE) {

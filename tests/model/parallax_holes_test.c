@@ -323,6 +323,58 @@ static void what_waits_for_space_ends_when_nobody_waits_for_it_any_more(void)
     rig_end(&r);
 }
 
+#define PAIRS 40u
+
+static unsigned pair_ends;
+static void pair_ended(struct image_req *req, int error)
+{
+    (void)req;
+    pair_ends++;
+    CU_ASSERT_EQUAL(error, 0);
+}
+static bool pairs_have_ended(struct rig *r, void *ctx)
+{
+    (void)r;
+    (void)ctx;
+    return pair_ends == 2 * PAIRS;
+}
+
+/* A large write and a small one to its first block, many times, more than there is room for before the store has grown: the small one
+ * would find room where the large one waits for it. */
+static void an_impatient_write_passes_no_earlier_one(void)
+{
+    struct rig r;
+    struct image *img;
+    struct error err = ERROR_NONE;
+    static struct image_req reqs[2 * PAIRS];
+    start(&r, __func__, 512 * MIB);
+    rig_create(&r, "disk", 64 * MIB);
+    CU_ASSERT_EQUAL_FATAL(image_open(r.store, "disk", &(struct image_open_options){ .mode = IMAGE_READ_WRITE, .impatient = true }, &img, &err), 0);
+    char *large = bdev_buffer_alloc(256), *small = bdev_buffer_alloc(PAIRS);
+    struct iovec all = { large, 256 * BDEV_BLOCK_SIZE }, one[PAIRS];
+    memset(large, 1, all.iov_len);
+    pair_ends = 0;
+    for (unsigned i = 0; i < PAIRS; i++) {
+        uint64_t block = i * 256ull;
+        one[i] = (struct iovec){ small + i * BDEV_BLOCK_SIZE, BDEV_BLOCK_SIZE };
+        rig_fill_block(one[i].iov_base, block, 9);
+        reqs[2 * i] = (struct image_req){ .op = IMAGE_WRITE, .offset = block * BDEV_BLOCK_SIZE, .length = all.iov_len, .iov = &all, .iov_count = 1, .done = pair_ended };
+        reqs[2 * i + 1] = reqs[2 * i];
+        reqs[2 * i + 1].length = BDEV_BLOCK_SIZE;
+        reqs[2 * i + 1].iov = &one[i];
+        image_submit(img, &reqs[2 * i]);
+        image_submit(img, &reqs[2 * i + 1]);
+    }
+    rig_wait(&r, pairs_have_ended, NULL, "all writes");
+    for (unsigned i = 0; i < PAIRS; i++)
+        rig_expect(&r, img, i * 256ull, 1, 9);
+    image_close(img);
+    free(large);
+    free(small);
+    CU_ASSERT(rig_is_sound(&r));
+    rig_end(&r);
+}
+
 int main(int argc, char **argv)
 {
     static const struct unit_test tests[] = {
@@ -334,6 +386,7 @@ int main(int argc, char **argv)
         UNIT(the_limit_moves_up_and_down_while_the_store_is_open),
         UNIT(a_write_that_waits_for_space_gets_it_from_a_discard_behind_it),
         UNIT(what_waits_for_space_ends_when_nobody_waits_for_it_any_more),
+        UNIT(an_impatient_write_passes_no_earlier_one),
         { 0 },
     };
     return unit_main(argc, argv, "parallax holes", tests);
