@@ -196,11 +196,11 @@ static void in_child(int (*work)(const char *directory, const struct flip *f), c
         snprintf(what, sizeof what, "bits %02x of %s at %llu, %s", f->bits, f->stretch->name, (unsigned long long)f->offset, kind_names[f->kind]);
     snprintf(directory, sizeof directory, "%s/%llu", place, (unsigned long long)++children);
     fflush(stdout);
+    disk_lock(); /* before: in the child no other thread is there to give it back */
     pid_t child = fork();
     if (child == 0) {
         struct disk_cut all;
         alarm(JUDGE_SECONDS);
-        disk_lock();
         if (f)
             disk_flip(f->stretch->name, f->offset, f->bits);
         disk_cut(directory, NULL, &all);
@@ -210,6 +210,7 @@ static void in_child(int (*work)(const char *directory, const struct flip *f), c
         fflush(stdout);
         _exit(0);
     }
+    disk_unlock();
     if (child > 0 && waitpid(child, &status, 0) == child && !status)
         return;
     printf("# after a flip of %s: status %x\n", what, (unsigned)status);
