@@ -222,22 +222,20 @@ static void the_limit_moves_up_and_down_while_the_store_is_open(void)
     rig_end(&r);
 }
 
-static int answer;
-static void answered(struct image_req *req, int error)
-{
-    (void)req;
-    answer = error;
-}
+#define UNANSWERED 1
+
+/* context: an int. */
+static void answered(struct image_req *req, int error) { *(int *)req->context = error; }
 static bool is_answered(struct rig *r, void *ctx)
 {
     (void)r;
-    (void)ctx;
-    return answer != 1;
+    return *(int *)ctx != UNANSWERED;
 }
 
 static void a_write_that_waits_for_space_gets_it_from_a_discard_behind_it(void)
 {
     struct rig r;
+    int answer;
     start(&r, __func__, 48 * MIB);
     rig_create(&r, "disk", 128 * MIB);
     struct image *img = rig_image(&r, "disk", IMAGE_READ_WRITE);
@@ -251,24 +249,24 @@ static void a_write_that_waits_for_space_gets_it_from_a_discard_behind_it(void)
     struct iovec iov = { block, 64 * BDEV_BLOCK_SIZE };
     for (uint64_t i = 0; i < 64; i++)
         rig_fill_block((char *)block + i * BDEV_BLOCK_SIZE, first + i, 4);
-    struct image_req req = { .op = IMAGE_WRITE, .offset = first * BDEV_BLOCK_SIZE, .length = iov.iov_len, .iov = &iov, .iov_count = 1, .done = answered };
-    answer = 1;
+    struct image_req req = { .op = IMAGE_WRITE, .offset = first * BDEV_BLOCK_SIZE, .length = iov.iov_len, .iov = &iov, .iov_count = 1, .done = answered, .context = &answer };
+    answer = UNANSWERED;
     image_submit(img, &req);
     rig_checkpoint(&r);
-    CU_ASSERT_EQUAL(answer, 1);
+    CU_ASSERT_EQUAL(answer, UNANSWERED);
     CU_ASSERT_EQUAL(rig_discard(&r, img, 0, BLOCKS(8)), 0);
-    rig_wait(&r, is_answered, NULL, "the write that waited");
+    rig_wait(&r, is_answered, &answer, "the write that waited");
     CU_ASSERT_EQUAL(answer, 0);
     rig_expect(&r, img, first, 64, 4);
     r.store->opt.wait_when_full = false;
     uint64_t more = fill(&r, img, 5);
     r.store->opt.wait_when_full = true;
     req.offset = (more + 64) * BDEV_BLOCK_SIZE;
-    answer = 1;
+    answer = UNANSWERED;
     image_submit(img, &req);
     rig_checkpoint(&r);
     store_stop_waiting(r.store);
-    rig_wait(&r, is_answered, NULL, "the end of waiting");
+    rig_wait(&r, is_answered, &answer, "the end of waiting");
     CU_ASSERT_EQUAL(answer, -ECANCELED);
     image_close(img);
     free(block);
@@ -276,22 +274,10 @@ static void a_write_that_waits_for_space_gets_it_from_a_discard_behind_it(void)
     rig_end(&r);
 }
 
-static int second_answer;
-static void second_answered(struct image_req *req, int error)
-{
-    (void)req;
-    second_answer = error;
-}
-static bool is_second_answered(struct rig *r, void *ctx)
-{
-    (void)r;
-    (void)ctx;
-    return second_answer != 1;
-}
-
 static void what_waits_for_space_ends_when_nobody_waits_for_it_any_more(void)
 {
     struct rig r;
+    int answer, second;
     start(&r, __func__, 48 * MIB);
     rig_create(&r, "disk", 128 * MIB);
     rig_create(&r, "other", 128 * MIB);
@@ -301,20 +287,20 @@ static void what_waits_for_space_ends_when_nobody_waits_for_it_any_more(void)
     void *block = bdev_buffer_alloc(64);
     struct iovec iov = { block, 64 * BDEV_BLOCK_SIZE };
     memset(block, 7, iov.iov_len);
-    struct image_req req = { .op = IMAGE_WRITE, .offset = first * BDEV_BLOCK_SIZE, .length = iov.iov_len, .iov = &iov, .iov_count = 1, .done = answered };
-    struct image_req behind = { .op = IMAGE_WRITE, .offset = 0, .length = iov.iov_len, .iov = &iov, .iov_count = 1, .done = second_answered };
-    answer = second_answer = 1;
+    struct image_req req = { .op = IMAGE_WRITE, .offset = first * BDEV_BLOCK_SIZE, .length = iov.iov_len, .iov = &iov, .iov_count = 1, .done = answered, .context = &answer };
+    struct image_req behind = { .op = IMAGE_WRITE, .offset = 0, .length = iov.iov_len, .iov = &iov, .iov_count = 1, .done = answered, .context = &second };
+    answer = second = UNANSWERED;
     image_submit(img, &req);
     image_submit(other, &behind);
     rig_checkpoint(&r);
-    CU_ASSERT_EQUAL(answer, 1);
-    CU_ASSERT_EQUAL(second_answer, 1);
+    CU_ASSERT_EQUAL(answer, UNANSWERED);
+    CU_ASSERT_EQUAL(second, UNANSWERED);
     image_stop_waiting(other); /* though another waits before it */
-    rig_wait(&r, is_second_answered, NULL, "the end of the second one's waiting");
-    CU_ASSERT_EQUAL(second_answer, -ENOSPC);
-    CU_ASSERT_EQUAL(answer, 1);
+    rig_wait(&r, is_answered, &second, "the end of the second one's waiting");
+    CU_ASSERT_EQUAL(second, -ENOSPC);
+    CU_ASSERT_EQUAL(answer, UNANSWERED);
     image_stop_waiting(img);
-    rig_wait(&r, is_answered, NULL, "the end of the first one's waiting");
+    rig_wait(&r, is_answered, &answer, "the end of the first one's waiting");
     CU_ASSERT_EQUAL(answer, -ENOSPC);
     image_close(img);
     image_close(other);

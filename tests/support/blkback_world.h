@@ -107,6 +107,25 @@ static inline struct raw world_raw(enum blkif_abi abi, unsigned order)
     return r;
 }
 
+static inline unsigned world_state(void) { return toolstack_backend_state(world.xs, &world.device); }
+
+/* Writes the first block of the disk through a frontend's ring; whether it was answered well and arrived. */
+static inline bool world_write_block(struct raw *r, int value)
+{
+    uint8_t *page = hv_arena_alloc(world.guest, 1);
+    struct raw_response rsp;
+    struct blkif_segment s = { .last_sect = 7 };
+    if (hv_grant_share(world.guest, r->backend, page, false, &s.gref))
+        return false;
+    memset(page, value, HV_PAGE_SIZE);
+    raw_rw(r, BLKIF_OP_WRITE, 1, 0, &s, 1);
+    raw_push(r);
+    bool good = raw_response(r, 5000, &rsp) == 0 && rsp.status == 0 && fake.data[0] == value;
+    hv_grant_unshare(world.guest, s.gref);
+    hv_arena_free(world.guest, page, 1);
+    return good;
+}
+
 static inline int world_keep_info(void *ctx, const struct blkback_device_info *info)
 {
     *(struct blkback_device_info *)ctx = *info;

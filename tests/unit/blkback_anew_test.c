@@ -40,24 +40,6 @@ static bool told_of_an_end(void)
     return any;
 }
 
-static unsigned state(void) { return toolstack_backend_state(world.xs, &world.device); }
-
-static bool write_block(struct raw *r, int value)
-{
-    uint8_t *page = hv_arena_alloc(world.guest, 1);
-    struct raw_response rsp;
-    struct blkif_segment s = { .last_sect = 7 };
-    if (hv_grant_share(world.guest, r->backend, page, false, &s.gref))
-        return false;
-    memset(page, value, HV_PAGE_SIZE);
-    raw_rw(r, BLKIF_OP_WRITE, 1, 0, &s, 1);
-    raw_push(r);
-    bool good = raw_response(r, 5000, &rsp) == 0 && rsp.status == 0 && fake.data[0] == value;
-    hv_grant_unshare(world.guest, s.gref);
-    hv_arena_free(world.guest, page, 1);
-    return good;
-}
-
 /* When a second device is offered, all that was to be seen of the first has been seen. */
 static void let_it_look(void)
 {
@@ -81,7 +63,7 @@ static void begin(void)
     old = world_raw(BLKIF_ABI_X86_64, 0);
     CU_ASSERT_EQUAL_FATAL(raw_connect(&old), 0);
     raw_put(&old, "state", "4");
-    CU_ASSERT_FATAL(write_block(&old, 1));
+    CU_ASSERT_FATAL(world_write_block(&old, 1));
 }
 
 static void succeed(void)
@@ -94,12 +76,12 @@ static void succeed(void)
 /* The successor uses its ring, and nothing of its predecessor's is held any more. */
 static void end(void)
 {
-    CU_ASSERT(write_block(&next, 2));
-    CU_ASSERT(world_until(state() == 4));
+    CU_ASSERT(world_write_block(&next, 2));
+    CU_ASSERT(world_until(world_state() == 4));
     CU_ASSERT_EQUAL(world_info().ring_pages, 2);
     CU_ASSERT(raw_release(&old));
     raw_put(&next, "state", "6");
-    CU_ASSERT(world_until(state() == 6));
+    CU_ASSERT(world_until(world_state() == 6));
     CU_ASSERT(raw_release(&next));
     world_end();
 }
@@ -107,7 +89,7 @@ static void end(void)
 static void close_old(void)
 {
     raw_put(&old, "state", "6");
-    CU_ASSERT_FATAL(world_until(state() == 6));
+    CU_ASSERT_FATAL(world_until(world_state() == 6));
 }
 
 /* How Linux's frontend begins in a kernel that was started by kexec: it ends its predecessor's connection, step by step. */
@@ -115,14 +97,14 @@ static void a_kernel_that_closes_for_its_predecessor_is_connected(void)
 {
     begin();
     raw_put(&old, "state", "5");
-    CU_ASSERT(world_until(state() == 5));
+    CU_ASSERT(world_until(world_state() == 5));
     close_old();
     raw_put(&old, "state", "1");
-    CU_ASSERT(world_until(state() == 2));
+    CU_ASSERT(world_until(world_state() == 2));
     succeed();
     listen_anew();
     raw_put(&next, "state", "3");
-    CU_ASSERT(world_until(state() == 4));
+    CU_ASSERT(world_until(world_state() == 4));
     raw_put(&next, "state", "4");
     CU_ASSERT_FALSE(told_of_an_end());
     end();
@@ -143,11 +125,11 @@ static void a_frontend_that_died_is_followed_by_one_that_begins_in_order(void)
     CU_ASSERT_EQUAL(fake.closes, 0);
     uint32_t told = old.shared->rsp_prod;
     fake_release();
-    CU_ASSERT(world_until(state() == 2));
+    CU_ASSERT(world_until(world_state() == 2));
     CU_ASSERT_EQUAL(old.shared->rsp_prod, told); /* the page may be the next one's by now */
     succeed();
     raw_put(&next, "state", "3");
-    CU_ASSERT(world_until(state() == 4));
+    CU_ASSERT(world_until(world_state() == 4));
     CU_ASSERT_FALSE(told_of_an_end());
     end();
 }
@@ -159,7 +141,7 @@ static void from_closed_it_may_go_straight_to(const char *next_state)
     succeed();
     listen_anew();
     raw_put(&next, "state", "%s", next_state);
-    CU_ASSERT(world_until(state() == 4));
+    CU_ASSERT(world_until(world_state() == 4));
     CU_ASSERT_FALSE(told_of_an_end());
     end();
 }
@@ -188,11 +170,11 @@ static void one_that_follows_a_closing_one_is_connected(void)
 {
     begin();
     raw_put(&old, "state", "5");
-    CU_ASSERT(world_until(state() == 5));
+    CU_ASSERT(world_until(world_state() == 5));
     succeed();
     listen_anew();
     raw_put(&next, "state", "3");
-    CU_ASSERT(world_until(state() == 4));
+    CU_ASSERT(world_until(world_state() == 4));
     CU_ASSERT_FALSE(told_of_an_end());
     end();
 }
@@ -222,9 +204,9 @@ static void one_that_uses_the_same_numbers_is_connected(void)
     listen_anew();
     raw_put(&old, "state", "3");
     CU_ASSERT(world_until(fake.opens == opens + 1));
-    CU_ASSERT(world_until(state() == 4));
+    CU_ASSERT(world_until(world_state() == 4));
     raw_put(&old, "state", "4");
-    CU_ASSERT(write_block(&old, 2));
+    CU_ASSERT(world_write_block(&old, 2));
     CU_ASSERT_FALSE(told_of_an_end());
     close_old();
     CU_ASSERT(raw_release(&old));
@@ -242,12 +224,12 @@ static void while_no_process_was_here(const char *states)
     raw_put(&old, "state", "%c", *states);
     world_backend_start();
     if (*states == '1') {
-        CU_ASSERT(world_until(state() == 2));
+        CU_ASSERT(world_until(world_state() == 2));
         succeed();
         raw_put(&next, "state", "3");
-        CU_ASSERT(world_until(state() == 4));
+        CU_ASSERT(world_until(world_state() == 4));
     }
-    CU_ASSERT(write_block(&next, 3));
+    CU_ASSERT(world_write_block(&next, 3));
     CU_ASSERT_FALSE(told_of_an_end());
     end();
 }
@@ -261,15 +243,15 @@ static void the_state_of_a_connection_that_was_closed_is_no_beginning(void)
 {
     begin();
     blkback_stop(world.backend, false); /* closes it towards the frontend, which says nothing */
-    CU_ASSERT_EQUAL(state(), 6);
+    CU_ASSERT_EQUAL(world_state(), 6);
     world_backend_start();
     for (unsigned i = 0; i < 300; i++)
         world_turn();
-    CU_ASSERT_EQUAL(state(), 6);
+    CU_ASSERT_EQUAL(world_state(), 6);
     CU_ASSERT_EQUAL(fake.opens, 1);
     succeed();
     raw_put(&next, "state", "3");
-    CU_ASSERT(world_until(state() == 4));
+    CU_ASSERT(world_until(world_state() == 4));
     end();
 }
 
@@ -281,7 +263,7 @@ static void a_device_that_is_being_detached_is_not_connected_again(void)
     for (unsigned i = 0; i < 100; i++)
         world_turn();
     raw_put(&old, "state", "6");
-    CU_ASSERT(world_until(state() == 0));
+    CU_ASSERT(world_until(world_state() == 0));
     CU_ASSERT_EQUAL(fake.opens, 1);
     CU_ASSERT(raw_release(&old));
     world_end();
@@ -292,12 +274,12 @@ static void a_size_that_came_too_late_is_not_told_to_the_next(void)
 {
     begin();
     raw_put(&old, "state", "5");
-    CU_ASSERT(world_until(state() == 5));
+    CU_ASSERT(world_until(world_state() == 5));
     fake.last->opt.resized(fake.last->opt.ctx, DISK_BYTES / 2);
     close_old();
     succeed();
     raw_put(&next, "state", "3");
-    CU_ASSERT(world_until(state() == 4));
+    CU_ASSERT(world_until(world_state() == 4));
     let_it_look();
     char *sectors = toolstack_backend_node(world.xs, &world.device, "sectors"), want[24];
     snprintf(want, sizeof want, "%u", DISK_BYTES / 512);
@@ -305,7 +287,7 @@ static void a_size_that_came_too_late_is_not_told_to_the_next(void)
     CU_ASSERT_STRING_EQUAL(sectors, want);
     free(sectors);
     raw_put(&next, "state", "6");
-    CU_ASSERT(world_until(state() == 6));
+    CU_ASSERT(world_until(world_state() == 6));
     CU_ASSERT(raw_release(&old) && raw_release(&next));
     world_end();
 }

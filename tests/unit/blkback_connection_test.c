@@ -47,23 +47,6 @@ char **xs_check_watch(struct xs_handle *h)
     return REAL(xs_check_watch)(h);
 }
 
-static unsigned state(void) { return toolstack_backend_state(world.xs, &world.device); }
-
-static bool write_block(struct raw *r)
-{
-    uint8_t *page = hv_arena_alloc(world.guest, 1);
-    struct raw_response rsp;
-    struct blkif_segment s = { .last_sect = 7 };
-    if (hv_grant_share(world.guest, r->backend, page, false, &s.gref))
-        return false;
-    raw_rw(r, BLKIF_OP_WRITE, 1, 0, &s, 1);
-    raw_push(r);
-    bool good = raw_response(r, 5000, &rsp) == 0 && rsp.status == 0;
-    hv_grant_unshare(world.guest, s.gref);
-    hv_arena_free(world.guest, page, 1);
-    return good;
-}
-
 /* Ends the connections to a domain's xenstore socket that this process holds; how many there were. */
 static unsigned cut(hv_domid domid)
 {
@@ -110,7 +93,7 @@ static void begin(void)
     ring = world_raw(BLKIF_ABI_X86_64, 0);
     CU_ASSERT_EQUAL_FATAL(raw_connect(&ring), 0);
     raw_put(&ring, "state", "4");
-    CU_ASSERT_FATAL(write_block(&ring));
+    CU_ASSERT_FATAL(world_write_block(&ring, 1));
 }
 
 /* Turns for some time. Nothing but the timer makes calls then, a few each time; a slow machine makes it fewer. */
@@ -128,19 +111,19 @@ static void a_connection_that_ends_is_made_anew(void)
     begin();
     for (unsigned i = 0; i < 2; i++) { /* and anew */
         CU_ASSERT_EQUAL_FATAL(cut(hv_own_domid(world.storage)), 1);
-        CU_ASSERT(write_block(&ring));
+        CU_ASSERT(world_write_block(&ring, 1));
         /* What is written before there is another is seen when there is. */
         raw_put(&ring, "state", "6");
-        CU_ASSERT_FATAL(world_until(state() == 6));
+        CU_ASSERT_FATAL(world_until(world_state() == 6));
         CU_ASSERT(raw_release(&ring));
         raw_put(&ring, "state", "1");
         CU_ASSERT_EQUAL_FATAL(raw_connect(&ring), 0);
         raw_put(&ring, "state", "4");
-        CU_ASSERT(write_block(&ring));
+        CU_ASSERT(world_write_block(&ring, 1));
     }
     toolstack_ask_detach(world.xs, &world.device);
     raw_put(&ring, "state", "6");
-    CU_ASSERT(world_until(state() == 0));
+    CU_ASSERT(world_until(world_state() == 0));
     CU_ASSERT(raw_release(&ring));
     CU_ASSERT_EQUAL(told_useless, 0);
     world_end();
@@ -150,9 +133,9 @@ static void a_guest_survives_the_hypervisor(void)
 {
     begin();
     kill_hypervisor();
-    CU_ASSERT(write_block(&ring));
+    CU_ASSERT(world_write_block(&ring, 1));
     expect_peace();
-    CU_ASSERT(write_block(&ring));
+    CU_ASSERT(world_write_block(&ring, 1));
     CU_ASSERT_EQUAL(told_useless, 0);
     CU_ASSERT_EQUAL(fake.closes, 0);
     hv_event_close(ring.ports, ring.port); /* the guest ends */
@@ -166,7 +149,7 @@ static void without_guests_a_backend_is_of_no_use_without_hypervisor(void)
     told_useless = 0;
     world_begin(&(struct blkback_options){ .useless = useless }, DISK_BYTES);
     world_attach();
-    CU_ASSERT(world_until(state() == 2));
+    CU_ASSERT(world_until(world_state() == 2));
     kill_hypervisor();
     CU_ASSERT(world_until(told_useless));
     expect_peace();
@@ -179,12 +162,12 @@ static void a_xenstore_that_forgot_all_takes_no_disk_away(void)
     CU_ASSERT_EQUAL_FATAL(cut(hv_own_domid(world.storage)), 1);
     atomic_store(&empty, true);
     expect_peace();
-    CU_ASSERT(write_block(&ring));
+    CU_ASSERT(world_write_block(&ring, 1));
     CU_ASSERT_EQUAL(fake.closes, 0);
-    CU_ASSERT_EQUAL(state(), 4);
+    CU_ASSERT_EQUAL(world_state(), 4);
     atomic_store(&empty, false);
     raw_put(&ring, "state", "6");
-    CU_ASSERT(world_until(state() == 6));
+    CU_ASSERT(world_until(world_state() == 6));
     CU_ASSERT(raw_release(&ring));
     world_end();
 }

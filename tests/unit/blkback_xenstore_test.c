@@ -61,7 +61,6 @@ bool xs_transaction_end(struct xs_handle *h, xs_transaction_t t, bool abort)
 
 /* ---- One life of a device ---- */
 
-static unsigned state(void) { return toolstack_backend_state(world.xs, &world.device); }
 static int find_problem(void *ctx, const struct blkback_device_info *info) { return info->vdev == *(unsigned *)ctx && *info->problem ? (*(unsigned *)ctx = 0, 1) : 0; }
 
 static bool problem_of(unsigned vdev)
@@ -70,24 +69,9 @@ static bool problem_of(unsigned vdev)
     return !vdev;
 }
 
-static bool write_block(struct raw *r)
-{
-    uint8_t *page = hv_arena_alloc(world.guest, 1);
-    struct raw_response rsp;
-    struct blkif_segment s = { .last_sect = 7 };
-    if (hv_grant_share(world.guest, r->backend, page, false, &s.gref))
-        return false;
-    raw_rw(r, BLKIF_OP_WRITE, 1, 0, &s, 1);
-    raw_push(r);
-    bool good = raw_response(r, 5000, &rsp) == 0 && rsp.status == 0;
-    hv_grant_unshare(world.guest, s.gref);
-    hv_arena_free(world.guest, page, 1);
-    return good;
-}
-
 static bool use(struct raw *r)
 {
-    return raw_prepare(r) == 0 && raw_put(r, "state", "3") == 0 && world_until(state() == 4) && raw_put(r, "state", "4") == 0 && write_block(r);
+    return raw_prepare(r) == 0 && raw_put(r, "state", "3") == 0 && world_until(world_state() == 4) && raw_put(r, "state", "4") == 0 && world_write_block(r, 1);
 }
 
 static bool reason_is(const char *want)
@@ -109,7 +93,7 @@ static const char *live(void)
     if (toolstack_attach(world.xs, &world.device))
         return "the toolstack cannot attach";
     /* What cannot be read or written is tried again. */
-    if (!world_until(state() == 2))
+    if (!world_until(world_state() == 2))
         return "not offered";
     if (!use(&r))
         return "the frontend cannot use it";
@@ -118,11 +102,11 @@ static const char *live(void)
     toolstack_ask_detach(world.xs, &world.device);
     raw_put(&r, "state", "6");
     if (in_dom0) {
-        if (!world_until(state() == 6))
+        if (!world_until(world_state() == 6))
             return "not closed";
         toolstack_remove(world.xs, &world.device);
     }
-    if (!world_until(state() == 0))
+    if (!world_until(world_state() == 0))
         return "its directory stays";
     if (!world_until(world_info().vdev == 0))
         return "the device is not forgotten";
@@ -143,16 +127,16 @@ static const char *be_refused(void)
         return "the toolstack cannot attach";
     if (!world_until(reason_is("no image 'nothing'")))
         return "no reason is given";
-    if (!world_until(state() == (in_dom0 ? 2 : 1)))
+    if (!world_until(world_state() == (in_dom0 ? 2 : 1)))
         return "not in the state in which the toolstack looks";
     if (!atomic_load(&fail_at))
         calls_until_used = atomic_load(&calls);
     toolstack_ask_detach(world.xs, &world.device);
-    if (in_dom0 && !world_until(state() == 6))
+    if (in_dom0 && !world_until(world_state() == 6))
         return "not closed";
     if (in_dom0)
         toolstack_remove(world.xs, &world.device);
-    if (!world_until(state() == 0))
+    if (!world_until(world_state() == 0))
         return "its directory stays";
     toolstack_remove(world.xs, &world.device);
     return world_until(world_info().vdev == 0) ? NULL : "the device is not forgotten";
@@ -165,12 +149,12 @@ static const char *be_disconnected(void)
     r.backend = world.device.backend;
     if (toolstack_attach(world.xs, &world.device))
         return "the toolstack cannot attach";
-    if (!world_until(state() == 2))
+    if (!world_until(world_state() == 2))
         return "not offered";
     raw_prepare(&r);
     raw_put(&r, "ring-ref", "%s", "nonsense");
     raw_put(&r, "state", "3");
-    if (!world_until(state() == 5))
+    if (!world_until(world_state() == 5))
         return "not disconnected";
     if (!world_until(reason_is("ring-ref")))
         return "no reason is given";
@@ -201,7 +185,7 @@ static void every_call_may_fail(bool in_dom0, int error, const char *(*body)(voi
         const char *wrong = body();
         atomic_store(&fail_at, 0);
         if (wrong)
-            fprintf(stderr, "call %u, error %d: %s; state %u, problem '%s'\n", at, error, wrong, state(), world_info().problem);
+            fprintf(stderr, "call %u, error %d: %s; state %u, problem '%s'\n", at, error, wrong, world_state(), world_info().problem);
         CU_ASSERT_PTR_NULL_FATAL(wrong);
         if (atomic_load(&calls) < at || (body != live && at > calls_until_used))
             break;
@@ -282,7 +266,7 @@ static void no_call_that_fails_at_a_restart_costs_the_guest_its_disk(void)
     world_begin(&(struct blkback_options){ 0 }, DISK_BYTES);
     world_attach();
     struct raw r = world_raw(BLKIF_ABI_X86_64, 1);
-    CU_ASSERT_FATAL(world_until(state() == 2) && use(&r));
+    CU_ASSERT_FATAL(world_until(world_state() == 2) && use(&r));
     unsigned made = 0;
     for (unsigned at = 1; made + 1 >= at; at++) {
         blkback_stop(world.backend, true);
@@ -291,13 +275,13 @@ static void no_call_that_fails_at_a_restart_costs_the_guest_its_disk(void)
         atomic_store(&fail_at, at);
         if (blkback_start(world.storage, NULL, world.loop, &world.options, &world.backend, &err))
             world_backend_start(); /* as a service manager would */
-        CU_ASSERT_FATAL(write_block(&r));
+        CU_ASSERT_FATAL(world_write_block(&r, 1));
         made = atomic_load(&calls);
         atomic_store(&fail_at, 0);
-        CU_ASSERT_EQUAL_FATAL(state(), 4);
+        CU_ASSERT_EQUAL_FATAL(world_state(), 4);
     }
     raw_put(&r, "state", "6");
-    CU_ASSERT(world_until(state() == 6));
+    CU_ASSERT(world_until(world_state() == 6));
     CU_ASSERT(raw_release(&r));
     world_end();
 }
@@ -310,22 +294,22 @@ static void a_frontend_that_writes_its_state_without_end_costs_a_look(void)
     world_begin(&(struct blkback_options){ 0 }, DISK_BYTES);
     world_attach();
     struct raw r = world_raw(BLKIF_ABI_X86_64, 0);
-    CU_ASSERT_FATAL(world_until(state() == 2) && use(&r));
+    CU_ASSERT_FATAL(world_until(world_state() == 2) && use(&r));
     atomic_store(&calls, 0);
     atomic_store(&slow, true);
     for (unsigned i = 0; i < WRITES; i++)
         raw_put(&r, "state", "4");
     atomic_store(&slow, false);
-    CU_ASSERT(write_block(&r));
+    CU_ASSERT(world_write_block(&r, 1));
     struct toolstack_device first = world.device;
     world.device.vdev = 51728;
     world.device.mode = "r";
     world_attach(); /* its events come behind all of those */
-    CU_ASSERT(world_until(state() == 2));
+    CU_ASSERT(world_until(world_state() == 2));
     CU_ASSERT(atomic_load(&calls) < WRITES / 10);
     world.device = first;
     raw_put(&r, "state", "6");
-    CU_ASSERT(world_until(state() == 6));
+    CU_ASSERT(world_until(world_state() == 6));
     CU_ASSERT(raw_release(&r));
     world_end();
 }
@@ -345,17 +329,17 @@ static void what_a_quota_lets_in_can_be_used(void)
     do {
         world.device.vdev = (1u << 28) + (offered << 8);
         world_attach();
-        CU_ASSERT_FATAL(world_until(state() == 2 || problem_of(world.device.vdev)));
-    } while (state() == 2 && ++offered < 100);
+        CU_ASSERT_FATAL(world_until(world_state() == 2 || problem_of(world.device.vdev)));
+    } while (world_state() == 2 && ++offered < 100);
     CU_ASSERT(offered > 10 && offered < 100);
     for (unsigned i = 0; i < offered; i++) {
         struct raw r = world_raw(BLKIF_ABI_X86_64, 0);
         world.device.vdev = r.vdev = (1u << 28) + (i << 8);
         r.backend = world.device.backend;
         CU_ASSERT_FATAL(raw_prepare(&r) == 0 && raw_put(&r, "state", "3") == 0);
-        CU_ASSERT_FATAL(world_until(state() == 4));
+        CU_ASSERT_FATAL(world_until(world_state() == 4));
         raw_put(&r, "state", "6");
-        CU_ASSERT(world_until(state() == 6));
+        CU_ASSERT(world_until(world_state() == 6));
         CU_ASSERT(raw_release(&r));
     }
     /* With room again, the one that was refused comes up by itself. */
@@ -364,7 +348,7 @@ static void what_a_quota_lets_in_can_be_used(void)
         toolstack_remove(world.xs, &world.device);
     }
     world.device.vdev = (1u << 28) + (offered << 8);
-    CU_ASSERT(world_until(state() == 2));
+    CU_ASSERT(world_until(world_state() == 2));
     blkback_stop(world.backend, false);
     world.backend = NULL;
     hv_close(small);
