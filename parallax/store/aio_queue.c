@@ -332,6 +332,8 @@ static void batch_run(struct loop_task *task)
         struct bdev_req *req = container_of(n, struct bdev_req, link);
         req->done(req, (int)(intptr_t)req->device_private);
     }
+    if (!q->context)
+        return; /* what came meanwhile has scheduled the next attempt */
     q->recent_count = 0;
     place_flushes(q);
     while (!list_empty(&q->waiting))

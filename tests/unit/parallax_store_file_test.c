@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <libaio.h>
 #include <linux/magic.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -12,9 +13,19 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 enum { MAX_IOVS = 1100 };
+
+static int setup_error; /* of every io_setup */
+
+int io_setup(int depth, io_context_t *out)
+{
+    if (setup_error)
+        return setup_error;
+    return syscall(SYS_io_setup, depth, out) ? -errno : 0;
+}
 
 static char directory[256], path[300];
 
@@ -25,10 +36,10 @@ struct world {
     unsigned inflight;
 };
 
-static void world_open(struct world *w, uint64_t blocks)
+static void world_open_as(struct world *w, uint64_t blocks, bool lazy)
 {
     bool direct;
-    struct bdev_file_options opt = { .create = true };
+    struct bdev_file_options opt = { .create = true, .lazy = lazy };
     unlink(path);
     w->inflight = 0;
     CU_ASSERT_EQUAL_FATAL(loop_create(&w->loop), 0);
@@ -36,6 +47,8 @@ static void world_open(struct world *w, uint64_t blocks)
     CU_ASSERT_EQUAL_FATAL(bdev_file_open(path, &opt, &w->d, &direct), 0);
     CU_ASSERT_EQUAL_FATAL(bdev_grow(w->d, blocks), 0);
 }
+
+static void world_open(struct world *w, uint64_t blocks) { world_open_as(w, blocks, false); }
 
 static void world_close(struct world *w)
 {
@@ -58,7 +71,10 @@ struct request {
     struct iovec iov[MAX_IOVS];
     unsigned char *buf;
     int error, calls;
+    struct request *next; /* submitted when this one is done */
 };
+
+static void request_submit(struct request *r);
 
 static void request_done(struct bdev_req *req, int error)
 {
@@ -66,6 +82,8 @@ static void request_done(struct bdev_req *req, int error)
     r->error = error;
     r->calls++;
     r->w->inflight--;
+    if (r->next)
+        request_submit(r->next);
 }
 
 /* As many iovecs as pieces; blocks is a multiple of it. */
@@ -291,6 +309,32 @@ static void a_request_of_1024_pieces_is_one_transfer(void)
     for (uint32_t k = 0; k < 1024; k++)
         CU_ASSERT(holds(buf + (size_t)k * BDEV_BLOCK_SIZE, k, 3));
     free(buf);
+    world_close(&w);
+}
+
+/* fs.aio-max-nr is used up, by others who may let go of some. */
+static void without_a_context_each_request_fails_until_there_is_one(void)
+{
+    struct world w;
+    world_open_as(&w, 64, true);
+    world_close(&w); /* never used */
+    world_open_as(&w, 64, true);
+    struct request *list[] = { request_make(&w, BDEV_READ, 1, 1, 1), request_make(&w, BDEV_READ, 2, 1, 1), request_make(&w, BDEV_WRITE, 3, 1, 1),
+                               request_make(&w, BDEV_FLUSH, 0, 0, 0) };
+    for (unsigned i = 0; i < 3; i++)
+        list[i]->next = list[i + 1];
+    for (unsigned round = 0; round < 2; round++) {
+        setup_error = round ? 0 : -EAGAIN;
+        request_submit(list[0]);
+        world_drain(&w);
+        for (unsigned i = 0; i < 4; i++) {
+            CU_ASSERT_EQUAL(list[i]->error, setup_error);
+            CU_ASSERT_EQUAL(list[i]->calls, 1);
+            list[i]->calls = 0;
+        }
+    }
+    for (unsigned i = 0; i < 4; i++)
+        request_free(list[i]);
     world_close(&w);
 }
 
@@ -537,6 +581,7 @@ int main(int argc, char **argv)
                        (struct unit_test[]){ UNIT(random_requests_match_an_oracle), UNIT(neighbours_of_one_turn_become_one_transfer),
                                              UNIT(more_requests_than_the_kernel_takes_wait_their_turn),
                                              UNIT(requests_outside_the_device_are_refused), UNIT(a_request_of_1024_pieces_is_one_transfer),
+                                             UNIT(without_a_context_each_request_fails_until_there_is_one),
                                              UNIT(growing_allocates_zeroes_and_survives_reopening),
                                              UNIT(what_is_allocated_is_no_hole_before_it_is_written),
                                              UNIT(holes_of_a_scattered_file_are_all_found), UNIT(a_read_past_what_is_there_fails_alone),
