@@ -84,6 +84,8 @@ struct blkback_ring {
     hv_evtchn port;
     bool bound;
     bool running;                     /* requests are taken */
+    bool ending;                      /* up to `end` alone: a barrier holds up what is to be answered before the ring stops */
+    uint32_t end;
     bool discarding;                  /* nobody is told any more */
     bool held;                        /* a barrier waits, or is carried out: poll again when something ended */
     bool barrier;                     /* one is being carried out */

@@ -48,6 +48,8 @@ static void look_later(struct blkback_ring *ring)
 /* Whether there is a request to take; asks for a notification of the next one if there is none. */
 static bool available(struct blkback_ring *ring)
 {
+    if (ring->ending && ring->req_cons == ring->end)
+        return false;
     uint32_t prod = load(&ring->shared->req_prod);
     if (prod == ring->req_cons && ring->in_flight >= BUSY)
         look_later(ring);
@@ -320,6 +322,8 @@ void blkback_ring_finish_all(struct loop_task *task)
         /* A guest that has seen its first responses may have sent more by now: no need to wait for its notification. */
         if (ring->held || (ring->unasked && ring->in_flight < BUSY) || load(&ring->shared->req_prod) != ring->req_cons)
             blkback_ring_poll(ring);
+        if (ring->ending)
+            blkback_ring_stop(ring, BLKBACK_STOP_ANSWER);
         if (!ring->in_flight && !ring->running)
             blkback_disk_ring_idle(ring->disk);
     }

@@ -311,9 +311,17 @@ void blkback_ring_start(struct blkback_ring *ring)
 void blkback_ring_stop(struct blkback_ring *ring, enum blkback_stop ending)
 {
     struct blkback *b = ring->disk->b;
-    if (ending == BLKBACK_STOP_ANSWER && ring->running)
+    if (ending == BLKBACK_STOP_ANSWER && ring->running) {
+        if (!ring->ending)
+            ring->end = ring->req_cons + ring->size;
+        ring->ending = true;
         blkback_ring_poll(ring);
-    ring->running = false;
+        if (ring->running && ring->held) {
+            blkback_ring_drop_starved(ring, -EIO);
+            return; /* until the barrier has ended */
+        }
+    }
+    ring->running = ring->ending = false;
     ring->discarding |= ending == BLKBACK_STOP_DISCARD;
     loop_timer_stop(b->loop, &ring->unmask_timer);
     loop_timer_stop(b->loop, &ring->look_timer);

@@ -273,6 +273,42 @@ static void what_a_frontend_sent_is_answered_though_it(bool vanishes)
 static void what_a_closed_frontend_sent_is_answered(void) { what_a_frontend_sent_is_answered_though_it(false); }
 static void what_a_frontend_that_vanished_sent_is_answered(void) { what_a_frontend_sent_is_answered_though_it(true); }
 
+static void a_barrier_and_what_follows_it_are_answered_when_a_frontend_closes(void)
+{
+    world_begin(&(struct blkback_options){ 0 }, DISK_BYTES);
+    world_attach();
+    struct raw r = world_raw(BLKIF_ABI_X86_64, 0);
+    CU_ASSERT_EQUAL_FATAL(raw_connect(&r), 0);
+    uint8_t *page = hv_arena_alloc(world.guest, 1);
+    struct blkif_segment s = { .last_sect = 7 };
+    CU_ASSERT_EQUAL_FATAL(hv_grant_share(world.guest, r.backend, page, false, &s.gref), 0);
+    fake.hold = true;
+    raw_rw(&r, BLKIF_OP_WRITE, 0, 0, &s, 1);
+    raw_push(&r);
+    CU_ASSERT_FATAL(world_until(fake.in_flight == 1));
+    raw_rw(&r, BLKIF_OP_WRITE_BARRIER, 1, 8, &s, 1);
+    raw_rw(&r, BLKIF_OP_WRITE_BARRIER, 2, 16, &s, 1);
+    raw_rw(&r, BLKIF_OP_READ, 3, 24, &s, 1);
+    raw_push(&r);
+    raw_put(&r, "state", "6");
+    for (unsigned i = 0; i < 50; i++)
+        world_turn();
+    CU_ASSERT_EQUAL(fake.closes, 0);
+    fake_release();
+    for (uint64_t id = 0; id < 4; id++) {
+        struct raw_response rsp;
+        CU_ASSERT_EQUAL_FATAL(raw_response(&r, 2000, &rsp), 0);
+        CU_ASSERT_EQUAL(rsp.id, id);
+        CU_ASSERT_EQUAL(rsp.status, BLKIF_RSP_OKAY);
+    }
+    CU_ASSERT(world_until(fake.closes == 1));
+    CU_ASSERT(world_until(toolstack_backend_state(world.xs, &world.device) == 6));
+    hv_grant_unshare(world.guest, s.gref);
+    hv_arena_free(world.guest, page, 1);
+    CU_ASSERT(raw_release(&r));
+    world_end();
+}
+
 static void a_frontend_that_vanishes_is_cleaned_up(void)
 {
     world_begin(&(struct blkback_options){ 0 }, DISK_BYTES);
@@ -410,6 +446,7 @@ int main(int argc, char **argv)
         UNIT(in_dom0_a_refusal_waits_for_the_script), UNIT(a_frontend_that_closed_may_connect_again),
         UNIT(what_was_attached_is_opened_again_whatever_its_name), UNIT(detaching_ends_in_an_empty_tree),
         UNIT(what_a_closed_frontend_sent_is_answered), UNIT(what_a_frontend_that_vanished_sent_is_answered),
+        UNIT(a_barrier_and_what_follows_it_are_answered_when_a_frontend_closes),
         UNIT(a_frontend_that_vanishes_is_cleaned_up), UNIT(a_missing_image_is_told_to_the_toolstack),
         UNIT(a_device_without_params_is_told_of_served_later_and_detached), UNIT(a_second_writer_waits_for_the_first),
         UNIT(a_resize_reaches_the_frontend), UNIT(features_that_are_hidden_are_not_offered), { 0 } });
