@@ -2,7 +2,8 @@
  *
  * One Linux AIO context with DEPTH iocbs, kept full: whatever completes makes room for the next reads. Context, iocbs and
  * events belong to whoever holds the lock; no read is in flight when it is free. The context is made at the first read: to
- * destroy one takes the kernel tens of milliseconds, which a command that only lists must not pay. */
+ * destroy one takes the kernel tens of milliseconds, which a command that only lists must not pay. Where the host has none left,
+ * blocks are read one after the other. */
 #include "parallax/store/aio_batch.h"
 
 #include "base/bdev.h"
@@ -11,6 +12,7 @@
 #include <libaio.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #define DEPTH 256u
 
@@ -92,10 +94,25 @@ static void drop_ready(struct aio_batch *b)
         b->free[b->free_count++] = b->ready[--b->ready_count];
 }
 
+static int read_in_turn(struct aio_batch *b, const uint64_t *blocks, void *const *bufs, unsigned count)
+{
+    int err = 0;
+    for (unsigned i = 0; i < count; i++) {
+        ssize_t n = pread(b->fd, bufs[i], BDEV_BLOCK_SIZE, (off_t)(b->offset_bytes + blocks[i] * BDEV_BLOCK_SIZE));
+        if (n != (ssize_t)BDEV_BLOCK_SIZE && !err)
+            err = n < 0 ? -errno : -EIO;
+    }
+    return err;
+}
+
 int aio_batch_read(struct aio_batch *b, const uint64_t *blocks, void *const *bufs, unsigned count)
 {
     pthread_mutex_lock(&b->lock);
     int err = b->context ? 0 : io_setup((int)DEPTH, &b->context);
+    if (err == -EAGAIN) {
+        pthread_mutex_unlock(&b->lock);
+        return read_in_turn(b, blocks, bufs, count);
+    }
     for (unsigned next = 0; (next < count && !err) || b->ready_count || b->inflight;) {
         for (; next < count && !err && b->free_count; next++) {
             struct iocb *cb = b->free[--b->free_count];

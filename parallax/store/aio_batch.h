@@ -7,7 +7,7 @@
 
 struct aio_batch;
 
-/* fd stays the caller's and must outlive the batch; block 0 lies at offset_bytes. -EAGAIN: fs.aio-max-nr is used up. */
+/* fd stays the caller's and must outlive the batch; block 0 lies at offset_bytes. */
 int aio_batch_open(int fd, uint64_t offset_bytes, struct aio_batch **out);
 void aio_batch_close(struct aio_batch *b);
 

@@ -313,9 +313,24 @@ static void a_request_of_1024_pieces_is_one_transfer(void)
 }
 
 /* fs.aio-max-nr is used up, by others who may let go of some. */
+/* Runs body with stderr in a file, of which text gets the beginning. */
+#define WITH_STDERR_IN(text, body)                                                                                                                   \
+    do {                                                                                                                                             \
+        FILE *captured = tmpfile();                                                                                                                  \
+        int own = dup(2);                                                                                                                            \
+        CU_ASSERT_FATAL(captured && own >= 0 && dup2(fileno(captured), 2) == 2);                                                                      \
+        body;                                                                                                                                        \
+        CU_ASSERT_EQUAL_FATAL(dup2(own, 2), 2);                                                                                                       \
+        close(own);                                                                                                                                  \
+        rewind(captured);                                                                                                                            \
+        (text)[fread(text, 1, sizeof(text) - 1, captured)] = 0;                                                                                       \
+        fclose(captured);                                                                                                                            \
+    } while (0)
+
 static void without_a_context_each_request_fails_until_there_is_one(void)
 {
     struct world w;
+    char said[400];
     world_open_as(&w, 64, true);
     world_close(&w); /* never used */
     world_open_as(&w, 64, true);
@@ -325,8 +340,11 @@ static void without_a_context_each_request_fails_until_there_is_one(void)
         list[i]->next = list[i + 1];
     for (unsigned round = 0; round < 2; round++) {
         setup_error = round ? 0 : -EAGAIN;
-        request_submit(list[0]);
-        world_drain(&w);
+        WITH_STDERR_IN(said, {
+            request_submit(list[0]);
+            world_drain(&w);
+        });
+        CU_ASSERT_EQUAL(strstr(said, "raise fs.aio-max-nr") != NULL, setup_error != 0);
         for (unsigned i = 0; i < 4; i++) {
             CU_ASSERT_EQUAL(list[i]->error, setup_error);
             CU_ASSERT_EQUAL(list[i]->calls, 1);
@@ -335,6 +353,29 @@ static void without_a_context_each_request_fails_until_there_is_one(void)
     }
     for (unsigned i = 0; i < 4; i++)
         request_free(list[i]);
+    world_close(&w);
+}
+
+static void without_a_context_many_blocks_are_read_in_turn(void)
+{
+    struct world w;
+    unsigned char *buf = bdev_buffer_alloc(3);
+    uint64_t blocks[] = { 5, 60, 17 };
+    void *bufs[] = { buf, buf + BDEV_BLOCK_SIZE, buf + 2 * BDEV_BLOCK_SIZE };
+    world_open_as(&w, 64, true);
+    for (unsigned i = 0; i < 3; i++) {
+        fill(buf, blocks[i], 3);
+        CU_ASSERT_EQUAL(bdev_write(w.d, blocks[i], buf, 1), 0);
+    }
+    setup_error = -EAGAIN;
+    CU_ASSERT_EQUAL(bdev_read_many(w.d, blocks, bufs, 3), 0);
+    for (unsigned i = 0; i < 3; i++)
+        CU_ASSERT(holds(bufs[i], blocks[i], 3));
+    CU_ASSERT_EQUAL(truncate(path, 20 * (off_t)BDEV_BLOCK_SIZE), 0);
+    CU_ASSERT_EQUAL(bdev_read_many(w.d, blocks, bufs, 3), -EIO);
+    CU_ASSERT(holds(bufs[2], 17, 3));
+    setup_error = 0;
+    free(buf);
     world_close(&w);
 }
 
@@ -582,6 +623,7 @@ int main(int argc, char **argv)
                                              UNIT(more_requests_than_the_kernel_takes_wait_their_turn),
                                              UNIT(requests_outside_the_device_are_refused), UNIT(a_request_of_1024_pieces_is_one_transfer),
                                              UNIT(without_a_context_each_request_fails_until_there_is_one),
+                                             UNIT(without_a_context_many_blocks_are_read_in_turn),
                                              UNIT(growing_allocates_zeroes_and_survives_reopening),
                                              UNIT(what_is_allocated_is_no_hole_before_it_is_written),
                                              UNIT(holes_of_a_scattered_file_are_all_found), UNIT(a_read_past_what_is_there_fails_alone),
