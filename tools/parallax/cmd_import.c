@@ -53,7 +53,7 @@ static int begin(struct import *m, uint64_t size_bytes, struct feed_options *opt
 static int import_nbd(struct import *m, struct nbd_handle **nbd)
 {
     struct feed_options opt = { 0 };
-    int64_t size = nbd_get_size(*nbd);
+    int64_t size = libnbd.get_size(*nbd);
     if (size <= 0)
         return error_set(m->err, size ? -EIO : -ENODATA, size ? "cannot tell the size of %.200s" : "%.200s is empty", m->source);
     if (begin(m, (uint64_t)size, &opt))
@@ -75,16 +75,16 @@ static bool is_uri(const char *source)
 static int import_uri(struct import *m)
 {
     unsigned char head[FORMAT_HEAD] = { 0 };
-    struct nbd_handle *nbd = nbd_create();
+    struct nbd_handle *nbd = libnbd_open(m->err);
     if (!nbd)
-        return error_set(m->err, -ENOMEM, "out of memory");
+        return m->err->code;
     if (m->given && strcmp(m->format, "raw"))
         error_set(m->err, -ENOTSUP, "what an NBD server offers is raw; its format cannot be %s", m->format);
-    else if (nbd_add_meta_context(nbd, LIBNBD_CONTEXT_BASE_ALLOCATION) < 0 || nbd_set_uri_allow_local_file(nbd, true) < 0 || nbd_connect_uri(nbd, m->source) < 0)
-        error_set(m->err, -EIO, "cannot connect to %.200s: %s", m->source, nbd_get_error());
-    int64_t size = m->err->code ? -1 : nbd_get_size(nbd);
-    if (size > 0 && !m->given && nbd_pread(nbd, head, size < (int64_t)sizeof head ? (size_t)size : sizeof head, 0, 0) < 0)
-        error_set(m->err, -EIO, "reading %.200s failed: %s", m->source, nbd_get_error());
+    else if (libnbd.add_meta_context(nbd, LIBNBD_CONTEXT_BASE_ALLOCATION) < 0 || libnbd.set_uri_allow_local_file(nbd, true) < 0 || libnbd.connect_uri(nbd, m->source) < 0)
+        error_set(m->err, -EIO, "cannot connect to %.200s: %s", m->source, libnbd.get_error());
+    int64_t size = m->err->code ? -1 : libnbd.get_size(nbd);
+    if (size > 0 && !m->given && libnbd.pread(nbd, head, size < (int64_t)sizeof head ? (size_t)size : sizeof head, 0, 0) < 0)
+        error_set(m->err, -EIO, "reading %.200s failed: %s", m->source, libnbd.get_error());
     const char *format = m->given ? NULL : format_of_head(head);
     if (format && !m->err->code)
         error_set(m->err, -ENOTSUP, "%.200s offers the bytes of a %s file; let its server open that, or store them as they are with --format raw", m->source, format);
@@ -92,7 +92,7 @@ static int import_uri(struct import *m)
     if (!m->err->code)
         import_nbd(m, &nbd);
     if (nbd)
-        nbd_close(nbd);
+        libnbd.close(nbd);
     return m->err->code;
 }
 

@@ -107,14 +107,14 @@ static int greet(struct converter *v, const struct sockaddr_un *sa, socklen_t le
             error_set(err, -EINVAL, "it cannot be read: %s", converter_complaint(v, why));
         }
     }
-    if (err->code || !(v->nbd = nbd_create())) {
+    if (err->code || !(v->nbd = libnbd_open(err))) {
         if (fd >= 0)
             close(fd);
-        return err->code ? err->code : error_set(err, -ENOMEM, "out of memory");
+        return err->code;
     }
-    nbd_add_meta_context(v->nbd, LIBNBD_CONTEXT_BASE_ALLOCATION);
-    if (nbd_connect_socket(v->nbd, fd) < 0)
-        error_set(err, -EINVAL, "it cannot be read: %s", *converter_complaint(v, why) ? why : nbd_get_error());
+    libnbd.add_meta_context(v->nbd, LIBNBD_CONTEXT_BASE_ALLOCATION);
+    if (libnbd.connect_socket(v->nbd, fd) < 0)
+        error_set(err, -EINVAL, "it cannot be read: %s", *converter_complaint(v, why) ? why : libnbd.get_error());
     return err->code;
 }
 
@@ -140,9 +140,9 @@ int converter_close(struct converter *v, bool finish, struct error *err)
     int status = 0;
     char why[200];
     if (v->nbd && finish)
-        nbd_shutdown(v->nbd, 0);
+        libnbd.shutdown(v->nbd, 0);
     if (v->nbd)
-        nbd_close(v->nbd);
+        libnbd.close(v->nbd);
     v->nbd = NULL;
     if (v->pid > 0) {
         if (!finish)

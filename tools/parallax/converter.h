@@ -2,8 +2,8 @@
 #ifndef TOOLS_PARALLAX_CONVERTER_H
 #define TOOLS_PARALLAX_CONVERTER_H
 #include "tools/parallax/cli.h"
+#include "tools/parallax/libnbd.h"
 
-#include <libnbd.h>
 #include <limits.h>
 #include <sys/types.h>
 

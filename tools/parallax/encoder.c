@@ -34,7 +34,7 @@ int encoder_open(int fd, const char *format, uint64_t size_bytes, struct cli *cl
         error_set(err, -ENOMEM, "out of memory");
     else if (converter_create(fd, format, size_bytes, err) == 0)
         converter_open(&e->converter, fd, format, NULL, true, false, cli, err);
-    if (!err->code && nbd_get_size(e->converter.nbd) != (int64_t)size_bytes)
+    if (!err->code && libnbd.get_size(e->converter.nbd) != (int64_t)size_bytes)
         error_set(err, -EFBIG, "a %s image cannot have exactly %llu bytes", format, (unsigned long long)size_bytes);
     if (err->code) {
         if (e)
@@ -54,7 +54,7 @@ static int failed(struct encoder *e, struct error *err)
     if (e->error)
         return error_set(err, -e->error, "writing the image file failed: %s", strerror(e->error));
     const char *complaint = converter_complaint(&e->converter, why);
-    return error_set(err, -EIO, "writing the image file failed: %s", *complaint ? complaint : nbd_get_error());
+    return error_set(err, -EIO, "writing the image file failed: %s", *complaint ? complaint : libnbd.get_error());
 }
 
 static int write_done(void *ctx, int *error)
@@ -72,16 +72,16 @@ static int turn(struct encoder *e, unsigned most, struct error *err)
 {
     struct nbd_handle *nbd = e->converter.nbd;
     while (!err->code && e->writing >= most && !e->error) {
-        unsigned direction = nbd_aio_get_direction(nbd);
-        struct pollfd p[2] = { { .fd = nbd_aio_get_fd(nbd) }, { .fd = e->cli->cancel_fd, .events = POLLIN } };
+        unsigned direction = libnbd.aio_get_direction(nbd);
+        struct pollfd p[2] = { { .fd = libnbd.aio_get_fd(nbd) }, { .fd = e->cli->cancel_fd, .events = POLLIN } };
         p[0].events = (short)((direction & LIBNBD_AIO_DIRECTION_READ ? POLLIN : 0) | (direction & LIBNBD_AIO_DIRECTION_WRITE ? POLLOUT : 0));
         if (poll(p, 2, -1) < 0 && errno != EINTR)
             return error_set(err, -errno, "waiting for qemu-nbd failed: %s", strerror(errno));
         if (p[1].revents)
             return error_set(err, -ECANCELED, "interrupted");
-        if (p[0].revents & POLLOUT ? nbd_aio_notify_write(nbd) < 0 : p[0].revents && nbd_aio_notify_read(nbd) < 0)
+        if (p[0].revents & POLLOUT ? libnbd.aio_notify_write(nbd) < 0 : p[0].revents && libnbd.aio_notify_read(nbd) < 0)
             return failed(e, err);
-        if (nbd_aio_is_dead(nbd) || nbd_aio_is_closed(nbd))
+        if (libnbd.aio_is_dead(nbd) || libnbd.aio_is_closed(nbd))
             return failed(e, err);
     }
     return e->error ? failed(e, err) : err->code;
@@ -97,7 +97,7 @@ static int put(struct encoder *e, uint64_t offset, const unsigned char *data, si
     memcpy(s->data, data, length);
     s->busy = true;
     e->writing++;
-    if (nbd_aio_pwrite(e->converter.nbd, s->data, length, offset, (nbd_completion_callback){ .callback = write_done, .user_data = s }, 0) < 0)
+    if (libnbd.aio_pwrite(e->converter.nbd, s->data, length, offset, (nbd_completion_callback){ .callback = write_done, .user_data = s }, 0) < 0)
         return failed(e, err);
     return 0;
 }
@@ -132,7 +132,7 @@ int encoder_finish(struct encoder *e, struct error *err)
 {
     if (turn(e, 1, err))
         return err->code;
-    if (nbd_flush(e->converter.nbd, 0) < 0)
+    if (libnbd.flush(e->converter.nbd, 0) < 0)
         return failed(e, err);
     return converter_close(&e->converter, true, err);
 }

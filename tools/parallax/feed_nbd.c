@@ -45,7 +45,7 @@ struct reader {
 
 static int nbd_failed(struct reader *r, const char *what)
 {
-    return error_set(r->feed.err, -EIO, "%s %.200s failed: %s", what, r->name, nbd_get_error() ? nbd_get_error() : "the server is gone");
+    return error_set(r->feed.err, -EIO, "%s %.200s failed: %s", what, r->name, libnbd.get_error() ? libnbd.get_error() : "the server is gone");
 }
 
 /* ---- Where there is data ---- */
@@ -80,12 +80,12 @@ static int look_ahead(struct reader *r)
 {
     uint64_t left = r->length - r->known, n = left < STATUS_BYTES ? left : STATUS_BYTES, before = r->known;
     r->count = r->next = 0;
-    if (nbd_can_meta_context(r->nbd, LIBNBD_CONTEXT_BASE_ALLOCATION) != 1) {
+    if (libnbd.can_meta_context(r->nbd, LIBNBD_CONTEXT_BASE_ALLOCATION) != 1) {
         add_range(r, 0, r->length);
         r->known = r->length;
         return 0;
     }
-    if (nbd_block_status(r->nbd, n, r->known, (nbd_extent_callback){ .callback = take_status, .user_data = r }, 0) < 0)
+    if (libnbd.block_status(r->nbd, n, r->known, (nbd_extent_callback){ .callback = take_status, .user_data = r }, 0) < 0)
         return nbd_failed(r, "asking");
     return r->known == before ? error_set(r->feed.err, -EPROTO, "the server of %.200s does not tell where data are", r->name) : 0;
 }
@@ -132,7 +132,7 @@ static void fill(struct reader *r)
             return;
         s->state = SLOT_READING;
         r->reading++;
-        if (nbd_aio_pread(r->nbd, s->data, s->length, s->offset, (nbd_completion_callback){ .callback = read_done, .user_data = s }, 0) < 0) {
+        if (libnbd.aio_pread(r->nbd, s->data, s->length, s->offset, (nbd_completion_callback){ .callback = read_done, .user_data = s }, 0) < 0) {
             nbd_failed(r, "reading");
             return;
         }
@@ -159,18 +159,18 @@ static void send_read(struct reader *r)
 
 static void wait_for_nbd(struct reader *r)
 {
-    unsigned direction = nbd_aio_get_direction(r->nbd);
-    struct pollfd p[2] = { { .fd = nbd_aio_get_fd(r->nbd) }, { .fd = r->feed.cli->cancel_fd, .events = POLLIN } };
+    unsigned direction = libnbd.aio_get_direction(r->nbd);
+    struct pollfd p[2] = { { .fd = libnbd.aio_get_fd(r->nbd) }, { .fd = r->feed.cli->cancel_fd, .events = POLLIN } };
     p[0].events = (short)((direction & LIBNBD_AIO_DIRECTION_READ ? POLLIN : 0) | (direction & LIBNBD_AIO_DIRECTION_WRITE ? POLLOUT : 0));
     if (poll(p, 2, -1) < 0 && errno != EINTR)
         error_set(r->feed.err, -errno, "waiting for input failed: %s", strerror(errno));
     else if (p[1].revents)
         error_set(r->feed.err, -ECANCELED, "interrupted; nothing was changed");
-    else if (p[0].revents & POLLOUT && nbd_aio_notify_write(r->nbd) < 0)
+    else if (p[0].revents & POLLOUT && libnbd.aio_notify_write(r->nbd) < 0)
         nbd_failed(r, "reading");
-    else if (p[0].revents & ~POLLOUT && nbd_aio_notify_read(r->nbd) < 0)
+    else if (p[0].revents & ~POLLOUT && libnbd.aio_notify_read(r->nbd) < 0)
         nbd_failed(r, "reading");
-    if (!r->feed.err->code && (nbd_aio_is_dead(r->nbd) || nbd_aio_is_closed(r->nbd)))
+    if (!r->feed.err->code && (libnbd.aio_is_dead(r->nbd) || libnbd.aio_is_closed(r->nbd)))
         nbd_failed(r, "reading");
 }
 
@@ -214,7 +214,7 @@ int feed_nbd(struct cli *cli, struct nbd_handle **nbd, const char *name, uint64_
     else if (r->feed.answered)
         feed_conclude(&r->feed);
     if (r->reading) { /* into memory that goes now */
-        nbd_close(*nbd);
+        libnbd.close(*nbd);
         *nbd = NULL;
     }
     free(r->memory);

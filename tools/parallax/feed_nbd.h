@@ -2,8 +2,7 @@
 #ifndef TOOLS_PARALLAX_FEED_NBD_H
 #define TOOLS_PARALLAX_FEED_NBD_H
 #include "tools/parallax/feed.h"
-
-#include <libnbd.h>
+#include "tools/parallax/libnbd.h"
 
 /* As feed_source, with many reads in flight; ranges that the NBD server knows to be zero are not read. name: for messages.
  * length: bytes of the export. After a failure *nbd may have been closed, and is then NULL. */
