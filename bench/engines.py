@@ -191,11 +191,18 @@ def image_options(path, tuned):
     return f"driver=qcow2,file.driver=file,file.filename={path}" + (f",{TUNED}" if tuned else "")
 
 
-def qemu_nbd(bed, load, path=None, tuned=False):
-    path = path or bed.qcow2()
-    what = ["--image-opts", image_options(path, tuned)] if tuned else ["--format=qcow2", path]
+def qemu_nbd_on(bed, load, *what):
     with NbdServer(bed, ["qemu-nbd", "--cache=none", "--aio=native", "--persistent", "--shared=4", f"--socket={bed.path('nbd.sock')}", *what], []) as server:
         return server.measure(load)
+
+
+def qemu_nbd(bed, load, path=None, tuned=False):
+    path = path or bed.qcow2()
+    return qemu_nbd_on(bed, load, *(["--image-opts", image_options(path, tuned)] if tuned else ["--format=qcow2", path]))
+
+
+def qemu_nbd_raw(bed, load):
+    return qemu_nbd_on(bed, load, "--format=raw", bed.raw())
 
 
 bench_rates = {}  # what was found before of a load, to know how many operations fill the time

@@ -67,6 +67,7 @@ GOALS = [
     Goal("clone-first-write", "first writes into a clone, to qcow2's overlay in process", "ring", IN_PROCESS, at_least=5),
     Goal("clone-first-write", "… NBD to NBD", "nbd", QEMU_NBD, at_least=5),
     Goal("randread-4k-qd32", "random read, to the raw device", "ring", "raw", at_least=0.95),
+    Goal("randread-4k-qd32", "random read by NBD, to qemu-nbd's on the raw file", "nbd", "qemu-nbd-raw", at_least=1.2),
     Goal("randread-4k-qd32", "processor time in the daemon per read, µs", "ring", at_most=8, measure="cpu-us"),
     Goal("randread-4k-cached", "random read from the block cache, to the raw device", "ring", "raw", at_least=2.5),
     Goal("randread-4k-map-out", "random read, map out of its cache, to the raw device", "ring", "raw", at_least=0.5),

@@ -7,7 +7,7 @@ import time
 
 import engines
 from bed import BLOCK, DISK
-from engines import Load, Ring, nbd, qemu_nbd, qemu_qcow2, qemu_raw, raw, raw_sequential, ring
+from engines import Load, Ring, nbd, qemu_nbd, qemu_nbd_raw, qemu_qcow2, qemu_raw, raw, raw_sequential, ring
 from processes import run
 
 
@@ -37,7 +37,7 @@ def compare(load, long=False, extra=(), prepare=None, skip=()):
             prepare(bed)
         if load.kind == "randwrite":
             bed.note(scattered=True)
-        table = {"raw": raw, "ring": ring, "nbd": nbd, "qemu-nbd": qemu_nbd, "qemu-raw": qemu_raw, "qemu-qcow2": qemu_qcow2,
+        table = {"raw": raw, "ring": ring, "nbd": nbd, "qemu-nbd": qemu_nbd, "qemu-nbd-raw": qemu_nbd_raw, "qemu-raw": qemu_raw, "qemu-qcow2": qemu_qcow2,
                  "qemu-qcow2-tuned": functools.partial(qemu_qcow2, tuned=True), **dict(extra)}
         return rounds(bed, name, {engine: functools.partial(how, bed, timed) for engine, how in table.items() if engine not in skip})
     return measure
