@@ -15,6 +15,7 @@
 #include <string.h>
 
 #define CHUNK_BLOCKS 256u
+#define CHUNK_BYTES (CHUNK_BLOCKS * BDEV_BLOCK_SIZE)
 
 struct cancelled {
     uint64_t first, count;
@@ -352,7 +353,8 @@ static void recovery_fini(struct recovery *r)
 
 int store_recover(struct store *s, struct stored_state *st, struct error *err)
 {
-    struct recovery r = { .s = s, .err = err, .chunk = bdev_buffer_alloc(CHUNK_BLOCKS), .data = bdev_buffer_alloc(CHUNK_BLOCKS) };
+    /* Not zeroed: most openings recover nothing, and pages that nobody touches cost nothing. */
+    struct recovery r = { .s = s, .err = err, .chunk = aligned_alloc(BDEV_BLOCK_SIZE, CHUNK_BYTES), .data = aligned_alloc(BDEV_BLOCK_SIZE, CHUNK_BYTES) };
     uint64_t began = clock_monotonic_ms(), from = st->tail;
     int rc = r.chunk && r.data ? 0 : -ENOMEM;
     for (uint32_t i = 0; i < st->sealed_count && !rc; i++) {

@@ -11,8 +11,6 @@
  * 4. A request's done may submit, which only queues; so no function here is entered twice. */
 #include "parallax/store/aio_queue.h"
 
-#include "base/log.h"
-
 #include <errno.h>
 #include <libaio.h>
 #include <stdlib.h>
@@ -50,7 +48,6 @@ struct aio_queue {
     uint64_t offset_bytes;
     atomic_int *flush_error;
     io_context_t context;
-    struct log_limit log_limit; /* of contexts that could not be made */
     struct loop_fd events;
     struct loop_task batch;
     struct loop_timer retry;
@@ -328,8 +325,6 @@ static void batch_run(struct loop_task *task)
     struct list_node *n;
     int err = q->context ? 0 : begin(q);
     if (err) {
-        log_limited(&q->log_limit, LOG_LEVEL_ERROR, "asynchronous I/O: cannot begin: error=%d%s", err,
-                    err == -EAGAIN ? "; the host's is used up: raise fs.aio-max-nr with sysctl" : "");
         refuse(q, &q->waiting, err);
         refuse(q, &q->flushes, err);
     }

@@ -313,24 +313,9 @@ static void a_request_of_1024_pieces_is_one_transfer(void)
 }
 
 /* fs.aio-max-nr is used up, by others who may let go of some. */
-/* Runs body with stderr in a file, of which text gets the beginning. */
-#define WITH_STDERR_IN(text, body)                                                                                                                   \
-    do {                                                                                                                                             \
-        FILE *captured = tmpfile();                                                                                                                  \
-        int own = dup(2);                                                                                                                            \
-        CU_ASSERT_FATAL(captured && own >= 0 && dup2(fileno(captured), 2) == 2);                                                                      \
-        body;                                                                                                                                        \
-        CU_ASSERT_EQUAL_FATAL(dup2(own, 2), 2);                                                                                                       \
-        close(own);                                                                                                                                  \
-        rewind(captured);                                                                                                                            \
-        (text)[fread(text, 1, sizeof(text) - 1, captured)] = 0;                                                                                       \
-        fclose(captured);                                                                                                                            \
-    } while (0)
-
 static void without_a_context_each_request_fails_until_there_is_one(void)
 {
     struct world w;
-    char said[400];
     world_open_as(&w, 64, true);
     world_close(&w); /* never used */
     world_open_as(&w, 64, true);
@@ -340,11 +325,8 @@ static void without_a_context_each_request_fails_until_there_is_one(void)
         list[i]->next = list[i + 1];
     for (unsigned round = 0; round < 2; round++) {
         setup_error = round ? 0 : -EAGAIN;
-        WITH_STDERR_IN(said, {
-            request_submit(list[0]);
-            world_drain(&w);
-        });
-        CU_ASSERT_EQUAL(strstr(said, "raise fs.aio-max-nr") != NULL, setup_error != 0);
+        request_submit(list[0]);
+        world_drain(&w);
         for (unsigned i = 0; i < 4; i++) {
             CU_ASSERT_EQUAL(list[i]->error, setup_error);
             CU_ASSERT_EQUAL(list[i]->calls, 1);
