@@ -1,0 +1,18 @@
+/* catalog_mirror.h - a catalog of which a copy is kept beside the blocks (docs/consistency.md, "A copy on the device").
+ *
+ * The object "store" is copied, each change before the catalog beneath gets it; other objects are not.
+ * Threads and errors as catalog.h; an error of the copy is an error of the change, which has then not reached the catalog
+ * beneath. If the object does not fit into the copy's regions there is none, and the catalog goes on without. */
+#ifndef PARALLAX_STORE_CATALOG_MIRROR_H
+#define PARALLAX_STORE_CATALOG_MIRROR_H
+#include "parallax/store/catalog.h"
+#include "parallax/store/catalog_copy.h"
+
+#include <stdbool.h>
+
+/* Makes the copy equal to `inner` where it is not, durably. anew: whatever the regions hold has no meaning. -ESTALE: the copy is
+ * newer than inner by more than a crash explains; nothing was changed. Both belong to the mirror if this succeeds. */
+int catalog_mirror_open(struct catalog *inner, struct catalog_copy *copy, bool anew, struct catalog **out);
+/* Any thread: whether there is a copy now. */
+bool catalog_mirror_held(const struct catalog *c);
+#endif
