@@ -41,6 +41,15 @@ struct store_create_options {
 };
 int store_create(const char *url, const struct store_create_options *opt, struct error *err);
 
+/* Makes a store, or this host's store, of what another directory or host has left: a device that carries a copy of the store's
+ * catalog, which goes into the new directory that url names, or the directory of url itself. Nobody sees a process that still
+ * runs on the former host: whoever adopts a device has seen to it that there is none. */
+struct store_adopted {
+    char previous_host[65];
+    char device[512]; /* empty: its blocks are in a file */
+};
+int store_adopt(const char *url, const char *what, bool force, struct store_adopted *out, struct error *err);
+
 struct store_options {
     uint64_t map_cache_bytes;   /* 0: 64 MiB */
     uint64_t block_cache_bytes; /* 0: 128 MiB */
@@ -64,6 +73,8 @@ const char *store_name(const struct store *s);
 struct store_status {
     char name[512], uuid[STORE_UUID_SIZE];
     bool direct;                 /* false: no O_DIRECT here, slower */
+    bool on_device;              /* the blocks are not where the catalog is */
+    bool catalog_copied;         /* then: the device carries a copy of the catalog, so that it can be adopted */
     bool failed;                 /* a metadata write failed: the store takes no more changes until it is opened again */
     uint64_t size_bytes;         /* limit; 0 if only the file system limits it */
     uint64_t capacity_bytes;     /* what could be stored in all, now */

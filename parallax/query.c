@@ -181,6 +181,8 @@ void store_get_status(struct store *s, struct store_status *o)
     snprintf(o->name, sizeof o->name, "%s", store_name(s));
     store_uuid_text(s, o->uuid);
     o->direct = s->backing.direct;
+    o->on_device = backing_catalog_copy(&s->backing) != BACKING_COPY_NEEDLESS;
+    o->catalog_copied = backing_catalog_copy(&s->backing) == BACKING_COPY_HELD;
     o->failed = s->failed;
     space_facts(s, o);
     cache_facts(s, o);

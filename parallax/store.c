@@ -125,6 +125,18 @@ int store_create(const char *url, const struct store_create_options *opt, struct
     return rc;
 }
 
+int store_adopt(const char *url, const char *what, bool force, struct store_adopted *out, struct error *err)
+{
+    struct backing_adopted a;
+    int rc = backing_adopt(url, what, force, &a, err);
+    if (rc)
+        return rc;
+    *out = (struct store_adopted){ .device = "" };
+    snprintf(out->previous_host, sizeof out->previous_host, "%s", a.previous_host);
+    snprintf(out->device, sizeof out->device, "%s", a.device);
+    return 0;
+}
+
 /* ---- Opening ---- */
 
 struct loading {

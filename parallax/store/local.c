@@ -3,9 +3,10 @@
  * Creation: lock, STORE.new, catalog, blocks, (the caller's contents,) then STORE by rename and a sync of the directory. A
  * crash anywhere before the rename leaves something that is not a store and that the next creation replaces; a creation that
  * fails or is given up takes it away itself. A device gets its header just before the rename: after a crash between the two
- * the device claims a store that is not there, and the next creation wants it wiped by hand. */
+ * the device claims a store that is not there; it can be adopted, and the next creation wants it wiped by hand. */
 #include "parallax/store/bdev_file.h"
 #include "parallax/store/catalog_bdb.h"
+#include "parallax/store/catalog_mirror.h"
 #include "parallax/store/local_directory.h"
 #include "parallax/store/local_private.h"
 
@@ -17,20 +18,17 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-struct local {
-    char directory[LOCAL_PATH_MAX];
-    struct local_identity id;
-    int directory_fd, lock_fd;
-    bool making;         /* not a store yet: close takes it away */
-    bool made_directory;
-};
-
 static int record_blocks(void *ctx, uint64_t blocks)
 {
     struct local *l = ctx;
+    uint64_t before = l->header.blocks;
+    l->header.blocks = blocks;
     if (l->making)
         return 0; /* backing_created writes the header */
-    return local_device_record(l->id.device, l->id.uuid, blocks);
+    int rc = local_device_write(l->id.device, &l->header);
+    if (rc)
+        l->header.blocks = before;
+    return rc;
 }
 
 static void close_local(struct backing *b)
@@ -55,7 +53,15 @@ static void close_local(struct backing *b)
 
 static int free_bytes(struct backing *b, uint64_t *free, uint64_t *total) { return bdev_file_space(b->blocks, free, total); }
 
-static int begin(const char *url, struct backing *b, char device[LOCAL_PATH_MAX], struct error *err)
+static enum backing_copy catalog_copy(const struct backing *b)
+{
+    const struct local *l = b->implementation;
+    if (!*l->id.device)
+        return BACKING_COPY_NEEDLESS;
+    return l->header.copy_bytes && catalog_mirror_held(b->catalog) ? BACKING_COPY_HELD : BACKING_COPY_MISSING;
+}
+
+int local_begin(const char *url, struct backing *b, char device[LOCAL_PATH_MAX], struct error *err)
 {
     struct local *l = calloc(1, sizeof *l);
     memset(b, 0, sizeof *b);
@@ -70,18 +76,27 @@ static int begin(const char *url, struct backing *b, char device[LOCAL_PATH_MAX]
     b->implementation = l;
     b->close = close_local;
     b->free_bytes = free_bytes;
+    b->catalog_copy = catalog_copy;
     snprintf(b->name, sizeof b->name, "%s", l->directory);
     return 0;
 }
 
-static int open_blocks(struct backing *b, struct loop *loop, bool lazy, uint64_t blocks, bool create, struct error *err)
+/* The device was not claimed yet when its header was read. */
+static int check_unchanged(const struct local *l, struct error *err)
+{
+    struct local_device_header now;
+    int rc = local_device_read(l->id.device, false, &now, err);
+    return rc || now.sequence == l->header.sequence ? rc : error_set(err, -EBUSY, "the device %s was in use a moment ago; try again", l->id.device);
+}
+
+int local_open_blocks(struct backing *b, struct loop *loop, bool lazy, bool create, struct error *err)
 {
     struct local *l = b->implementation;
     char path[LOCAL_PATH_MAX + 16];
     bool device = *l->id.device;
-    struct bdev_file_options opt = { .loop = loop, .lazy = lazy, .blocks = blocks, .create = create && !device };
+    struct bdev_file_options opt = { .loop = loop, .lazy = lazy, .blocks = l->header.blocks, .create = create && !device };
     if (device) {
-        opt.offset_bytes = LOCAL_DEVICE_HEADER_BYTES;
+        opt.offset_bytes = l->header.start_bytes;
         opt.grown = record_blocks;
         opt.grown_ctx = l;
     }
@@ -93,10 +108,12 @@ static int open_blocks(struct backing *b, struct loop *loop, bool lazy, uint64_t
         return error_set(err, rc, "the device %s is in use (mounted, swap, or part of a volume); release it first", path);
     if (rc == -ERANGE)
         return error_set(err, rc, "the device %s has become smaller than what the store %s has on it; give it its former size", path, l->directory);
-    return rc ? error_set(err, rc, "cannot open %s: %s", path, strerror(-rc)) : 0;
+    if (rc)
+        return error_set(err, rc, "cannot open %s: %s", path, strerror(-rc));
+    return device && !create ? check_unchanged(l, err) : 0;
 }
 
-static int open_catalog(struct backing *b, bool create, struct error *err)
+int local_open_database(struct backing *b, bool create, struct error *err)
 {
     struct local *l = b->implementation;
     char path[LOCAL_PATH_MAX + 16];
@@ -106,8 +123,51 @@ static int open_catalog(struct backing *b, bool create, struct error *err)
     return create ? catalog_bdb_create(path, &b->catalog, err) : catalog_bdb_open(path, &b->catalog, err);
 }
 
-/* Takes the directory for the new store: refusals first, then the lock, then refusals again, for what came in between. */
-static int claim_directory(struct local *l, bool force, struct error *err)
+int local_open_copy(const struct local *l, struct catalog_copy **copy, struct error *err)
+{
+    *copy = NULL;
+    if (!l->header.copy_bytes)
+        return 0;
+    int fd = open(l->id.device, O_RDWR | O_CLOEXEC);
+    int rc = fd < 0 ? -errno : catalog_copy_open(fd, LOCAL_DEVICE_HEADER_BYTES, l->header.copy_bytes, l->id.uuid, l->header.adoption, copy);
+    if (rc && fd >= 0)
+        close(fd);
+    return rc ? error_set(err, rc, "cannot read the catalog's copy on %s: %s", l->id.device, strerror(-rc)) : 0;
+}
+
+/* The copy is taken, whatever happens. */
+static int mirror(struct backing *b, struct catalog_copy *copy, bool anew, struct error *err)
+{
+    const struct local *l = b->implementation;
+    int rc = copy ? catalog_mirror_open(b->catalog, copy, anew, &b->catalog) : 0;
+    if (rc)
+        catalog_copy_close(copy);
+    if (rc == -ESTALE)
+        return error_set(err, rc, "the catalog in %s is older than what %s carries: it was put back from a copy, or is damaged; adopt the device in a new "
+                         "directory with 'init --adopt'", l->directory, l->id.device);
+    return rc ? error_set(err, rc, "cannot keep the catalog's copy on %s: %s", l->id.device, strerror(-rc)) : 0;
+}
+
+/* The copy is made equal before anybody can write to the blocks (docs/consistency.md). */
+static int open_catalog(struct backing *b, bool create, struct error *err)
+{
+    struct catalog_copy *copy;
+    int rc = local_open_database(b, create, err);
+    if (!rc)
+        rc = local_open_copy(b->implementation, &copy, err);
+    return rc ? rc : mirror(b, copy, create, err);
+}
+
+int local_open_directory(struct local *l, struct error *err)
+{
+    l->directory_fd = open(l->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (l->directory_fd >= 0)
+        return 0;
+    return errno == ENOENT ? error_set(err, -ENOENT, "%s is not a Parallax store: there is no such directory; create one with 'parallax init'", l->directory)
+                           : error_set(err, -errno, "cannot open the store %s: %s", l->directory, strerror(errno));
+}
+
+int local_claim_directory(struct local *l, bool force, struct error *err)
 {
     static const struct backing_open_options at_once = { .command = "init" };
     int fd = local_directory_make(l->directory, &l->made_directory, err);
@@ -140,9 +200,9 @@ static int lay_out(struct backing *b, const struct backing_create_options *opt, 
     if (!rc && *l->id.device)
         rc = local_device_wipe(l->id.device, err);
     if (!rc)
-        rc = open_catalog(b, true, err);
+        rc = local_open_blocks(b, NULL, false, true, err);
     if (!rc)
-        rc = open_blocks(b, NULL, false, 0, true, err);
+        rc = open_catalog(b, true, err);
     if (rc)
         return rc;
     if (opt->size_bytes / BDEV_BLOCK_SIZE > b->blocks->max_blocks)
@@ -159,16 +219,18 @@ int backing_create(const char *url, const struct backing_create_options *opt, ui
 {
     struct backing b;
     char device[LOCAL_PATH_MAX];
-    int rc = begin(url, &b, device, err);
+    int rc = local_begin(url, &b, device, err);
     if (rc)
         return rc;
     struct local *l = b.implementation;
     if (*device)
         rc = local_device_check(device, opt->force, err);
+    if (!rc && *device)
+        rc = local_device_lay_out(device, &l->header, err);
     if (!rc)
         rc = local_identity_make(&l->id, device, err);
     if (!rc)
-        rc = claim_directory(l, opt->force, err);
+        rc = local_claim_directory(l, opt->force, err);
     if (!rc)
         rc = lay_out(&b, opt, initial_blocks, err);
     if (rc)
@@ -178,20 +240,25 @@ int backing_create(const char *url, const struct backing_create_options *opt, ui
     return rc;
 }
 
+int local_publish(struct local *l)
+{
+    if (renameat(l->directory_fd, LOCAL_STORE_NEW_FILE, l->directory_fd, LOCAL_STORE_FILE) < 0)
+        return -errno;
+    l->making = false;
+    return fsync(l->directory_fd) < 0 ? -errno : 0;
+}
+
 /* Order: blocks durable, then the device's header, then STORE, then the directory that names it. */
 int backing_created(struct backing *b, struct error *err)
 {
     struct local *l = b->implementation;
     int rc = bdev_flush(b->blocks);
-    if (!rc && *l->id.device)
-        rc = local_device_record(l->id.device, l->id.uuid, b->blocks->blocks);
-    if (!rc && renameat(l->directory_fd, LOCAL_STORE_NEW_FILE, l->directory_fd, LOCAL_STORE_FILE) < 0)
-        rc = -errno;
-    if (!rc) {
-        l->making = false;
-        if (fsync(l->directory_fd) < 0)
-            rc = -errno;
+    if (!rc && *l->id.device) {
+        local_device_own(&l->header, &l->id);
+        rc = local_device_write(l->id.device, &l->header);
     }
+    if (!rc)
+        rc = local_publish(l);
     return rc ? error_set(err, rc, "cannot finish the store %s: %s", l->directory, strerror(-rc)) : 0;
 }
 
@@ -210,16 +277,17 @@ static int check_device(const struct local *l, const char *device, struct error 
 static int open_locked(struct backing *b, struct loop *loop, bool lazy, const char *device, struct error *err)
 {
     struct local *l = b->implementation;
-    uint64_t blocks = 0;
     int rc = local_identity_read(l->directory_fd, l->directory, &l->id, err);
     if (!rc)
         rc = local_identity_check_host(&l->id, l->directory, err);
     if (!rc)
         rc = check_device(l, device, err);
     if (!rc && *l->id.device)
-        rc = local_device_read(l->id.device, l->id.uuid, &blocks, err);
+        rc = local_device_read(l->id.device, false, &l->header, err);
+    if (!rc && *l->id.device)
+        rc = local_device_check_owner(&l->header, &l->id, l->directory, err);
     if (!rc)
-        rc = open_blocks(b, loop, lazy, blocks, false, err);
+        rc = local_open_blocks(b, loop, lazy, false, err);
     if (!rc)
         rc = open_catalog(b, false, err);
     return rc;
@@ -229,19 +297,15 @@ int backing_open(const char *url, struct loop *loop, const struct backing_open_o
 {
     struct backing b;
     char device[LOCAL_PATH_MAX];
-    int rc = begin(url, &b, device, err);
+    int rc = local_begin(url, &b, device, err);
     if (rc)
         return rc;
     struct local *l = b.implementation;
     struct local_identity seen;
-    l->directory_fd = open(l->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (l->directory_fd < 0) {
-        rc = errno == ENOENT ? error_set(err, -ENOENT, "%s is not a Parallax store: there is no such directory; create one with 'parallax init'", l->directory)
-                             : error_set(err, -errno, "cannot open the store %s: %s", l->directory, strerror(errno));
-    } else {
-        /* A look before the lock, so that nothing is put into a directory that is no store. */
+    rc = local_open_directory(l, err);
+    /* A look before the lock, so that nothing is put into a directory that is no store. */
+    if (!rc)
         rc = local_identity_read(l->directory_fd, l->directory, &seen, err);
-    }
     if (!rc) {
         l->lock_fd = local_lock_take(l->directory_fd, l->directory, opt, err);
         rc = l->lock_fd < 0 ? l->lock_fd : open_locked(&b, loop, opt->lazy, device, err);

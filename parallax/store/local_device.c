@@ -1,10 +1,9 @@
 /* local_device.c - the header of a device that carries blocks.
  *
- * A device's name may mean another disk after a restart, so the device itself says whose it is. The header's two copies lie
- * in blocks 0 and 1 and are written one after the other, each made durable: at any moment one is whole, and the one with more
- * blocks in use is the newer.
- *   0  magic (16 bytes)   16  version (4)   20  CRC-32C of the 512 bytes, this field 0 (4)   24  blocks in use (8)
- *   32 uuid of the store, text (40)   72 zeroes up to 512 */
+ * A device's name may mean another disk after a restart, so the device itself says whose it is, down to the directory: after
+ * an adoption the former one is refused. The header's two copies lie in blocks 0 and 1 and are written one after the other,
+ * each made durable: at any moment one is whole, and the one of the higher sequence is the newer (version 1 has none: there it
+ * is the one with more blocks in use). Layout: docs/disk-format.md. */
 #include "base/crc32c.h"
 #include "base/endian.h"
 #include "parallax/store/host_device.h"
@@ -20,61 +19,94 @@
 #include <unistd.h>
 
 #define HEADER_BYTES 512u
-#define VERSION 1u
+#define VERSION_WITHOUT_COPY 1u
+#define VERSION 2u
 #define PROBE_BYTES (64u << 10)
+#define REGION_MAX (1ull << 30)
+#define REGION_MIN (4ull << 20)
 static const char magic[16] = "Parallax device";
 
-enum { AT_MAGIC = 0, AT_VERSION = 16, AT_CRC = 20, AT_BLOCKS = 24, AT_UUID = 32, UUID_SIZE = 40 };
+enum {
+    AT_MAGIC = 0, AT_VERSION = 16, AT_CRC = 20, AT_BLOCKS = 24, AT_UUID = 32, UUID_SIZE = 40,
+    AT_SEQUENCE = 72, AT_START = 80, AT_COPY = 88, AT_COPY_BYTES = 96, AT_ADOPTION = 104, AT_MACHINE = 112, AT_HOST = 184, NAME_SIZE = 65,
+};
 
-static void encode(unsigned char h[HEADER_BYTES], const char *uuid, uint64_t blocks)
+static void encode(unsigned char b[HEADER_BYTES], const struct local_device_header *h)
 {
-    memset(h, 0, HEADER_BYTES);
-    memcpy(h + AT_MAGIC, magic, sizeof magic);
-    put_le32(h + AT_VERSION, VERSION);
-    put_le64(h + AT_BLOCKS, blocks);
-    snprintf((char *)h + AT_UUID, UUID_SIZE, "%s", uuid);
-    put_le32(h + AT_CRC, crc32c(0, h, HEADER_BYTES));
+    memset(b, 0, HEADER_BYTES);
+    memcpy(b + AT_MAGIC, magic, sizeof magic);
+    put_le32(b + AT_VERSION, h->copy_bytes ? VERSION : VERSION_WITHOUT_COPY);
+    put_le64(b + AT_BLOCKS, h->blocks);
+    snprintf((char *)b + AT_UUID, UUID_SIZE, "%s", h->uuid);
+    if (h->copy_bytes) {
+        put_le64(b + AT_SEQUENCE, h->sequence);
+        put_le64(b + AT_START, h->start_bytes);
+        put_le64(b + AT_COPY, LOCAL_DEVICE_HEADER_BYTES);
+        put_le64(b + AT_COPY_BYTES, h->copy_bytes);
+        put_le64(b + AT_ADOPTION, h->adoption);
+        snprintf((char *)b + AT_MACHINE, NAME_SIZE, "%s", h->machine_id);
+        snprintf((char *)b + AT_HOST, NAME_SIZE, "%s", h->host);
+    }
+    put_le32(b + AT_CRC, crc32c(0, b, HEADER_BYTES));
 }
 
-/* True if h is a whole header; then *blocks and uuid are set. */
-static bool decode(unsigned char h[HEADER_BYTES], char uuid[UUID_SIZE], uint64_t *blocks)
+/* A text for people and for lines of STORE: whoever wrote the device may have put anything there. */
+static void take_text(char *out, size_t size, const unsigned char *at)
 {
-    uint32_t crc = get_le32(h + AT_CRC);
-    put_le32(h + AT_CRC, 0);
-    if (memcmp(h + AT_MAGIC, magic, sizeof magic) != 0 || get_le32(h + AT_VERSION) != VERSION || crc != crc32c(0, h, HEADER_BYTES))
+    memcpy(out, at, size);
+    out[size - 1] = 0;
+    for (char *p = out; *p; p++)
+        if ((unsigned char)*p < 32 || (unsigned char)*p > 126)
+            *p = '?';
+}
+
+/* True if b is a whole header. */
+static bool decode(unsigned char b[HEADER_BYTES], struct local_device_header *h)
+{
+    uint32_t crc = get_le32(b + AT_CRC), version = get_le32(b + AT_VERSION);
+    put_le32(b + AT_CRC, 0);
+    if (memcmp(b + AT_MAGIC, magic, sizeof magic) != 0 || crc != crc32c(0, b, HEADER_BYTES))
         return false;
-    memcpy(uuid, h + AT_UUID, UUID_SIZE);
-    uuid[UUID_SIZE - 1] = 0;
-    *blocks = get_le64(h + AT_BLOCKS);
-    return true;
+    *h = (struct local_device_header){ .blocks = get_le64(b + AT_BLOCKS), .start_bytes = LOCAL_DEVICE_HEADER_BYTES };
+    take_text(h->uuid, sizeof h->uuid, b + AT_UUID);
+    if (version == VERSION_WITHOUT_COPY) {
+        h->sequence = h->blocks;
+        return true;
+    }
+    h->sequence = get_le64(b + AT_SEQUENCE);
+    h->start_bytes = get_le64(b + AT_START);
+    h->copy_bytes = get_le64(b + AT_COPY_BYTES);
+    h->adoption = get_le64(b + AT_ADOPTION);
+    take_text(h->machine_id, NAME_SIZE, b + AT_MACHINE);
+    take_text(h->host, NAME_SIZE, b + AT_HOST);
+    return version == VERSION && get_le64(b + AT_COPY) == LOCAL_DEVICE_HEADER_BYTES && h->copy_bytes && h->copy_bytes <= REGION_MAX &&
+           h->copy_bytes % BDEV_BLOCK_SIZE == 0 && h->start_bytes == LOCAL_DEVICE_HEADER_BYTES + 2 * h->copy_bytes;
 }
 
 /* The newer whole copy. */
-static bool read_header(int fd, char uuid[UUID_SIZE], uint64_t *blocks)
+static bool read_header(int fd, struct local_device_header *h)
 {
     bool found = false;
     for (unsigned copy = 0; copy < 2; copy++) {
-        unsigned char h[HEADER_BYTES];
-        char copy_uuid[UUID_SIZE];
-        uint64_t copy_blocks;
-        if (pread(fd, h, sizeof h, (off_t)(copy * BDEV_BLOCK_SIZE)) != (ssize_t)sizeof h || !decode(h, copy_uuid, &copy_blocks))
+        unsigned char b[HEADER_BYTES];
+        struct local_device_header one;
+        if (pread(fd, b, sizeof b, (off_t)(copy * BDEV_BLOCK_SIZE)) != (ssize_t)sizeof b || !decode(b, &one))
             continue;
-        if (found && copy_blocks < *blocks)
+        if (found && one.sequence < h->sequence)
             continue;
-        memcpy(uuid, copy_uuid, UUID_SIZE);
-        *blocks = copy_blocks;
+        *h = one;
         found = true;
     }
     return found;
 }
 
-static int write_header(int fd, const char *uuid, uint64_t blocks)
+static int write_header(int fd, const struct local_device_header *h)
 {
-    unsigned char h[HEADER_BYTES];
-    encode(h, uuid, blocks);
+    unsigned char b[HEADER_BYTES];
+    encode(b, h);
     for (unsigned copy = 0; copy < 2; copy++) {
-        ssize_t n = pwrite(fd, h, sizeof h, (off_t)(copy * BDEV_BLOCK_SIZE));
-        if (n != (ssize_t)sizeof h)
+        ssize_t n = pwrite(fd, b, sizeof b, (off_t)(copy * BDEV_BLOCK_SIZE));
+        if (n != (ssize_t)sizeof b)
             return n < 0 ? -errno : -EIO;
         if (fdatasync(fd) < 0)
             return -errno;
@@ -129,11 +161,11 @@ static int beginning_used(int fd)
 
 static int check_contents(int fd, const char *device, bool force, struct error *err)
 {
-    char uuid[UUID_SIZE], name[64] = "data of an unknown kind";
-    uint64_t blocks;
-    if (read_header(fd, uuid, &blocks))
-        return error_set(err, -EEXIST, "the device %s already carries the Parallax store %s; wipe it first if it is no longer needed", device,
-                         uuid);
+    char name[64] = "data of an unknown kind";
+    struct local_device_header h;
+    if (read_header(fd, &h))
+        return error_set(err, -EEXIST, "the device %s already carries the Parallax store %s; adopt it with 'init --adopt', or wipe it first if it is no "
+                         "longer needed", device, h.uuid);
     if (force)
         return 0;
     int found = recognise(device, name);
@@ -145,7 +177,8 @@ static int check_contents(int fd, const char *device, bool force, struct error *
     return 0;
 }
 
-int local_device_check(const char *device, bool force, struct error *err)
+/* A descriptor that claims the device for itself. */
+static int claim(const char *device, struct error *err)
 {
     struct stat st;
     if (stat(device, &st) < 0)
@@ -155,18 +188,33 @@ int local_device_check(const char *device, bool force, struct error *err)
     int fd = open(device, O_RDWR | O_EXCL | O_CLOEXEC);
     if (fd < 0 && errno == EBUSY)
         return error_set(err, -EBUSY, "the device %s is in use (mounted, swap, or part of a volume); release it first", device);
-    if (fd < 0)
-        return error_set(err, -errno, "cannot open the device %s: %s", device, strerror(errno));
-    uint64_t bytes = 0;
-    int rc = host_device_size(fd, &bytes);
-    if (rc)
-        error_set(err, rc, "cannot tell the size of %s: %s", device, strerror(-rc));
-    else if (bytes <= LOCAL_DEVICE_HEADER_BYTES)
-        rc = error_set(err, -ENOSPC, "the device %s is too small", device);
-    else
-        rc = check_contents(fd, device, force, err);
-    close(fd);
+    return fd < 0 ? error_set(err, -errno, "cannot open the device %s: %s", device, strerror(errno)) : fd;
+}
+
+int local_device_check(const char *device, bool force, struct error *err)
+{
+    int fd = claim(device, err);
+    int rc = fd < 0 ? fd : check_contents(fd, device, force, err);
+    if (fd >= 0)
+        close(fd);
     return rc;
+}
+
+/* A 512th of the device for each region of the copy, within bounds; a sixteenth of a tiny one. */
+int local_device_lay_out(const char *device, struct local_device_header *h, struct error *err)
+{
+    uint64_t bytes = 0;
+    int fd = open(device, O_RDONLY | O_CLOEXEC);
+    int rc = fd < 0 ? -errno : host_device_size(fd, &bytes);
+    if (fd >= 0)
+        close(fd);
+    if (rc)
+        return error_set(err, rc, "cannot tell the size of %s: %s", device, strerror(-rc));
+    uint64_t region = bytes / 512 < REGION_MIN ? REGION_MIN : bytes / 512 > REGION_MAX ? REGION_MAX : bytes / 512;
+    region = region > bytes / 16 ? bytes / 16 : region;
+    *h = (struct local_device_header){ .copy_bytes = region & ~(uint64_t)(BDEV_BLOCK_SIZE - 1) };
+    h->start_bytes = LOCAL_DEVICE_HEADER_BYTES + 2 * h->copy_bytes;
+    return bytes > h->start_bytes ? 0 : error_set(err, -ENOSPC, "the device %s is too small", device);
 }
 
 /* Takes every old signature of the range away before the new header appears. */
@@ -190,28 +238,42 @@ int local_device_wipe(const char *device, struct error *err)
     return rc ? error_set(err, rc, "cannot write the device %s: %s", device, strerror(-rc)) : 0;
 }
 
-int local_device_read(const char *device, const char *uuid, uint64_t *blocks, struct error *err)
+int local_device_read(const char *device, bool claimed, struct local_device_header *h, struct error *err)
 {
-    char found[UUID_SIZE] = "";
-    uint64_t count = 0;
-    int fd = open(device, O_RDONLY | O_CLOEXEC);
+    int fd = claimed ? claim(device, err) : open(device, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
-        return error_set(err, -errno, "cannot open the store's device %s: %s", device, strerror(errno));
-    bool whole = read_header(fd, found, &count);
+        return claimed ? fd : error_set(err, -errno, "cannot open the store's device %s: %s", device, strerror(errno));
+    bool whole = read_header(fd, h);
     close(fd);
-    if (!whole || strcmp(found, uuid) != 0)
-        return error_set(err, -ENODEV, "the device %s is not the one of store %s (it %s%s); attach the right one under that name", device, uuid,
-                         whole ? "belongs to store " : "has no Parallax header", found);
-    *blocks = count;
+    return whole ? 0 : error_set(err, -ENODEV, "the device %s has no Parallax header: it carries no store; attach the right one under that name", device);
+}
+
+int local_device_check_owner(const struct local_device_header *h, const struct local_identity *id, const char *directory, struct error *err)
+{
+    if (strcmp(h->uuid, id->uuid) != 0)
+        return error_set(err, -ENODEV, "the device %s is not the one of store %s (it belongs to store %s); attach the right one under that name",
+                         id->device, id->uuid, h->uuid);
+    if (h->copy_bytes && (h->adoption != id->adoption || strcmp(h->machine_id, id->machine_id) != 0))
+        return error_set(err, -EXDEV, "the device %s belongs to host %s now, which has adopted it; %s is not its directory any more and can be removed",
+                         id->device, h->host, directory);
     return 0;
 }
 
-int local_device_record(const char *device, const char *uuid, uint64_t blocks)
+void local_device_own(struct local_device_header *h, const struct local_identity *id)
+{
+    h->adoption = id->adoption;
+    snprintf(h->uuid, sizeof h->uuid, "%s", id->uuid);
+    snprintf(h->machine_id, sizeof h->machine_id, "%s", id->machine_id);
+    snprintf(h->host, sizeof h->host, "%s", id->host);
+}
+
+int local_device_write(const char *device, struct local_device_header *h)
 {
     int fd = open(device, O_RDWR | O_CLOEXEC);
     if (fd < 0)
         return -errno;
-    int rc = write_header(fd, uuid, blocks);
+    h->sequence++;
+    int rc = write_header(fd, h);
     close(fd);
     return rc;
 }

@@ -54,6 +54,8 @@ int local_identity_write(int directory_fd, const char *directory, const char *fi
     char text[TEXT_MAX];
     int n = snprintf(text, sizeof text, FIRST_WORD "%lu\nuuid=%s\nmachine-id=%s\nhost=%s\ndevice=%s\n", VERSION, id->uuid, id->machine_id,
                      id->host, id->device);
+    if (id->adoption)
+        n += snprintf(text + n, sizeof text - (size_t)n, "adoption=%llu\n", id->adoption);
     n += snprintf(text + n, sizeof text - (size_t)n, CHECKSUM_KEY "%08x\n", crc32c(0, text, (size_t)n));
     int fd = openat(directory_fd, file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
     int rc = fd < 0 ? -errno : write_all(fd, text, (size_t)n);
@@ -128,6 +130,9 @@ int local_identity_read(int directory_fd, const char *directory, struct local_id
     if (!get_value(text, "uuid", id->uuid, sizeof id->uuid) || !get_value(text, "machine-id", id->machine_id, sizeof id->machine_id) ||
         !get_value(text, "host", id->host, sizeof id->host) || !get_value(text, "device", id->device, sizeof id->device))
         return damaged(directory, "a line is missing", err);
+    char adoption[24] = "0";
+    get_value(text, "adoption", adoption, sizeof adoption);
+    id->adoption = strtoull(adoption, NULL, 10);
     return 0;
 }
 
@@ -138,7 +143,7 @@ int local_identity_check_host(const struct local_identity *id, const char *direc
     if (rc)
         return rc;
     if (strcmp(here, id->machine_id) != 0)
-        return error_set(err, -EXDEV, "the store %s belongs to host %s (machine-id %s); open it there, this host is %s", directory, id->host,
-                         id->machine_id, here);
+        return error_set(err, -EXDEV, "the store %s belongs to host %s (machine-id %s); open it there, or take it over for this host (%s) with 'init --adopt' and "
+                         "the directory's name", directory, id->host, id->machine_id, here);
     return 0;
 }

@@ -10,6 +10,7 @@
 #define PARALLAX_STORE_LOCAL_PRIVATE_H
 #include "base/bdev.h"
 #include "base/error.h"
+#include "parallax/store/catalog_copy.h"
 #include "parallax/store/store.h"
 
 #define LOCAL_PATH_MAX 512u
@@ -30,6 +31,7 @@ struct local_identity {
     char machine_id[65];
     char host[65];               /* its name, for messages */
     char device[LOCAL_PATH_MAX]; /* empty: blocks are in the file */
+    unsigned long long adoption; /* how often the device had been adopted when this directory came to it */
 };
 
 /* A fresh uuid, this host's id and name; device is borrowed and may be empty. */
@@ -44,15 +46,53 @@ int local_identity_check_host(const struct local_identity *id, const char *direc
 /* local_machine.c. This host's id, 32 hexadecimal digits as a rule; made and kept if the host has none. */
 int local_machine_id(char id[65], struct error *err);
 
-/* local_device.c. The first LOCAL_DEVICE_HEADER_BYTES of a device tell whose it is and how much of it is in use. */
+/* local_device.c. The first LOCAL_DEVICE_HEADER_BYTES of a device tell whose it is and what lies where (docs/disk-format.md). */
 #define LOCAL_DEVICE_HEADER_BYTES (1u << 20)
+
+struct local_device_header {
+    uint64_t blocks;      /* in use */
+    uint64_t start_bytes; /* where block 0 lies */
+    uint64_t copy_bytes;  /* of each of the two regions of the catalog's copy, which lie before that; 0: of version 1, which has none */
+    uint64_t sequence, adoption;
+    char uuid[37], machine_id[65], host[65];
+};
 
 /* Refuses a device that is not a block device, is in use, carries a store, or, without force, holds anything recognisable. */
 int local_device_check(const char *device, bool force, struct error *err);
+/* The header of a new store's device, with nothing in use and without an owner. */
+int local_device_lay_out(const char *device, struct local_device_header *h, struct error *err);
 /* Zeroes the header range, durably. */
 int local_device_wipe(const char *device, struct error *err);
-/* Blocks in use according to the header. -ENODEV: the device is another store's, or none's. */
-int local_device_read(const char *device, const char *uuid, uint64_t *blocks, struct error *err);
-/* Makes the device the store's, with `blocks` in use; durable on return. */
-int local_device_record(const char *device, const char *uuid, uint64_t blocks);
+/* -ENODEV: it has no header. claim: -EBUSY if it is in use. */
+int local_device_read(const char *device, bool claim, struct local_device_header *h, struct error *err);
+/* Refuses a header that is not of this store in this directory: -ENODEV another store's, -EXDEV adopted by another directory. */
+int local_device_check_owner(const struct local_device_header *h, const struct local_identity *id, const char *directory, struct error *err);
+/* Makes that store, on this host, in its present directory, the device's owner; of version 2 only. */
+void local_device_own(struct local_device_header *h, const struct local_identity *id);
+/* Writes the header, durably, as the newest. */
+int local_device_write(const char *device, struct local_device_header *h);
+
+/* local.c: what a store in a directory consists of while it is open or being made, and the steps that opening, making and
+ * adopting (local_adopt.c) have in common. */
+struct local {
+    char directory[LOCAL_PATH_MAX];
+    struct local_identity id;
+    struct local_device_header header;
+    int directory_fd, lock_fd;
+    bool making;         /* not a store yet: close takes it away */
+    bool made_directory;
+};
+
+/* Fills b, to be closed whatever fails later. */
+int local_begin(const char *url, struct backing *b, char device[LOCAL_PATH_MAX], struct error *err);
+int local_open_directory(struct local *l, struct error *err);
+/* Takes the directory for a new store: refusals first, then the lock, then refusals again, for what came in between. */
+int local_claim_directory(struct local *l, bool force, struct error *err);
+/* A device's header is read before. */
+int local_open_blocks(struct backing *b, struct loop *loop, bool lazy, bool create, struct error *err);
+int local_open_database(struct backing *b, bool create, struct error *err);
+/* The copy of the catalog on the device, or NULL where none has its place. */
+int local_open_copy(const struct local *l, struct catalog_copy **copy, struct error *err);
+/* Makes STORE.new the directory's STORE, durably. */
+int local_publish(struct local *l);
 #endif

@@ -12,6 +12,13 @@
 
 #include <stdbool.h>
 
+/* Whether the catalog can be had where the blocks are, should the rest of the host be lost. */
+enum backing_copy {
+    BACKING_COPY_NEEDLESS, /* both are in one place */
+    BACKING_COPY_MISSING,
+    BACKING_COPY_HELD,
+};
+
 struct backing {
     struct bdev *blocks;
     struct catalog *catalog;
@@ -20,6 +27,7 @@ struct backing {
     void *implementation;
     void (*close)(struct backing *b); /* closes blocks, catalog and gives the lock back */
     int (*free_bytes)(struct backing *b, uint64_t *free_bytes, uint64_t *total_bytes);
+    enum backing_copy (*catalog_copy)(const struct backing *b); /* any thread; NULL: needless */
 };
 
 /* Any thread: what bdev_grow can still take from the file system or device below (a file system's reserve for root is not
@@ -28,6 +36,8 @@ static inline int backing_free_bytes(struct backing *b, uint64_t *free_bytes, ui
 {
     return b->free_bytes(b, free_bytes, total_bytes);
 }
+
+static inline enum backing_copy backing_catalog_copy(const struct backing *b) { return b->catalog_copy ? b->catalog_copy(b) : BACKING_COPY_NEEDLESS; }
 
 struct backing_create_options {
     uint64_t size_bytes; /* the store's --size; 0: what the file system or device gives */
@@ -47,6 +57,15 @@ struct backing_open_options {
  * be used to lay out the store, and backing_created makes it a store. */
 int backing_create(const char *url, const struct backing_create_options *opt, uint64_t initial_blocks, struct backing *out, struct error *err);
 int backing_created(struct backing *b, struct error *err);
+
+/* Makes a store of what another directory or host has left: `what` is a device with a store's blocks and the copy of its
+ * catalog, for which url names a new directory (force as in backing_create); or it is the directory of url, a store of another
+ * host, which becomes this host's. A device that was adopted is refused to the directory that had it before. */
+struct backing_adopted {
+    char previous_host[65];
+    char device[512]; /* empty: its blocks are in a file */
+};
+int backing_adopt(const char *url, const char *what, bool force, struct backing_adopted *out, struct error *err);
 
 /* Takes the store's lock, recovers the catalog, opens the device. loop: where asynchronous requests complete; NULL for a
  * user that makes only blocking calls. */

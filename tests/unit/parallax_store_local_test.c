@@ -161,7 +161,7 @@ static void what_is_not_a_usable_store_is_refused_with_advice(void)
     strcpy(other.machine_id, "0123456789abcdef0123456789abcdef");
     strcpy(other.host, "elsewhere");
     CU_ASSERT_EQUAL(local_identity_write(fd, store, LOCAL_STORE_FILE, &other, &err), 0);
-    expect_refusal(store, -EXDEV, "belongs to host elsewhere", "open it there");
+    expect_refusal(store, -EXDEV, "belongs to host elsewhere", "init --adopt");
     CU_ASSERT_EQUAL(shell("printf 'parallax-store 2\\nanything\\n' > %s/STORE", store), 0);
     expect_refusal(store, -EPROTONOSUPPORT, "format 2", "newer program");
     for (size_t cut = 0;; cut += 7) {
@@ -398,12 +398,13 @@ static void a_store_on_a_device_knows_its_device(void)
     snprintf(url, sizeof url, "file:%s?device=%s", store, device_a);
     CU_ASSERT_EQUAL_FATAL(backing_create(url, &forced, 100, &b, &err), 0);
     CU_ASSERT_EQUAL(b.blocks->blocks, 100);
-    CU_ASSERT_EQUAL(b.blocks->max_blocks, 15 * 256);
+    CU_ASSERT_EQUAL(b.blocks->max_blocks, 13 * 256); /* the header, and a sixteenth for each region of the copy */
+    CU_ASSERT_EQUAL(backing_catalog_copy(&b), BACKING_COPY_HELD);
     memset(buf, 3, BDEV_BLOCK_SIZE);
     CU_ASSERT_EQUAL(bdev_write(b.blocks, 99, buf, 1), 0);
     CU_ASSERT_EQUAL(backing_created(&b, &err), 0);
     CU_ASSERT_EQUAL(bdev_grow(b.blocks, 200), 0);
-    CU_ASSERT_EQUAL(bdev_grow(b.blocks, 15 * 256 + 1), -ENOSPC);
+    CU_ASSERT_EQUAL(bdev_grow(b.blocks, 13 * 256 + 1), -ENOSPC);
     CU_ASSERT_EQUAL(local_device_check(device_a, true, NULL), -EBUSY);
     b.close(&b);
     CU_ASSERT_EQUAL(local_device_check(device_a, true, NULL), -EEXIST);
@@ -418,7 +419,7 @@ static void a_store_on_a_device_knows_its_device(void)
     b.close(&b);
     snprintf(other, sizeof other, "file:%s?device=%s", store, device_b);
     expect_refusal(other, -EINVAL, device_a, device_b);
-    CU_ASSERT_EQUAL(shell("truncate -s 1280K %s/a && losetup -c %s", base, device_a), 0);
+    CU_ASSERT_EQUAL(shell("truncate -s 3328K %s/a && losetup -c %s", base, device_a), 0);
     expect_refusal(store, -ERANGE, device_a, "has become smaller");
     CU_ASSERT_EQUAL(shell("truncate -s 16M %s/a && losetup -c %s", base, device_a), 0);
     /* One copy of the header torn: the other serves. Both: not this store's device. */
@@ -427,13 +428,129 @@ static void a_store_on_a_device_knows_its_device(void)
     CU_ASSERT_EQUAL(b.blocks->blocks, 200);
     b.close(&b);
     CU_ASSERT_EQUAL(shell("printf zzzz | dd of=%s bs=1 seek=4136 conv=fsync,notrunc status=none", device_a), 0);
-    expect_refusal(store, -ENODEV, device_a, "no Parallax header)");
-    CU_ASSERT_EQUAL(local_device_record(device_a, "another-uuid", 300), 0);
+    expect_refusal(store, -ENODEV, device_a, "no Parallax header");
+    struct local_device_header another = { .blocks = 300, .copy_bytes = 1u << 20, .start_bytes = 3u << 20, .uuid = "another-uuid" };
+    CU_ASSERT_EQUAL(local_device_write(device_a, &another), 0);
     expect_refusal(store, -ENODEV, device_a, "belongs to store another-uuid");
     free(buf);
 }
 
-static const char *const device_tests[] = { "a_device_in_use_by_others_is_refused", "a_store_on_a_device_knows_its_device" };
+/* As they were made before devices carried a copy. */
+static void a_device_without_a_copy_still_opens(void)
+{
+    char url[700];
+    struct backing b;
+    struct backing_adopted adopted;
+    struct error err = ERROR_NONE;
+    struct local_device_header h;
+    struct local_identity id;
+    fresh();
+    CU_ASSERT_EQUAL(local_device_wipe(device_a, &err), 0);
+    snprintf(url, sizeof url, "file:%s?device=%s", store, device_a);
+    make_store(url);
+    int fd = open(store, O_RDONLY | O_DIRECTORY);
+    CU_ASSERT_EQUAL_FATAL(local_identity_read(fd, store, &id, &err), 0);
+    close(fd);
+    h = (struct local_device_header){ .blocks = 16 };
+    strcpy(h.uuid, id.uuid);
+    CU_ASSERT_EQUAL(local_device_write(device_a, &h), 0);
+    CU_ASSERT_EQUAL_FATAL(backing_open(store, NULL, &quick, &b, &err), 0);
+    CU_ASSERT_EQUAL(b.blocks->blocks, 16);
+    CU_ASSERT_EQUAL(b.blocks->max_blocks, 15 * 256);
+    CU_ASSERT_EQUAL(backing_catalog_copy(&b), BACKING_COPY_MISSING);
+    CU_ASSERT_EQUAL(bdev_grow(b.blocks, 32), 0);
+    CU_ASSERT_EQUAL(catalog_apply(b.catalog, "store", 0, NULL, 0), 0);
+    b.close(&b);
+    CU_ASSERT_EQUAL(local_device_read(device_a, false, &h, &err), 0);
+    CU_ASSERT(h.blocks == 32 && !h.copy_bytes && h.start_bytes == LOCAL_DEVICE_HEADER_BYTES);
+    snprintf(url, sizeof url, "%s-2", store);
+    CU_ASSERT_EQUAL(backing_adopt(url, device_a, false, &adopted, &err), -ENOTSUP);
+    CU_ASSERT(strstr(err.text, "no copy") && access(url, F_OK) < 0);
+}
+
+static void an_adopted_device_is_refused_to_its_former_directory(void)
+{
+    char url[700], second[400];
+    struct backing b;
+    struct backing_adopted adopted;
+    struct error err = ERROR_NONE;
+    fresh();
+    CU_ASSERT_EQUAL(local_device_wipe(device_a, &err), 0);
+    snprintf(url, sizeof url, "file:%s?device=%s", store, device_a);
+    snprintf(second, sizeof second, "%s-second", store);
+    make_store(url);
+    CU_ASSERT_EQUAL_FATAL(backing_open(store, NULL, &quick, &b, &err), 0);
+    CU_ASSERT_EQUAL(catalog_apply(b.catalog, "store", 0, &(struct catalog_change){ "k", 1, "value", 5 }, 1), 0);
+    /* In use: refused, and nothing is left. */
+    CU_ASSERT_EQUAL(backing_adopt(second, device_a, false, &adopted, &err), -EBUSY);
+    CU_ASSERT(access(second, F_OK) < 0);
+    b.close(&b);
+    err = (struct error)ERROR_NONE;
+    CU_ASSERT_EQUAL(backing_adopt(store, device_a, false, &adopted, &err), -EEXIST);
+    err = (struct error)ERROR_NONE;
+    CU_ASSERT_EQUAL(backing_adopt(store, store, false, &adopted, &err), -EALREADY);
+    err = (struct error)ERROR_NONE;
+    CU_ASSERT_EQUAL(backing_adopt(second, store, false, &adopted, &err), -EINVAL);
+    err = (struct error)ERROR_NONE;
+    CU_ASSERT_EQUAL_FATAL(backing_adopt(second, device_a, false, &adopted, &err), 0);
+    CU_ASSERT_STRING_EQUAL(adopted.device, device_a);
+    expect_refusal(store, -EXDEV, device_a, "adopted");
+    err = (struct error)ERROR_NONE;
+    CU_ASSERT_EQUAL_FATAL(backing_open(second, NULL, &quick, &b, &err), 0);
+    char value[8] = "";
+    size_t length = 0;
+    uint64_t revision = 0;
+    CU_ASSERT(catalog_get(b.catalog, "store", "k", 1, value, sizeof value, &length) == 0 && length == 5 && !memcmp(value, "value", 5));
+    CU_ASSERT_EQUAL(catalog_scan(b.catalog, "store", &revision, NULL, NULL), 0);
+    CU_ASSERT_EQUAL(catalog_apply(b.catalog, "store", revision, &(struct catalog_change){ "k", 1, "other", 5 }, 1), 0);
+    CU_ASSERT_EQUAL(backing_catalog_copy(&b), BACKING_COPY_HELD);
+    b.close(&b);
+    /* And back again, into a third directory. */
+    fresh();
+    CU_ASSERT_EQUAL_FATAL(backing_adopt(store, device_a, false, &adopted, &err), 0);
+    expect_refusal(second, -EXDEV, device_a, "adopted");
+    CU_ASSERT_EQUAL_FATAL(backing_open(store, NULL, &quick, &b, &err), 0);
+    CU_ASSERT(catalog_get(b.catalog, "store", "k", 1, value, sizeof value, &length) == 0 && !memcmp(value, "other", 5));
+    b.close(&b);
+    /* Without a whole copy: refused, and the directory that has the catalog goes on. */
+    CU_ASSERT_EQUAL(shell("rm -rf %s && dd if=/dev/zero of=%s bs=1M seek=1 count=2 conv=fsync status=none", second, device_a), 0);
+    CU_ASSERT_EQUAL(backing_adopt(second, device_a, false, &adopted, &err), -EBADMSG);
+    CU_ASSERT(strstr(err.text, "no whole copy") && access(second, F_OK) < 0);
+    err = (struct error)ERROR_NONE;
+    CU_ASSERT_EQUAL_FATAL(backing_open(store, NULL, &quick, &b, &err), 0);
+    CU_ASSERT_EQUAL(backing_catalog_copy(&b), BACKING_COPY_HELD);
+    b.close(&b);
+}
+
+/* The catalog of a directory that was put back from a copy of last week may name blocks that are somebody else's by now. */
+static void a_catalog_older_than_the_devices_copy_is_refused(void)
+{
+    char url[700];
+    struct backing b;
+    struct backing_adopted adopted;
+    struct error err = ERROR_NONE;
+    fresh();
+    CU_ASSERT_EQUAL(local_device_wipe(device_a, &err), 0);
+    snprintf(url, sizeof url, "file:%s?device=%s", store, device_a);
+    make_store(url);
+    CU_ASSERT_EQUAL(shell("rm -rf %s-old && cp -a %s %s-old", store, store, store), 0);
+    CU_ASSERT_EQUAL_FATAL(backing_open(store, NULL, &quick, &b, &err), 0);
+    for (uint64_t i = 0; i < 3; i++)
+        CU_ASSERT_EQUAL(catalog_apply(b.catalog, "store", i, &(struct catalog_change){ "k", 1, &i, sizeof i }, 1), 0);
+    b.close(&b);
+    CU_ASSERT_EQUAL(shell("rm -rf %s && mv %s-old %s", store, store, store), 0);
+    expect_refusal(store, -ESTALE, "older than what", "init --adopt");
+    CU_ASSERT_EQUAL(shell("rm -rf %s", store), 0);
+    CU_ASSERT_EQUAL(backing_adopt(store, device_a, false, &adopted, &err), 0);
+    CU_ASSERT_EQUAL_FATAL(backing_open(store, NULL, &quick, &b, &err), 0);
+    uint64_t value = 0;
+    size_t length;
+    CU_ASSERT(catalog_get(b.catalog, "store", "k", 1, &value, sizeof value, &length) == 0 && value == 2);
+    b.close(&b);
+}
+
+static const char *const device_tests[] = { "a_device_in_use_by_others_is_refused", "a_store_on_a_device_knows_its_device", "a_device_without_a_copy_still_opens",
+                                            "an_adopted_device_is_refused_to_its_former_directory", "a_catalog_older_than_the_devices_copy_is_refused" };
 
 int main(int argc, char **argv)
 {
@@ -444,7 +561,7 @@ int main(int argc, char **argv)
     }
     snprintf(store, sizeof store, "%s/store", base);
     bool devices = geteuid() == 0 && *attach_loop(device_a, "a", 16) && *attach_loop(device_b, "b", 16);
-    for (unsigned i = 0; !devices && i < 2; i++)
+    for (unsigned i = 0; !devices && i < sizeof device_tests / sizeof *device_tests; i++)
         printf("skip local: %s - needs root and loop devices\n", device_tests[i]);
     int rc = unit_main(argc, argv, "local",
                        (struct unit_test[]){ UNIT(urls_have_one_canonical_form), UNIT(a_store_is_made_and_opened_again),
@@ -453,7 +570,9 @@ int main(int argc, char **argv)
                                              UNIT(a_creation_that_was_killed_is_replaced), UNIT(the_lock_keeps_others_out_and_ends_with_its_holder),
                                              UNIT(text_in_the_lock_does_not_matter),
                                              devices ? (struct unit_test)UNIT(a_device_in_use_by_others_is_refused) : (struct unit_test){ 0 },
-                                             UNIT(a_store_on_a_device_knows_its_device), { 0 } });
+                                             UNIT(a_store_on_a_device_knows_its_device), UNIT(a_device_without_a_copy_still_opens),
+                                             UNIT(an_adopted_device_is_refused_to_its_former_directory),
+                                             UNIT(a_catalog_older_than_the_devices_copy_is_refused), { 0 } });
     if (*device_a)
         detach_loop(device_a, "a");
     if (*device_b)

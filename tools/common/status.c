@@ -91,6 +91,7 @@ json_t *status_document(struct store *s)
                             counters(&st, store_get_counters(s)), "latency-bounds-ns", bounds(), "open", open, "daemon");
     if (!doc)
         return NULL;
+    json_object_set_new(doc, "catalog-copy", st.on_device ? json_boolean(st.catalog_copied) : json_null());
     json_object_set_new(doc, "present", json_integer((json_int_t)st.present_bytes));
     json_object_set_new(doc, "trimmed", json_integer((json_int_t)st.trimmed_bytes));
     json_object_set_new(doc, "used-percent", json_integer(st.used_percent));

@@ -36,7 +36,7 @@ _parallax_files() { # compgen option
 _parallax_value() { # OPTION, VALUE as the help calls it
   case "$1 $2" in
     '--store '*) _parallax_files -d ;;
-    *' PATH') _parallax_files -f ;;
+    *' PATH' | '--adopt '*) _parallax_files -f ;;
     *' w|r') _parallax_reply $'w\nr' ;;
     '--format F')
       case $command in

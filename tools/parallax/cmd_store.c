@@ -10,8 +10,43 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Opening the store tells what was adopted, and that it can be used. */
+static int tell_adopted(struct cli *cli, const struct store_adopted *s)
+{
+    struct error err = ERROR_NONE;
+    json_t *status = NULL;
+    cli_say(cli, "adopted %s%s for this host into %s; host %s must not use it any more", *s->device ? "the device " : "the store", s->device, cli->store_key,
+            s->previous_host);
+    if (cli_request(cli, json_pack("{s:s}", "command", "status"), NULL, NULL, &status, &err))
+        return cli_fail(&err);
+    json_t *doc = json_pack("{s:s,s:s,s:s,s:o,s:I,s:I}", "store", cli->store_key, "uuid", json_text(status, "uuid"), "previous-host", s->previous_host, "device",
+                            *s->device ? json_string(s->device) : json_null(), "images", (json_int_t)json_count(status, "images"), "templates",
+                            (json_int_t)json_count(status, "templates"));
+    if (!cli_json(cli, doc))
+        cli_say(cli, "store %s: %llu images and %llu templates", json_text(status, "uuid"), (unsigned long long)json_count(status, "images"),
+                (unsigned long long)json_count(status, "templates"));
+    json_decref(doc);
+    json_decref(status);
+    return EXIT_DONE;
+}
+
+static int run_adopt(struct cli *cli, const struct args *a, const char *what)
+{
+    struct store_adopted adopted;
+    struct error err = ERROR_NONE;
+    if (option_value(a, "size"))
+        return cli_usage(a, "--size and --adopt exclude each other: a store that is adopted has its size");
+    if (strstr(cli->store_url, "?device="))
+        return cli_usage(a, "--adopt names the device; --store is the new directory alone");
+    if (store_adopt(cli->store_url, what, option_set(a, "force"), &adopted, &err))
+        return cli_fail(&err);
+    return tell_adopted(cli, &adopted);
+}
+
 static int run_init(struct cli *cli, const struct args *a)
 {
+    if (option_value(a, "adopt"))
+        return run_adopt(cli, a, option_value(a, "adopt"));
     struct store_create_options opt = { .force = option_set(a, "force") };
     struct error err = ERROR_NONE;
     char size[SIZE_TEXT_MAX] = "what the file system gives, less max(1 GiB, 5 %)";
@@ -74,6 +109,8 @@ static void print_status(const json_t *doc)
     printf("%-14s %llu, templates %llu, snapshots %llu\n", "images", (unsigned long long)json_count(doc, "images"),
            (unsigned long long)json_count(doc, "templates"), (unsigned long long)json_count(doc, "snapshots"));
     printf("%-14s %s\n", "direct I/O", json_flag(doc, "direct") ? "yes" : "no: the file system has no O_DIRECT, which is slower");
+    if (!json_is_null(json_object_get(doc, "catalog-copy")))
+        printf("%-14s %s\n", "catalog copy", json_flag(doc, "catalog-copy") ? "on the device" : "none on the device: back the directory up, no other host can adopt it");
     if (json_flag(doc, "failed"))
         printf("%-14s %s\n", "state", "FAILED: a metadata write failed, and nothing can be changed until the store is opened again");
     if (!json_is_object(daemon)) {
@@ -135,10 +172,12 @@ static int run_status(struct cli *cli, const struct args *a)
 const struct command store_commands[] = {
     { .name = "init", .arguments = "", .summary = "Make a store", .run = run_init, .least = 0, .most = 0,
       .options = { { "size", 0, "SIZE", "how large it may grow (default: the file system less max(1 GiB, 5 %))" },
+                   { "adopt", 0, "DEVICE|DIR", "take over a device with another host's or directory's store, or the store's own directory" },
                    { "force", 0, NULL, "use a directory or device that holds something else; never a store" } },
       .examples = "  parallax init                                           # uses what the file system has, leaving some free\n"
                   "  parallax --store /srv/images init --size 500G           # bounded, and elsewhere\n"
-                  "  parallax --store 'file:/srv/p?device=/dev/vg0/p' init   # blocks on a device, names in a directory\n" },
+                  "  parallax --store 'file:/srv/p?device=/dev/vg0/p' init   # blocks on a device, names in a directory\n"
+                  "  parallax --store /srv/p init --adopt /dev/vg0/p         # the same device, on another host that the disk was moved to\n" },
     { .name = "resize-store", .arguments = "SIZE", .summary = "Set how large the store may grow, up or down", .run = run_resize_store, .least = 1, .most = 1,
       .examples = "  parallax resize-store 2T     # more, if the file system has it\n"
                   "  parallax resize-store 200G   # less: what is free above goes back at once\n" },

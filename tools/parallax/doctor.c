@@ -95,6 +95,10 @@ static void look_at_store(struct doctor *d)
         report(d, OK, "O_DIRECT", "in use");
     else
         report(d, WARN, "O_DIRECT", "the file system has none: slower; put the store on ext4 or xfs, or on a device");
+    if (json_flag(status, "catalog-copy"))
+        report(d, OK, "catalog", "the device carries a copy of it");
+    else if (json_is_false(json_object_get(status, "catalog-copy")))
+        report(d, WARN, "catalog", "the device carries no copy of it: back the directory up, no other host can adopt the device");
     uint64_t all = json_count(status, "capacity"), taken = json_count(status, "used");
     json_size(status, "used", used);
     json_size(status, "capacity", capacity);
