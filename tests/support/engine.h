@@ -35,6 +35,7 @@ struct engine {
     bool may_be_cut;             /* a crash may come inside any call: no helpers that the oracle does not know */
     uint64_t paused_ms;          /* for how long the session stood still; does not count as waiting */
     void (*turned)(struct engine *e);               /* after each turn of the loop; may be NULL */
+    void (*opening)(struct engine *e);              /* before each opening of the store: may change the backing; may be NULL */
     void (*blocking)(struct engine *e, bool begins); /* around the opening and closing of the store; may be NULL */
 };
 

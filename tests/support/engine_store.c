@@ -28,10 +28,17 @@ static void blocking(struct engine *e, bool begins)
         e->blocking(e, begins);
 }
 
+static void opening(struct engine *e)
+{
+    if (e->opening)
+        e->opening(e);
+}
+
 static int try_open(struct engine *e, struct error *err)
 {
     struct backing_open_options opt = { .command = "the test" };
     blocking(e, true);
+    opening(e);
     int rc = *e->url ? backing_open(e->url, e->loop, &opt, &e->backing, err) : 0;
     if (!rc) {
         rc = store_open_backing(&e->backing, e->loop, &e->options, &e->store, err);
@@ -231,6 +238,7 @@ static enum content_crash recover(struct engine *e, enum content_crash kind, uns
         enum content_crash next = world_chance(&e->world, 2) ? CONTENT_KILL : CONTENT_POWER_CUT;
         engine_arm_crash(e, next, world_random(&e->world, world_chance(&e->world, 2) ? 4 : 40));
         struct store *s;
+        opening(e);
         int rc = store_open_backing(&e->backing, e->loop, &e->options, &s, &err);
         if (rc && !fault_has_come(e))
             engine_fail("opening the store after a crash: %s (%d)", err.text, rc);
