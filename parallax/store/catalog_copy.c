@@ -48,6 +48,7 @@ struct catalog_copy {
     uint64_t offset, region_bytes, epoch;
     uint32_t seed;
     bool whole;
+    bool older;      /* the other region holds a whole copy too: a crash came before it was made void */
     unsigned active; /* the region that place is of */
     struct place place;
     unsigned char *buffer;
@@ -170,6 +171,7 @@ static int look(struct catalog_copy *c)
         if (rc == -ENOMEM)
             return rc;
         readable = readable && !rc;
+        c->older = whole && c->whole;
         if (!whole || (c->whole && p.generation < c->place.generation))
             continue;
         c->whole = true;
@@ -222,7 +224,7 @@ int catalog_copy_check_end(struct catalog_copy *c)
         int rc = read_record(c, c->active, at, &r);
         if (rc == -ENOMEM)
             return rc;
-        if (rc > 0 && r.generation == c->place.generation && r.revision > c->place.revision + 1)
+        if (rc > 0 && r.generation == c->place.generation && r.epoch == c->place.epoch && r.revision > c->place.revision + 1)
             return -EBADMSG;
     }
     return 0;
@@ -386,6 +388,7 @@ int catalog_copy_dump(struct catalog_copy *c, struct catalog *from, const char *
     c->place.dump_end = w.p.end;
     rc = make_void(c, 1 - c->active);
     c->whole = !rc;
+    c->older = false;
     return rc;
 }
 
@@ -393,7 +396,8 @@ int catalog_copy_append(struct catalog_copy *c, const struct catalog_change *cha
 {
     uint64_t limit = 4 * c->place.dump_end + TAIL_BYTES;
     struct writer w = begin(c, c->active, c->place, c->place.revision + 1, 0, limit < c->region_bytes ? limit : c->region_bytes);
-    int rc = 0;
+    int rc = c->older ? make_void(c, 1 - c->active) : 0;
+    c->older = c->older && rc;
     for (unsigned i = 0; i < count && !rc; i++)
         rc = put(&w, &changes[i]);
     if (!rc)

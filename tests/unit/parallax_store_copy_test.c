@@ -413,6 +413,70 @@ static void a_full_region_is_followed_by_the_other(void)
     catalog_close(m);
 }
 
+/* A crash that left both regions whole: the older is gone before the newer gets ahead of it. */
+static void an_older_copy_is_void_before_a_change(void)
+{
+    uint64_t random = unit_seed();
+    struct catalog *inner, *again = NULL;
+    struct catalog *m = fresh_mirror(&inner);
+    for (unsigned i = 0; i < 4; i++)
+        change(m, &random, 800, 0);
+    /* The first dump went to the second region, the next goes to the first; what was in the second is put back. */
+    unsigned char *before = read_file();
+    struct catalog_copy *c = open_copy(0);
+    CU_ASSERT_EQUAL(catalog_copy_dump(c, inner, OBJECT), 0);
+    catalog_copy_close(c);
+    unsigned char *image = read_file(), *first = image + OFFSET;
+    memcpy(first + region, before + OFFSET + region, region);
+    write_file(image);
+    expect_copy(4, sum_of(m));
+    free(before);
+    free(image);
+    CU_ASSERT_EQUAL_FATAL(open_again(inner, 0, &again), 0);
+    for (unsigned i = 0; i < 3; i++)
+        change(again, &random, 800, 0);
+    expect_copy(7, sum_of(again));
+    image = read_file();
+    image[OFFSET + 9] ^= 1;
+    write_file(image);
+    free(image);
+    expect_no_copy();
+    catalog_close(again);
+    catalog_close(m);
+}
+
+/* The torn dump of a former owner has the generation of the next owner's, whose revisions begin anew. */
+static void what_a_former_epoch_has_left_is_no_rot(void)
+{
+    uint64_t found;
+    struct catalog *inner, *again = NULL, *next = empty_catalog();
+    struct catalog *m = fresh_mirror(&inner);
+    for (unsigned i = 0; i < 10; i++)
+        put_one(m, "a", 20000);
+    unsigned char *before = read_file();
+    struct catalog_copy *c = open_copy(0);
+    CU_ASSERT_EQUAL(catalog_copy_dump(c, inner, OBJECT), 0);
+    for (unsigned i = 0; i < 3; i++)
+        CU_ASSERT_EQUAL(catalog_copy_append(c, &(struct catalog_change){ "a", 1, "x", 1 }, 1), 0);
+    catalog_copy_close(c);
+    unsigned char *torn = read_file();
+    memset(torn + OFFSET, 0, 4096);
+    memcpy(torn + OFFSET + region, before + OFFSET + region, region);
+    write_file(torn);
+    free(before);
+    free(torn);
+    put_one(next, "b", 1);
+    c = open_copy(1);
+    CU_ASSERT(catalog_copy_whole(c, &found) && catalog_copy_foreign(c));
+    CU_ASSERT_EQUAL_FATAL(catalog_mirror_open(next, c, false, &again), 0);
+    catalog_close(again);
+    c = open_copy(1);
+    CU_ASSERT(catalog_copy_whole(c, &found) && found == 1);
+    CU_ASSERT_EQUAL(catalog_copy_check_end(c), 0);
+    catalog_copy_close(c);
+    catalog_close(m);
+}
+
 /* ---- The catalog that keeps it ---- */
 
 static void after_random_changes_and_failures_the_copy_is_the_catalog(void)
@@ -564,6 +628,7 @@ int main(int argc, char **argv)
                        (struct unit_test[]){ UNIT(every_cut_of_the_last_change_leaves_the_one_before), UNIT(a_long_change_counts_only_if_all_its_pieces_are_there),
                                              UNIT(every_cut_of_a_dump_leaves_what_was_there), UNIT(wrong_bytes_are_never_believed),
                                              UNIT(another_stores_copy_is_none), UNIT(a_full_region_is_followed_by_the_other),
+                                             UNIT(an_older_copy_is_void_before_a_change), UNIT(what_a_former_epoch_has_left_is_no_rot),
                                              UNIT(after_random_changes_and_failures_the_copy_is_the_catalog),
                                              UNIT(a_change_of_another_revision_leaves_the_copy_as_it_is), UNIT(opening_makes_the_copy_equal),
                                              UNIT(a_copy_that_cannot_be_written_fails_the_change), UNIT(what_does_not_fit_leaves_no_copy), { 0 } });
