@@ -114,6 +114,13 @@ static const struct catalog_ops mirror_ops = {
     .scan = scan, .get = get, .apply = apply, .lease_take = lease_take, .lease_drop = lease_drop, .close = close_mirror,
 };
 
+int catalog_mirror_check(struct catalog *inner, const struct catalog_copy *copy)
+{
+    uint64_t own, copied;
+    int rc = catalog_scan(inner, copied_object, &own, NULL, NULL);
+    return !rc && !catalog_copy_foreign(copy) && catalog_copy_whole(copy, &copied) && copied > own + 1 ? -ESTALE : rc;
+}
+
 int catalog_mirror_open(struct catalog *inner, struct catalog_copy *copy, bool anew, struct catalog **out)
 {
     uint64_t own, copied;
@@ -124,10 +131,10 @@ int catalog_mirror_open(struct catalog *inner, struct catalog_copy *copy, bool a
     bool whole = catalog_copy_whole(copy, &copied);
     anew = anew || catalog_copy_foreign(copy);
     atomic_init(&m->held, whole);
-    int rc = catalog_scan(inner, copied_object, &own, NULL, NULL);
-    if (!rc && !anew && whole && copied > own + 1)
-        rc = -ESTALE;
-    else if (!rc && (anew || !whole || copied != own))
+    int rc = anew ? 0 : catalog_mirror_check(inner, copy);
+    if (!rc)
+        rc = catalog_scan(inner, copied_object, &own, NULL, NULL);
+    if (!rc && (anew || !whole || copied != own))
         rc = refresh(m);
     if (rc)
         free(m);

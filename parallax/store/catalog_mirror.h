@@ -10,8 +10,10 @@
 
 #include <stdbool.h>
 
-/* Makes the copy equal to `inner` where it is not, durably. anew: whatever the regions hold has no meaning. -ESTALE: the copy is
- * newer than inner by more than a crash explains; nothing was changed. Both belong to the mirror if this succeeds. */
+/* -ESTALE: the copy is newer than inner by more than a crash explains. */
+int catalog_mirror_check(struct catalog *inner, const struct catalog_copy *copy);
+/* Makes the copy equal to `inner` where it is not, durably. anew: whatever the regions hold has no meaning. -ESTALE: as from
+ * the check; nothing was changed. Both belong to the mirror if this succeeds. */
 int catalog_mirror_open(struct catalog *inner, struct catalog_copy *copy, bool anew, struct catalog **out);
 /* Any thread: whether there is a copy now. */
 bool catalog_mirror_held(const struct catalog *c);

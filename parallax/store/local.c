@@ -105,7 +105,7 @@ int local_open_blocks(struct backing *b, struct loop *loop, bool lazy, bool crea
     if (rc == -EAGAIN)
         return error_set(err, rc, "cannot open %s: the host's asynchronous I/O is used up; raise fs.aio-max-nr with sysctl", path);
     if (rc == -EBUSY)
-        return error_set(err, rc, "the device %s is in use (mounted, swap, or part of a volume); release it first", path);
+        return error_set(err, rc, "the device %s is in use (mounted, swap, part of a volume, or open by another Parallax); release it first", path);
     if (rc == -ERANGE)
         return error_set(err, rc, "the device %s has become smaller than what the store %s has on it; give it its former size", path, l->directory);
     if (rc)
@@ -129,10 +129,18 @@ int local_open_copy(const struct local *l, struct catalog_copy **copy, struct er
     if (!l->header.copy_bytes)
         return 0;
     int fd = open(l->id.device, O_RDWR | O_CLOEXEC);
+    if (fd >= 0)
+        posix_fadvise(fd, LOCAL_DEVICE_HEADER_BYTES, (off_t)(2 * l->header.copy_bytes), POSIX_FADV_DONTNEED); /* as the header */
     int rc = fd < 0 ? -errno : catalog_copy_open(fd, LOCAL_DEVICE_HEADER_BYTES, l->header.copy_bytes, l->id.uuid, l->header.adoption, copy);
     if (rc && fd >= 0)
         close(fd);
     return rc ? error_set(err, rc, "cannot read the catalog's copy on %s: %s", l->id.device, strerror(-rc)) : 0;
+}
+
+int local_refuse_older(const struct local *l, struct error *err)
+{
+    return error_set(err, -ESTALE, "the catalog in %s is older than what %s carries: it was put back from a copy, or is damaged; adopt the device in a new "
+                     "directory with 'init --adopt'", l->directory, l->id.device);
 }
 
 /* The copy is taken, whatever happens. */
@@ -143,8 +151,7 @@ static int mirror(struct backing *b, struct catalog_copy *copy, bool anew, struc
     if (rc)
         catalog_copy_close(copy);
     if (rc == -ESTALE)
-        return error_set(err, rc, "the catalog in %s is older than what %s carries: it was put back from a copy, or is damaged; adopt the device in a new "
-                         "directory with 'init --adopt'", l->directory, l->id.device);
+        return local_refuse_older(l, err);
     return rc ? error_set(err, rc, "cannot keep the catalog's copy on %s: %s", l->id.device, strerror(-rc)) : 0;
 }
 

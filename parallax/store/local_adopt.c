@@ -4,8 +4,10 @@
  * which on the former directory is refused; STORE by rename. Of the device only the header is written, so after a crash
  * anywhere it can be adopted again. The copy is of the former epoch until the first opening makes a dump of what the new
  * catalog is.
- * A directory. Order: the header of its device, if it has one; STORE by rename. A crash in between leaves a store that still
+ * A directory. Order: its catalog is found to be no older than the device's copy, for the former owner may have the newest
+ * and must not lose the device to an old one; the header of its device, if it has one; STORE by rename. A crash in between leaves a store that still
  * names the other host, and the next adoption finds the header done. */
+#include "parallax/store/catalog_mirror.h"
 #include "parallax/store/local_private.h"
 
 #include <errno.h>
@@ -96,15 +98,37 @@ static int adopt_device(struct backing *b, const char *device, bool force, struc
     return rc ? rc : take_over(b, err);
 }
 
-/* The header may name this host already: an earlier adoption was cut short. */
-static int own_device(struct local *l, const struct local_identity *mine, struct error *err)
+/* Claims the device until b is closed. */
+static int check_age(struct backing *b, struct error *err)
 {
+    const struct local *l = b->implementation;
+    struct catalog_copy *copy;
+    int rc = local_open_blocks(b, NULL, false, false, err);
+    if (!rc)
+        rc = local_open_database(b, false, err);
+    if (!rc)
+        rc = local_open_copy(l, &copy, err);
+    if (rc)
+        return rc;
+    rc = catalog_mirror_check(b->catalog, copy);
+    catalog_copy_close(copy);
+    if (rc == -ESTALE)
+        return local_refuse_older(l, err);
+    return rc ? error_set(err, rc, "cannot read the catalog in %s: %s", l->directory, strerror(-rc)) : 0;
+}
+
+/* The header may name this host already: an earlier adoption was cut short. */
+static int own_device(struct backing *b, const struct local_identity *mine, struct error *err)
+{
+    struct local *l = b->implementation;
     int rc = local_device_read(l->id.device, true, &l->header, err);
     if (rc || !l->header.copy_bytes)
         return rc ? rc : local_device_check_owner(&l->header, &l->id, l->directory, err);
     if (local_device_check_owner(&l->header, mine, l->directory, NULL) == 0)
         return 0;
     rc = local_device_check_owner(&l->header, &l->id, l->directory, err);
+    if (!rc)
+        rc = check_age(b, err);
     if (rc)
         return rc;
     local_device_own(&l->header, mine);
@@ -135,7 +159,7 @@ static int adopt_directory(struct backing *b, struct backing_adopted *out, struc
     snprintf(out->previous_host, sizeof out->previous_host, "%s", l->id.host);
     snprintf(out->device, sizeof out->device, "%s", l->id.device);
     if (*l->id.device)
-        rc = own_device(l, &mine, err);
+        rc = own_device(b, &mine, err);
     if (!rc)
         rc = local_identity_write(l->directory_fd, l->directory, LOCAL_STORE_NEW_FILE, &mine, err);
     if (!rc && (rc = local_publish(l)))

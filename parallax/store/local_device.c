@@ -24,6 +24,7 @@
 #define PROBE_BYTES (64u << 10)
 #define REGION_MAX (1ull << 30)
 #define REGION_MIN (4ull << 20)
+#define REGION_STEP (512ull << 10) /* block 0 lies at a whole MiB, as the stripes and erase blocks below like it */
 static const char magic[16] = "Parallax device";
 
 enum {
@@ -83,10 +84,11 @@ static bool decode(unsigned char b[HEADER_BYTES], struct local_device_header *h)
            h->copy_bytes % BDEV_BLOCK_SIZE == 0 && h->start_bytes == LOCAL_DEVICE_HEADER_BYTES + 2 * h->copy_bytes;
 }
 
-/* The newer whole copy. */
+/* The newer whole copy, from the device: what this host has cached of it is older if another host has written since. */
 static bool read_header(int fd, struct local_device_header *h)
 {
     bool found = false;
+    posix_fadvise(fd, 0, LOCAL_DEVICE_HEADER_BYTES, POSIX_FADV_DONTNEED);
     for (unsigned copy = 0; copy < 2; copy++) {
         unsigned char b[HEADER_BYTES];
         struct local_device_header one;
@@ -98,6 +100,16 @@ static bool read_header(int fd, struct local_device_header *h)
         found = true;
     }
     return found;
+}
+
+/* Whether there is a header that cannot be read: damaged, or of a newer version. */
+static bool has_magic(int fd)
+{
+    char b[sizeof magic];
+    for (unsigned copy = 0; copy < 2; copy++)
+        if (pread(fd, b, sizeof b, (off_t)(copy * BDEV_BLOCK_SIZE)) == (ssize_t)sizeof b && memcmp(b, magic, sizeof b) == 0)
+            return true;
+    return false;
 }
 
 static int write_header(int fd, const struct local_device_header *h)
@@ -166,6 +178,9 @@ static int check_contents(int fd, const char *device, bool force, struct error *
     if (read_header(fd, &h))
         return error_set(err, -EEXIST, "the device %s already carries the Parallax store %s; adopt it with 'init --adopt', or wipe it first if it is no "
                          "longer needed", device, h.uuid);
+    if (has_magic(fd))
+        return error_set(err, -EEXIST, "the device %s carries a Parallax store whose header is damaged or of a newer Parallax; wipe it first if it is no "
+                         "longer needed", device);
     if (force)
         return 0;
     int found = recognise(device, name);
@@ -187,7 +202,7 @@ static int claim(const char *device, struct error *err)
         return error_set(err, -ENOTBLK, "%s is not a block device", device);
     int fd = open(device, O_RDWR | O_EXCL | O_CLOEXEC);
     if (fd < 0 && errno == EBUSY)
-        return error_set(err, -EBUSY, "the device %s is in use (mounted, swap, or part of a volume); release it first", device);
+        return error_set(err, -EBUSY, "the device %s is in use (mounted, swap, part of a volume, or open by another Parallax); release it first", device);
     return fd < 0 ? error_set(err, -errno, "cannot open the device %s: %s", device, strerror(errno)) : fd;
 }
 
@@ -212,7 +227,7 @@ int local_device_lay_out(const char *device, struct local_device_header *h, stru
         return error_set(err, rc, "cannot tell the size of %s: %s", device, strerror(-rc));
     uint64_t region = bytes / 512 < REGION_MIN ? REGION_MIN : bytes / 512 > REGION_MAX ? REGION_MAX : bytes / 512;
     region = region > bytes / 16 ? bytes / 16 : region;
-    *h = (struct local_device_header){ .copy_bytes = region & ~(uint64_t)(BDEV_BLOCK_SIZE - 1) };
+    *h = (struct local_device_header){ .copy_bytes = region - region % (region < REGION_STEP ? BDEV_BLOCK_SIZE : REGION_STEP) };
     h->start_bytes = LOCAL_DEVICE_HEADER_BYTES + 2 * h->copy_bytes;
     return bytes > h->start_bytes ? 0 : error_set(err, -ENOSPC, "the device %s is too small", device);
 }
@@ -243,8 +258,10 @@ int local_device_read(const char *device, bool claimed, struct local_device_head
     int fd = claimed ? claim(device, err) : open(device, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return claimed ? fd : error_set(err, -errno, "cannot open the store's device %s: %s", device, strerror(errno));
-    bool whole = read_header(fd, h);
+    bool whole = read_header(fd, h), marked = !whole && has_magic(fd);
     close(fd);
+    if (marked)
+        return error_set(err, -ENODEV, "the device %s has no Parallax header that can be read: it is damaged, or a newer Parallax made it", device);
     return whole ? 0 : error_set(err, -ENODEV, "the device %s has no Parallax header: it carries no store; attach the right one under that name", device);
 }
 

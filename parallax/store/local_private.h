@@ -93,6 +93,8 @@ int local_open_blocks(struct backing *b, struct loop *loop, bool lazy, bool crea
 int local_open_database(struct backing *b, bool create, struct error *err);
 /* The copy of the catalog on the device, or NULL where none has its place. */
 int local_open_copy(const struct local *l, struct catalog_copy **copy, struct error *err);
+/* -ESTALE and its line: the device's copy is newer than the catalog. */
+int local_refuse_older(const struct local *l, struct error *err);
 /* Makes STORE.new the directory's STORE, durably. */
 int local_publish(struct local *l);
 #endif

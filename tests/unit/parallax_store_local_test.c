@@ -421,6 +421,10 @@ static void a_store_on_a_device_knows_its_device(void)
     expect_refusal(other, -EINVAL, device_a, device_b);
     CU_ASSERT_EQUAL(shell("truncate -s 3328K %s/a && losetup -c %s", base, device_a), 0);
     expect_refusal(store, -ERANGE, device_a, "has become smaller");
+    struct local_device_header odd;
+    CU_ASSERT_EQUAL(shell("truncate -s 4100M %s/a && losetup -c %s", base, device_a), 0);
+    CU_ASSERT_EQUAL(local_device_lay_out(device_a, &odd, &err), 0);
+    CU_ASSERT(odd.copy_bytes == 8u << 20 && odd.start_bytes == 17u << 20);
     CU_ASSERT_EQUAL(shell("truncate -s 16M %s/a && losetup -c %s", base, device_a), 0);
     /* One copy of the header torn: the other serves. Both: not this store's device. */
     CU_ASSERT_EQUAL(shell("printf zzzz | dd of=%s bs=1 seek=40 conv=fsync,notrunc status=none", device_a), 0);
@@ -429,6 +433,7 @@ static void a_store_on_a_device_knows_its_device(void)
     b.close(&b);
     CU_ASSERT_EQUAL(shell("printf zzzz | dd of=%s bs=1 seek=4136 conv=fsync,notrunc status=none", device_a), 0);
     expect_refusal(store, -ENODEV, device_a, "no Parallax header");
+    CU_ASSERT_EQUAL(local_device_check(device_a, true, NULL), -EEXIST);
     struct local_device_header another = { .blocks = 300, .copy_bytes = 1u << 20, .start_bytes = 3u << 20, .uuid = "another-uuid" };
     CU_ASSERT_EQUAL(local_device_write(device_a, &another), 0);
     expect_refusal(store, -ENODEV, device_a, "belongs to store another-uuid");
