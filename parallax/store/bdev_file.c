@@ -57,28 +57,12 @@ static void submit(struct bdev *d, struct bdev_req *req)
     aio_queue_submit(f->queue, req, valid ? 0 : -EINVAL);
 }
 
-/* All of it, or an error. */
-static int transfer(int fd, bool writing, void *buf, size_t left, off_t at)
-{
-    for (char *p = buf; left;) {
-        ssize_t n = writing ? pwrite(fd, p, left, at) : pread(fd, p, left, at);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return n ? -errno : -EIO;
-        p += n;
-        at += n;
-        left -= (size_t)n;
-    }
-    return 0;
-}
-
 static int read_blocks(struct bdev *d, uint64_t block, void *buf, uint32_t blocks)
 {
     struct bdev_file *f = file_of(d);
     if (!in_range(f, block, blocks))
         return -EINVAL;
-    return transfer(f->sync_fd, false, buf, (size_t)blocks * BDEV_BLOCK_SIZE, offset_of(f, block));
+    return host_file_transfer(f->sync_fd, false, buf, (size_t)blocks * BDEV_BLOCK_SIZE, offset_of(f, block));
 }
 
 static int write_blocks(struct bdev *d, uint64_t block, const void *buf, uint32_t blocks)
@@ -86,7 +70,7 @@ static int write_blocks(struct bdev *d, uint64_t block, const void *buf, uint32_
     struct bdev_file *f = file_of(d);
     if (!in_range(f, block, blocks))
         return -EINVAL;
-    return transfer(f->sync_fd, true, (void *)(uintptr_t)buf, (size_t)blocks * BDEV_BLOCK_SIZE, offset_of(f, block));
+    return host_file_transfer(f->sync_fd, true, (void *)(uintptr_t)buf, (size_t)blocks * BDEV_BLOCK_SIZE, offset_of(f, block));
 }
 
 static int read_many(struct bdev *d, const uint64_t *blocks, void *const *bufs, unsigned count)
@@ -121,7 +105,7 @@ static int write_zeroes(struct bdev_file *f, uint64_t block, uint64_t end)
     int err = 0;
     for (; !err && block < end; block += GROW_CHUNK_BLOCKS) {
         uint64_t n = end - block < GROW_CHUNK_BLOCKS ? end - block : GROW_CHUNK_BLOCKS;
-        err = transfer(f->sync_fd, true, zeroes, (size_t)n * BDEV_BLOCK_SIZE, offset_of(f, block));
+        err = host_file_transfer(f->sync_fd, true, zeroes, (size_t)n * BDEV_BLOCK_SIZE, offset_of(f, block));
     }
     free(zeroes);
     return err;

@@ -12,6 +12,7 @@
 #include "base/bdev.h"
 #include "base/crc32c.h"
 #include "base/endian.h"
+#include "parallax/store/host_file.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -71,18 +72,7 @@ static int reserve(struct catalog_copy *c, size_t bytes)
 
 static int transfer(const struct catalog_copy *c, bool writing, unsigned region, uint64_t at, void *buf, size_t left)
 {
-    off_t place = (off_t)(c->offset + region * c->region_bytes + at);
-    for (char *p = buf; left;) {
-        ssize_t n = writing ? pwrite(c->fd, p, left, place) : pread(c->fd, p, left, place);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return n ? -errno : -EIO;
-        p += n;
-        place += n;
-        left -= (size_t)n;
-    }
-    return 0;
+    return host_file_transfer(c->fd, writing, buf, left, (off_t)(c->offset + region * c->region_bytes + at));
 }
 
 static int sync_copy(const struct catalog_copy *c) { return fdatasync(c->fd) < 0 ? -errno : 0; }

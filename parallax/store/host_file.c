@@ -61,3 +61,18 @@ int host_file_hole(int fd, uint64_t from, uint64_t end, uint64_t *start, uint64_
     int err = by_extents(fd, from, end, start, stop);
     return !err || err == -ENOENT ? err : by_seeking(fd, from, end, start, stop);
 }
+
+int host_file_transfer(int fd, bool writing, void *buf, size_t left, off_t at)
+{
+    for (char *p = buf; left;) {
+        ssize_t n = writing ? pwrite(fd, p, left, at) : pread(fd, p, left, at);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return n ? -errno : -EIO;
+        p += n;
+        at += n;
+        left -= (size_t)n;
+    }
+    return 0;
+}

@@ -5,8 +5,8 @@
  * anywhere it can be adopted again. The copy is of the former epoch until the first opening makes a dump of what the new
  * catalog is.
  * A directory. Order: its catalog is found to be no older than the device's copy, for the former owner may have the newest
- * and must not lose the device to an old one; the header of its device, if it has one; STORE by rename. A crash in between leaves a store that still
- * names the other host, and the next adoption finds the header done. */
+ * and must not lose the device to an old one; the header of its device, if it has one; STORE by rename. A crash in between
+ * leaves a store that still names the other host, and the next adoption finds the header done. */
 #include "parallax/store/catalog_mirror.h"
 #include "parallax/store/local_private.h"
 

@@ -440,6 +440,15 @@ static void a_store_on_a_device_knows_its_device(void)
     free(buf);
 }
 
+static void make_store_on_device(char url[700])
+{
+    struct error err = ERROR_NONE;
+    fresh();
+    CU_ASSERT_EQUAL(local_device_wipe(device_a, &err), 0);
+    snprintf(url, 700, "file:%s?device=%s", store, device_a);
+    make_store(url);
+}
+
 /* As they were made before devices carried a copy. */
 static void a_device_without_a_copy_still_opens(void)
 {
@@ -449,10 +458,7 @@ static void a_device_without_a_copy_still_opens(void)
     struct error err = ERROR_NONE;
     struct local_device_header h;
     struct local_identity id;
-    fresh();
-    CU_ASSERT_EQUAL(local_device_wipe(device_a, &err), 0);
-    snprintf(url, sizeof url, "file:%s?device=%s", store, device_a);
-    make_store(url);
+    make_store_on_device(url);
     int fd = open(store, O_RDONLY | O_DIRECTORY);
     CU_ASSERT_EQUAL_FATAL(local_identity_read(fd, store, &id, &err), 0);
     close(fd);
@@ -479,11 +485,8 @@ static void an_adopted_device_is_refused_to_its_former_directory(void)
     struct backing b;
     struct backing_adopted adopted;
     struct error err = ERROR_NONE;
-    fresh();
-    CU_ASSERT_EQUAL(local_device_wipe(device_a, &err), 0);
-    snprintf(url, sizeof url, "file:%s?device=%s", store, device_a);
+    make_store_on_device(url);
     snprintf(second, sizeof second, "%s-second", store);
-    make_store(url);
     CU_ASSERT_EQUAL_FATAL(backing_open(store, NULL, &quick, &b, &err), 0);
     CU_ASSERT_EQUAL(catalog_apply(b.catalog, "store", 0, &(struct catalog_change){ "k", 1, "value", 5 }, 1), 0);
     /* In use: refused, and nothing is left. */
@@ -534,10 +537,7 @@ static void a_catalog_older_than_the_devices_copy_is_refused(void)
     struct backing b;
     struct backing_adopted adopted;
     struct error err = ERROR_NONE;
-    fresh();
-    CU_ASSERT_EQUAL(local_device_wipe(device_a, &err), 0);
-    snprintf(url, sizeof url, "file:%s?device=%s", store, device_a);
-    make_store(url);
+    make_store_on_device(url);
     CU_ASSERT_EQUAL(shell("rm -rf %s-old && cp -a %s %s-old", store, store, store), 0);
     CU_ASSERT_EQUAL_FATAL(backing_open(store, NULL, &quick, &b, &err), 0);
     for (uint64_t i = 0; i < 3; i++)
