@@ -18,6 +18,13 @@
 #define TEXT_MAX 4096u
 #define FIRST_WORD "parallax-store "
 #define CHECKSUM_KEY "crc32c="
+#define LAST_LINE_MAX 24u
+
+/* The line that follows the first n bytes of the text. */
+static void format_last_line(const char *text, size_t n, char out[LAST_LINE_MAX])
+{
+    snprintf(out, LAST_LINE_MAX, CHECKSUM_KEY "%08x\n", crc32c(0, text, n));
+}
 
 int local_identity_make(struct local_identity *id, const char *device, struct error *err)
 {
@@ -56,7 +63,9 @@ int local_identity_write(int directory_fd, const char *directory, const char *fi
                      id->host, id->device);
     if (id->adoption)
         n += snprintf(text + n, sizeof text - (size_t)n, "adoption=%llu\n", id->adoption);
-    n += snprintf(text + n, sizeof text - (size_t)n, CHECKSUM_KEY "%08x\n", crc32c(0, text, (size_t)n));
+    char last[LAST_LINE_MAX];
+    format_last_line(text, (size_t)n, last);
+    n += snprintf(text + n, sizeof text - (size_t)n, "%s", last);
     int fd = openat(directory_fd, file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
     int rc = fd < 0 ? -errno : write_all(fd, text, (size_t)n);
     if (!rc && fsync(fd) < 0)
@@ -83,12 +92,13 @@ static int check_frame(const char *text, const char *directory, struct error *er
     if (version > VERSION)
         return error_set(err, -EPROTONOSUPPORT, "the store %s has format %lu and this program knows up to %lu; use a newer program",
                          directory, version, VERSION);
-    const char *sum = strstr(text, "\n" CHECKSUM_KEY);
-    if (!sum)
+    const char *last = strstr(text, "\n" CHECKSUM_KEY);
+    if (!last)
         return damaged(directory, "it is cut short", err);
-    sum++;
-    unsigned long stored = strtoul(sum + sizeof CHECKSUM_KEY - 1, &end, 16);
-    if (*end != '\n' || end[1] || stored != crc32c(0, text, (size_t)(sum - text)))
+    char expected[LAST_LINE_MAX];
+    last++;
+    format_last_line(text, (size_t)(last - text), expected);
+    if (strcmp(last, expected) != 0)
         return damaged(directory, "wrong checksum", err);
     return 0;
 }
