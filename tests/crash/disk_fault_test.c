@@ -25,7 +25,7 @@
 #include <unistd.h>
 
 #define SESSION_STEPS 500u
-#define ATTEMPTS 400u
+#define ATTEMPTS 8000u
 #define NTH_MOST 5000u
 #define IMAGES_MOST 6u    /* all of them are read after each crash */
 #define SNAPSHOTS_MOST 3u
@@ -81,11 +81,13 @@ static void run_task(const struct operation *o, const struct disk_fault *f)
     for (unsigned i = 0; i < ATTEMPTS; i++) {
         engine.faulty = true;
         disk_order_fault(f);
-        if (engine_begin_task(&engine, o->name) || disk_faults_met()) {
+        bool begun = engine_begin_task(&engine, o->name);
+        if (!begun)
+            disk_order_fault(NULL);
+        if (begun || disk_faults_met()) { /* without it: by the preparation, or by work in the background */
             engine_drain(&engine);
             return;
         }
-        disk_order_fault(NULL);
         engine.faulty = false;
         engine_step(&engine);
         engine_drain(&engine);
@@ -95,7 +97,7 @@ static void run_task(const struct operation *o, const struct disk_fault *f)
 
 static struct handle *writable_handle(uint64_t sectors)
 {
-    for (unsigned i = 0; i < 20 * ATTEMPTS; i++) {
+    for (unsigned i = 0; i < ATTEMPTS; i++) {
         list_for_each(n, &engine.world.handles) {
             struct handle *h = container_of(n, struct handle, link);
             if (h->writable && h->object->content->count >= sectors / 8 + 1 && h->object->content->size_bytes >= sectors * 512)

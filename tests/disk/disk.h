@@ -83,8 +83,8 @@ struct disk_fault {
     bool lasting; /* and all that follow */
 };
 
-/* Replaces the fault in force; NULL: none. */
+/* Replaces the fault in force; NULL: none, and what was met still counts. */
 void disk_order_fault(const struct disk_fault *fault);
-/* Faults met since the last order. */
+/* Faults met since the last order of one. */
 uint64_t disk_faults_met(void);
 #endif

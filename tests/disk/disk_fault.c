@@ -11,7 +11,9 @@ void disk_order_fault(const struct disk_fault *fault)
 {
     disk_lock();
     ordered = fault ? *fault : (struct disk_fault){ 0 };
-    seen = met = 0;
+    seen = 0;
+    if (fault)
+        met = 0;
     atomic_store(&memory, ordered.kinds & DISK_MEMORY);
     disk_unlock();
 }
