@@ -120,7 +120,11 @@ int local_open_database(struct backing *b, bool create, struct error *err)
     snprintf(path, sizeof path, "%s/" LOCAL_CATALOG_DIRECTORY, l->directory);
     if (create && mkdirat(l->directory_fd, LOCAL_CATALOG_DIRECTORY, 0700) < 0)
         return error_set(err, -errno, "cannot make %s: %s", path, strerror(errno));
-    return create ? catalog_bdb_create(path, &b->catalog, err) : catalog_bdb_open(path, &b->catalog, err);
+    struct error why = ERROR_NONE;
+    int rc = create ? catalog_bdb_create(path, &b->catalog, &why) : catalog_bdb_open(path, &b->catalog, &why);
+    if ((rc == -EBADMSG || rc == -ENOENT) && l->header.copy_bytes)
+        return error_set(err, rc, "%s, or adopt the device and its copy of the catalog: 'init --adopt %s' with a new directory", why.text, l->id.device);
+    return rc ? error_set(err, rc, "%s", why.text) : 0;
 }
 
 int local_open_copy(const struct local *l, struct catalog_copy **copy, struct error *err)

@@ -14,7 +14,7 @@ serve() {
   until_true 60 eval "[ \$(ready) -gt $n ]"
 }
 stop_daemon() { kill "${1:--TERM}" "$(pidof parallaxd)" && until_true 60 eval '! pidof parallaxd'; }
-node() { xenstore-read "$backend/$(xl domid "$1")/$2"; }
+node() { rig read "$backend/$(rig id "$1")/$2"; }
 nothing_left() { ! xenstore-ls -f /local/domain/0/backend 2>/dev/null | grep 'backend/vbd/[0-9]'; }
 
 mount -t ext4 /dev/vda /store
@@ -30,17 +30,17 @@ refused() { # NAME WORDS DISK
   sed 's/^/# xl: /' /tmp/refused.out
   check "$1: xl says why" grep -q "$2" /tmp/refused.out
   xl block-detach g1 xvdd >/dev/null 2>&1 # libxl leaves the nodes of a disk that it could not add
-  check "$1: nothing is left" until_true 10 no_node "$backend/$(xl domid g1)/51760"
+  check "$1: nothing is left" until_true 10 no_node "$backend/$(rig id g1)/51760"
 }
 part_refusals() {
   refused "no such image" "no image 'nothing'" "$(disk xvdd nothing)"
   refused "a template asked for writing" "is a template and cannot be written" "$(disk xvdd template)"
   parallax snap create disk1@frozen
   refused "a snapshot asked for writing" "is a snapshot and cannot be written" "$(disk xvdd disk1@frozen)"
-  refused "an image that another writer has" "domain $(xl domid g1) xvda" "$(disk xvdd disk0)"
+  refused "an image that another writer has" "domain $(rig id g1) xvda" "$(disk xvdd disk0)"
   config wrong 160 guest "" "disk=['$(disk xvda nothing)']"
   check "a guest whose image is not there does not start" eval '! xl create -q /tmp/wrong.cfg >/tmp/refused.out 2>&1 && grep "no image .nothing." /tmp/refused.out'
-  check "and leaves nothing" eval 'gone wrong && [ "$(xenstore-list $backend)" = "$(xl domid g1)" ]'
+  check "and leaves nothing" eval 'gone wrong && [ "$(xenstore-list $backend)" = "$(rig id g1)" ]'
   check "the other disk is not touched" in_domain g1 "disk_load verify /dev/xvda 2"
 }
 
@@ -60,7 +60,7 @@ part_read_only() {
 # ---- What is offered, by image ----
 part_features() {
   check "a disk with flush and more hidden" xl block-attach g1 "$(disk xvdb disk5)"
-  check "does not offer them" test "$(node g1 51728/feature-flush-cache) $(node g1 51728/feature-barrier) $(node g1 51728/feature-discard) $(xenstore-exists "$backend/$(xl domid g1)/51728/feature-max-indirect-segments"; echo $?)" = "0 1 0 1"
+  check "does not offer them" test "$(node g1 51728/feature-flush-cache) $(node g1 51728/feature-barrier) $(node g1 51728/feature-discard) $(xenstore-exists "$backend/$(rig id g1)/51728/feature-max-indirect-segments"; echo $?)" = "0 1 0 1"
   check "the guest flushes by barriers then" in_domain g1 "$(block_device xvdb); mkfs.ext4 -q /dev/xvdb && mount /dev/xvdb /mnt && echo x >/mnt/x && sync && umount /mnt && e2fsck -fn /dev/xvdb"
   check "as the daemon counts" eval '[ $(device g1 51728 barriers) -gt 0 ] && [ $(device g1 51728 flushes) = 0 ]'
   check "another image's disk offers them" test "$(node g1 51712/feature-flush-cache) $(node g1 51712/feature-discard)" = "1 1"

@@ -1,10 +1,10 @@
 # lib.sh - what the rig's scenarios are written with; runs in dom0, in busybox's shell.
 #
-# A scenario prints "ok NAME", "not ok NAME - why" and notes ("# …"). in DOMAIN COMMAND runs a command in another domain, by the
-# xenstore nodes that that domain's agent watches.
+# A scenario prints "ok NAME", "not ok NAME - why" and notes ("# …"). in_domain DOMAIN COMMAND runs a command in another domain, by
+# the xenstore nodes that that domain's agent watches.
 failures=0
 consoles=/var/log/xen/console
-now() { cut -d' ' -f1 /proc/uptime; }
+now() { local t; read -r t _ </proc/uptime; echo $t; }
 note() { echo "# $(now) $*"; }
 ok() { echo "ok $*"; note "done"; }
 bad() { echo "not ok $*"; failures=$((failures + 1)); }
@@ -26,30 +26,10 @@ until_true() {
   done
 }
 
-# ---- Commands in other domains ----
-# start DOMAIN COMMAND: begins it, without waiting
-start() {
-  local id number; id=$(xl domid "$1") || return 125
-  number=$(($(cat /tmp/number 2>/dev/null || echo 0) + 1)); echo $number >/tmp/number
-  if ! xenstore-exists "/local/domain/$id/cmd"; then
-    xenstore-write "/local/domain/$id/cmd" ""; xenstore-chmod "/local/domain/$id/cmd" n0 "r$id"
-  fi
-  xenstore-write -R "/local/domain/$id/cmd" "$number $2" && echo $number >"/tmp/number.$id"
-}
-# finish DOMAIN [SECONDS]: waits for what was begun; prints what it printed; its status (124: too late, 125: no such domain)
-finish() {
-  local id limit=$((${2:-120} * 20)) i=0 reply want
-  id=$(xl domid "$1") || return 125
-  want=$(cat "/tmp/number.$id")
-  while reply=$(xenstore-read "/local/domain/$id/data/reply" 2>/dev/null); [ "${reply%% *}" != "$want" ]; do
-    i=$((i + 1)); [ $i -lt $limit ] || { echo "no answer from $1"; return 124; }
-    xenstore-exists "/local/domain/$id" || return 125
-    usleep 50000
-  done
-  xenstore-read -R "/local/domain/$id/data/out"; echo # it has no newline at its end
-  return "${reply#* }"
-}
-in_domain() { start "$1" "$2" && finish "$1" "${3:-}"; }
+# ---- Commands in other domains (rig.c says more) ----
+start() { rig start "$@"; }
+finish() { rig finish "$@"; }
+in_domain() { rig run "$@"; }
 
 # ---- Domains ----
 # config NAME MEMORY ROLE EXTRA LINE…: writes /tmp/NAME.cfg
@@ -78,8 +58,8 @@ again_if_emulation_fails() {
   done
 }
 load() { for m; do insmod "/modules/$m.ko" || note "cannot load $m"; done; }
-no_node() { ! xenstore-exists "$1"; }
-gone() { ! xl domid "$1" >/dev/null 2>&1; }
+no_node() { ! rig exists "$1"; }
+gone() { ! rig id "$1" >/dev/null; }
 # No domain that died is kept by somebody who has its pages mapped.
 no_zombie() { ! xl list | grep '(null)'; }
 # block_device DEVICE: shell code that waits for it
@@ -87,10 +67,10 @@ block_device() { echo "i=0; until [ -b /dev/$1 ]; do usleep 100000; i=\$((i + 1)
 
 # ---- The storage domain ----
 disk() { echo "format=raw,vdev=$1,access=${3:-rw},backendtype=phy,backend=storage,${4:+$4,}target=$2"; }
-storage() { in_domain storage "export PARALLAX_STORE=/store; $1" "${2:-}"; }
+storage() { in_domain storage "export PARALLAX_STORE=/store; $1"; }
 start_storage() {
   config storage 512 storage "" 'driver_domain=1' "vcpus=${storage_vcpus:-1}" "disk=[${1:-$storage_disks}]"
-  create storage && backend=/local/domain/$(xl domid storage)/backend/vbd
+  create storage && backend=/local/domain/$(rig id storage)/backend/vbd
 }
 hotplug_disk() { echo "'format=raw,vdev=$1,access=${3:-rw},backendtype=phy,script=/bin/hotplug-device,target=$2'"; }
 storage_disks=$(hotplug_disk xvda /dev/vda)
@@ -104,7 +84,7 @@ nothing_left() { ! xenstore-ls -f "${backend%/vbd}" 2>/dev/null | grep "^$backen
 # device GUEST VDEV NAME…: numbers of a device in the daemon's status, in a line
 device() { storage "$(device_command "$@")"; }
 device_command() {
-  local id names=; id=$(xl domid "$1"); local vdev=$2; shift 2
+  local id names=; id=$(rig id "$1"); local vdev=$2; shift 2
   for n; do names="$names${names:+,}.[\"$n\"]"; done
   echo "parallax --json status | jq -r '[.devices[] | select(.domid == $id and .vdev == $vdev) | $names | tostring] | join(\" \")'"
 }

@@ -24,7 +24,7 @@ part_data() {
 }
 
 # Rings of several queues and pages, large requests: as the xenstore, the guest and the daemon's counters tell.
-frontend() { xenstore-read "/local/domain/$(xl domid "$1")/device/vbd/$2"; }
+frontend() { rig read "/local/domain/$(rig id "$1")/device/vbd/$2"; }
 part_rings() {
   check "it has two queues" test "$(frontend g2 51712/multi-queue-num-queues)" = 2
   check "and rings of four pages" test "$(frontend g2 51712/ring-page-order)" = 2
@@ -58,7 +58,7 @@ part_snapshots() {
   check "it is attached read-only as a second disk" xl block-attach g1 "$(disk xvdb disk0@s1 ro)"
   check "mounts, and equals what was synced before it" in_domain g1 "i=0; until [ -b /dev/xvdb ]; do usleep 100000; i=\$((i+1)); [ \$i -lt 100 ] || exit 1; done; [ \$(cat /sys/block/xvdb/ro) = 1 ] && mkdir -p /snap && mount -t ext4 -o ro,noload /dev/xvdb /snap && [ \$(md5sum /snap/before | cut -c1-32) = \$(cat /run/sum) ] && umount /snap"
   check "and is detached" xl block-detach g1 xvdb
-  check "without leaving a node" until_true 10 no_node "$backend/$(xl domid g1)/51728"
+  check "without leaving a node" until_true 10 no_node "$backend/$(rig id g1)/51728"
   storage "parallax snap rm disk0@s1" >/dev/null
   in_domain g1 "sync" >/dev/null; before=$(used disk0)
   in_domain g1 "rm /mnt/after && sync && fstrim -v /mnt" | sed 's/^/# /'
@@ -66,7 +66,7 @@ part_snapshots() {
   note "used before $before, after $(used disk0)"
   check "a snapshot to return to" storage "parallax snap create disk0@s2"
   in_domain g1 "rm /mnt/before; sync; umount /mnt" >/dev/null
-  id=$(xl domid g1); xl destroy g1
+  id=$(rig id g1); xl destroy g1
   check "a destroyed guest's disk is gone from the xenstore" until_true 20 no_node "$backend/$id"
   check "rollback with the guest off" storage "parallax snap rollback disk0@s2"
   check "it boots again" create g1
@@ -99,18 +99,18 @@ part_restarts() {
 }
 
 # Sizes, attaching and detaching, destroying. What Xen counts afterwards is what it counted before.
-channels() { lsevtchn "$(xl domid storage)" | grep -c Interdomain; }
+channels() { lsevtchn "$(rig id storage)" | grep -c Interdomain; }
 # The grants of a domain that the storage domain has mapped; Xen prints its tables, the mapped ones, into its log.
 grants_in_use() {
   xl dmesg -c >/dev/null; xl debug-keys g
-  xl dmesg | tr -d '\r' | awk -v id="$(xl domid "$1")" -v backend="$(xl domid storage)" '
+  xl dmesg | tr -d '\r' | awk -v id="$(rig id "$1")" -v backend="$(rig id storage)" '
     /grant-table for remote/ { on = $0 ~ "remote d" id " " } on && /\[0x/ && $3 == backend { n++ } END { print n + 0 }'
 }
 # attach_and_detach GUEST N: times go to /tmp/times. By four names in turn: Linux takes a disk that comes back before it has taken the
 # old one of that name away for the old one.
 attach_and_detach() {
   local name vdev from; name=xvd$(echo bcde | cut -c$(($2 + 1))) vdev=$((51728 + 16 * $2)) from=$(now)
-  xl block-attach "$1" "$(disk $name disk2)" && until_true 60 eval "[ \$(xenstore-read $backend/$(xl domid "$1")/$vdev/state) = 4 ]" || return
+  xl block-attach "$1" "$(disk $name disk2)" && until_true 60 eval "[ \$(rig read $backend/$(rig id "$1")/$vdev/state) = 4 ]" || return
   awk "BEGIN { print $(now) - $from }" >>/tmp/times; from=$(now)
   xl block-detach "$1" $name || return
   awk "BEGIN { print $(now) - $from }" >>/tmp/times
@@ -132,7 +132,7 @@ part_churn() {
   until_true 30 eval '[ $(device g2 51792 writes) -gt 20 ]'
   check "detached with requests under way" eval 'xl block-detach g2 xvdf'
   check "which end with an error, in the guest alone" eval '! finish g2 && in_domain g2 true'
-  check "without leaving a node" until_true 10 no_node "$backend/$(xl domid g2)/51792"
+  check "without leaving a node" until_true 10 no_node "$backend/$(rig id g2)/51792"
   start g2 "disk_load verify /dev/xvda 300"
   until_true 30 eval '[ $(device g2 51712 in-flight) -gt 0 ]'
   check "a guest is destroyed under load" xl destroy g2
@@ -143,13 +143,13 @@ writable() { storage "dd if=/dev/zero of=/tmp/block bs=4096 count=1 2>/dev/null;
 # The ways a guest ends and comes back: reboot, crash, saved and restored, moved.
 wrote() { in_domain g1 "mount /dev/xvda /mnt && echo $1 >/mnt/mark && sync"; }
 kept() { in_domain g1 "[ \$(cat /mnt/mark) = $1 ] && dd if=/dev/urandom of=/mnt/more bs=64k count=16 && sync && umount /mnt && e2fsck -fn /dev/xvda"; }
-new_domid() { [ "$(xl domid g1 2>/dev/null || echo $1)" != "$1" ]; }
+new_domid() { [ "$(rig id g1 2>/dev/null || echo $1)" != "$1" ]; }
 part_lives() {
   in_domain g1 "mkfs.ext4 -q /dev/xvda" >/dev/null; wrote reboot >/dev/null
-  id=$(xl domid g1); start g1 "umount /mnt; reboot -f"
+  id=$(rig id g1); start g1 "umount /mnt; reboot -f"
   check "a guest reboots" until_true 60 new_domid "$id"
   check "and has its disk again" in_domain g1 '[ -b /dev/xvda ] && mount /dev/xvda /mnt && [ $(cat /mnt/mark) = reboot ]'
-  id=$(xl domid g1); start g1 "echo c >/proc/sysrq-trigger"
+  id=$(rig id g1); start g1 "echo c >/proc/sysrq-trigger"
   check "a guest that crashes is cleaned up" until_true 30 gone g1
   check "its disk is gone from the xenstore" until_true 20 no_node "$backend/$id"
   check "and serves it again" create g1
@@ -166,28 +166,28 @@ part_lives() {
   sed 's/^name=.*/name="g1--incoming"/' /tmp/g1.cfg >/tmp/incoming.cfg
   check "and is restored beside itself" xl restore /tmp/incoming.cfg /run/g1.save
   rm -f /run/g1.save
-  id=$(xl domid g1--incoming)
+  id=$(rig id g1--incoming)
   check "its disk is held back as long as the old domain has it" until_true 20 held_back "$id"
   check "the old domain goes" eval 'xl destroy g1 && xl rename g1--incoming g1'
-  check "then the new one has the disk" until_true 20 eval '[ $(xenstore-read $backend/$id/51712/state) = 4 ]'
+  check "then the new one has the disk" until_true 20 eval '[ $(rig read $backend/$id/51712/state) = 4 ]'
   in_domain g1 "sleep 2; kill \$(pidof disk_load); while pidof disk_load; do usleep 100000; done" >/dev/null
   check "and it saw no wrong byte" in_domain g1 'cat /run/verify; grep "no wrong byte" /run/verify'
 }
-held_back() { storage "grep 'device waits for its image: domid=$1 ' /run/parallaxd.log" && [ "$(xenstore-read $backend/$1/51712/state)" = 2 ]; }
+held_back() { storage "grep 'device waits for its image: domid=$1 ' /run/parallaxd.log" && [ "$(rig read $backend/$1/51712/state)" = 2 ]; }
 
 # Another domain, in which everything a frontend can do is done wrong, beside a guest that verifies its disk.
 part_hostile() {
   config evil 160 evil ""
   cp /boot/guest.cpio /boot/evil.cpio
   check "a hostile guest" create evil
-  evil_id=$(xl domid evil)
+  evil_id=$(rig id evil)
   in_domain g1 "(disk_load verify /dev/xvda 900 >/run/beside 2>&1) & sleep 1" >/dev/null
   for mode in copy map; do
     check "the daemon serves by $mode" eval 'stop_daemon && serve --grants $mode'
     daemon=$(storage "pidof parallaxd")
     start evil "ring_hostile --rounds 5 2>&1"
     xl block-attach evil "$(disk xvda disk5)"
-    check "5 rounds of a hostile frontend against a backend that serves by $mode" finish evil 300
+    check "5 rounds of a hostile frontend against a backend that serves by $mode" finish evil
     check "it is still the same process" test "$(storage "pidof parallaxd")" = "$daemon"
     xl block-detach evil xvda >/tmp/detach.out 2>&1 || xl block-detach --force evil xvda >>/tmp/detach.out 2>&1; sed 's/^/# xl: /' /tmp/detach.out
     check "the hostile frontend's device is gone" until_true 20 no_node "$backend/$evil_id/51712"
@@ -201,10 +201,10 @@ part_hostile() {
 # libxl waits ten seconds for each, so for all at once.
 ask() { xl block-attach g1 "$2" >/tmp/asked.$1 2>&1; echo $? >/tmp/asked.$1.status; } # VDEV DISK
 refused() { # NAME WORDS VDEV NUMBER
-  local node; node=$backend/$(xl domid g1)/$4
+  local node; node=$backend/$(rig id g1)/$4
   if [ "$(cat /tmp/asked.$3.status)" = 0 ]; then bad "$1 - it was attached"; xl block-detach g1 $3; return; fi
   sed 's/^/# xl: /' /tmp/asked.$3 | tail -1
-  for n in error hotplug-error; do check "$1: the node $n says why" eval "xenstore-read $node/$n | grep \"$2\""; done
+  for n in error hotplug-error; do check "$1: the node $n says why" eval "rig read $node/$n | grep \"$2\""; done
   check "$1: the log says why" storage "grep -q \"$2\" /run/parallaxd.log"
   xl block-detach g1 $3 >/dev/null 2>&1 # libxl leaves the nodes of a disk that it could not add
   check "$1: nothing is left" until_true 10 no_node "$node"
@@ -228,14 +228,14 @@ part_cost() {
   check "the daemon serves by copying" eval 'stop_daemon && serve'
   config g4 160 guest "" "disk=['$(disk xvda disk6)']"
   check "a guest for the cost" create g4
-  id=$(xl domid g4)
-  start kernel "i=0; until xenstore-exists backend/vbd/$id/51744/params; do i=\$((i + 1)); [ \$i -lt 200 ] || exit 1; usleep 50000; done; xenstore-write backend/vbd/$id/51744/physical-device ca:0 backend/vbd/$id/51744/hotplug-status connected"
+  id=$(rig id g4)
+  start kernel "i=0; until rig exists backend/vbd/$id/51744/params; do i=\$((i + 1)); [ \$i -lt 200 ] || exit 1; usleep 50000; done; xenstore-write backend/vbd/$id/51744/physical-device ca:0 backend/vbd/$id/51744/hotplug-status connected"
   check "is served by it as well" xl block-attach g4 "format=raw,vdev=xvdc,access=rw,backendtype=phy,backend=kernel,target=/dev/xvda"
   finish kernel
   check "the daemon serves another disk by mapping" eval 'stop_daemon && serve --grants map && xl block-attach g4 "$(disk xvdb disk7)"'
   in_domain g4 "$(block_device xvdc); $(block_device xvdb); for d in xvda xvdb xvdc; do disk_load rate /dev/\$d write 262144 4 3; done" >/dev/null
   for pattern in "read 4096 32 1 random 8" "read 65536 32 1 random 8" "write 4096 32 1 random 8"; do
-    in_domain g4 "for round in 1 2 3; do for d in xvda xvdc xvdb; do echo \$d \$(disk_load rate /dev/\$d $pattern); done; done" 120 | sed -n 's/.*\(xvd.\).*rate=/\1 /p' >/tmp/rates
+    in_domain g4 "for round in 1 2 3; do for d in xvda xvdc xvdb; do echo \$d \$(disk_load rate /dev/\$d $pattern); done; done" | sed -n 's/.*\(xvd.\).*rate=/\1 /p' >/tmp/rates
     awk '{ sum[$1] += $2; n[$1]++ } END { k = sum["xvdc"] / n["xvdc"]; printf "%d %d %d %.2f %.2f\n", sum["xvda"] / n["xvda"], sum["xvdb"] / n["xvdb"], k, sum["xvda"] / n["xvda"] / k, sum["xvdb"] / n["xvdb"] / k }' /tmp/rates >/tmp/cost
     read -r copy map kernel copy_ratio map_ratio </tmp/cost
     note "cost, $pattern: requests a second: copied $copy ($copy_ratio of xen-blkback's), mapped $map ($map_ratio), xen-blkback $kernel"
@@ -250,7 +250,7 @@ part_cost() {
 part_end() {
   for g in g1 g2; do xl destroy $g 2>/dev/null; done
   check "no node is left behind" until_true 20 nothing_left
-  check "no channel of a guest is left" until_true 10 eval '! lsevtchn $(xl domid storage) | grep "Interdomain (Connected) - Remote Domain [1-9]"'
+  check "no channel of a guest is left" until_true 10 eval '! lsevtchn $(rig id storage) | grep "Interdomain (Connected) - Remote Domain [1-9]"'
   check "no domain is left that somebody has mapped" until_true 10 no_zombie
   check "the store is sound" storage "parallax check"
   check "a guest is there when the storage domain goes" create g1

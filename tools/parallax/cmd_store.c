@@ -18,7 +18,7 @@ static int tell_adopted(struct cli *cli, const struct store_adopted *s)
     cli_say(cli, "adopted %s%s for this host into %s; host %s must not use it any more", *s->device ? "the device " : "the store", s->device, cli->store_key,
             s->previous_host);
     if (cli_request(cli, json_pack("{s:s}", "command", "status"), NULL, NULL, &status, &err))
-        return cli_fail(&err);
+        return cli_fail_text("the store belongs to this host now, but it cannot be used: %s", err.text);
     json_t *doc = json_pack("{s:s,s:s,s:s,s:o,s:I,s:I}", "store", cli->store_key, "uuid", json_text(status, "uuid"), "previous-host", s->previous_host, "device",
                             *s->device ? json_string(s->device) : json_null(), "images", (json_int_t)json_count(status, "images"), "templates",
                             (json_int_t)json_count(status, "templates"));
