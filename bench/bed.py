@@ -85,6 +85,22 @@ class Bed:
             self.note(qcow2=True)
         return path
 
+    def sparse_qcow2(self):
+        """A qcow2 file of which every other MiB is data."""
+        path, raw, mib = self.path("sparse.qcow2"), self.path("sparse.raw"), self.settings.import_mib
+        if self.state.get("sparse") != mib:
+            self.say(f"making a qcow2 file of {mib} MiB with {mib // 2} MiB of data")
+            with open(raw, "wb") as f:
+                for at in range(0, mib - 1, 2):
+                    f.seek(at << 20)
+                    f.write(os.urandom(1 << 20))
+                f.truncate(mib << 20)
+            run("qemu-img", "convert", "-q", "-f", "raw", "-O", "qcow2", raw, path)
+            os.unlink(raw)
+            self.read_whole(path)
+            self.note(sparse=mib)
+        return path
+
     def store(self):
         """The main store: the image DISK, and the template 'base' that clones are made of."""
         if not self.state.get("store"):

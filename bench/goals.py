@@ -80,6 +80,7 @@ GOALS = [
     Goal("deletions", "writes' 99th percentile under deletions, to without", "with", "without", at_most=1.25, measure="p99-us"),
     Goal("deletions", "deleting a snapshot returns in, ms", "with", at_most=10, measure="delete-ms"),
     Goal("depth", "reads through the most snapshots, to through one", "deepest", "1", at_least=0.95),
+    Goal("import-qcow2", "import of qcow2, to qemu-img convert to raw, both until durable", "ours", "qemu-img", at_least=0.8),
     Goal("restart", "from the start of the daemon after kill -9 to serving, s", "ours", at_most=2, measure="seconds"),
     Goal("metadata", "metadata of a fully written image, %", "ours", at_most=0.6, measure="percent", exact=True),
 ]

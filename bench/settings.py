@@ -13,6 +13,7 @@ DEFAULTS = {
     "DEPTH_WRITES": (100, 1000, 1000),    # before each of them
     "DEPTH_MIB": (128, 512, 1024),        # of that image
     "CLONES": (100, 1000, 1000),          # made in one step
+    "IMPORT_MIB": (512, 2048, 2048),      # size of the imported file, half of which is data
     "RESTART_MIB": (64, 1024, 10240),     # rewritten before the kill
 }
 FORMS = ("quick", "standard", "full")

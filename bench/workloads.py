@@ -261,6 +261,40 @@ def deletions(bed, name):
     return found
 
 
+# ---- Import ----
+
+def imports(bed, name):
+    """A qcow2 file, of which every other MiB is data, into an image of a new store, and by qemu-img into a new raw file; until durable."""
+    source, destination = bed.sparse_qcow2(), bed.path("converted.raw")
+
+    def of_data(seconds):
+        return {"rate": bed.settings.import_mib / 2 / seconds, "seconds": seconds}
+
+    def ours():
+        bed.drop_store("imports")
+        bed.stop_daemon()
+        bed.parallax("init", store="imports")
+        bed.serve("imports")
+        began = time.monotonic()
+        bed.parallax("import", source, "new", store="imports")
+        return of_data(time.monotonic() - began), "parallax import sparse.qcow2 new"
+
+    def qemu_img():
+        if os.path.exists(destination):
+            os.unlink(destination)
+        began = time.monotonic()
+        run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", source, destination)
+        fd = os.open(destination, os.O_RDWR)
+        os.fsync(fd)
+        os.close(fd)
+        return of_data(time.monotonic() - began), "qemu-img convert -f qcow2 -O raw sparse.qcow2 converted.raw; fsync"
+    found = rounds(bed, name, {"ours": ours, "qemu-img": qemu_img})
+    bed.drop_store("imports")
+    if os.path.exists(destination):
+        os.unlink(destination)
+    return found
+
+
 # ---- Age, restart, metadata ----
 
 def aged(bed, name):
@@ -340,6 +374,7 @@ WORKLOADS = [
     ("depth", "random reads of 4 KiB through that many snapshots, depth 32", depth),
     ("deletions", "random writes to 64 MiB while snapshots of another image are deleted, depth 32", deletions),
     ("randwrite-4k-aged", "random writes of 4 KiB in an aged store, depth 32", aged),
+    ("import-qcow2", "import of a qcow2 file half of which is data: MiB of data a second", imports),
     ("restart", "kill -9 and start, seconds", restart),
     ("metadata", "metadata of a written image", metadata),
 ]

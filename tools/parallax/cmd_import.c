@@ -72,21 +72,46 @@ static bool is_uri(const char *source)
     return false;
 }
 
+static int server_failed(struct import *m, int bad, const char *what)
+{
+    if (bad == -ECANCELED)
+        return error_set(m->err, bad, "interrupted; nothing was changed");
+    return error_set(m->err, bad, "%s %.200s: %s", what, m->source, libnbd_complaint());
+}
+
+static int ask_bytes(struct import *m, struct nbd_handle *nbd, unsigned char *out, size_t length, uint64_t at)
+{
+    int bad = libnbd_finish(nbd, libnbd.aio_pread(nbd, out, length, at, NBD_NULL_COMPLETION, 0), m->cli->cancel_fd);
+    return bad ? server_failed(m, bad, "cannot read") : 0;
+}
+
+static int ask_head_and_tail(struct import *m, struct nbd_handle *nbd, unsigned char head[FORMAT_HEAD], unsigned char tail[FORMAT_TAIL])
+{
+    int64_t size = libnbd.get_size(nbd);
+    if (size <= 0)
+        return 0; /* import_nbd tells */
+    uint64_t tail_at = size > (int64_t)FORMAT_TAIL ? (uint64_t)size - FORMAT_TAIL : 0;
+    if (ask_bytes(m, nbd, head, size < (int64_t)FORMAT_HEAD ? (size_t)size : FORMAT_HEAD, 0))
+        return m->err->code;
+    return ask_bytes(m, nbd, tail, (size_t)((uint64_t)size - tail_at), tail_at);
+}
+
 static int import_uri(struct import *m)
 {
-    unsigned char head[FORMAT_HEAD] = { 0 };
+    unsigned char head[FORMAT_HEAD] = { 0 }, tail[FORMAT_TAIL] = { 0 };
+    const char *format = NULL;
     struct nbd_handle *nbd = libnbd_open(m->err);
+    int bad = 0;
     if (!nbd)
         return m->err->code;
     if (m->given && strcmp(m->format, "raw"))
         error_set(m->err, -ENOTSUP, "what an NBD server offers is raw; its format cannot be %s", m->format);
-    else if (libnbd.add_meta_context(nbd, LIBNBD_CONTEXT_BASE_ALLOCATION) < 0 || libnbd.set_uri_allow_local_file(nbd, true) < 0 || libnbd.connect_uri(nbd, m->source) < 0)
-        error_set(m->err, -EIO, "cannot connect to %.200s: %s", m->source, libnbd.get_error());
-    int64_t size = m->err->code ? -1 : libnbd.get_size(nbd);
-    if (size > 0 && !m->given && libnbd.pread(nbd, head, size < (int64_t)sizeof head ? (size_t)size : sizeof head, 0, 0) < 0)
-        error_set(m->err, -EIO, "reading %.200s failed: %s", m->source, libnbd.get_error());
-    const char *format = m->given ? NULL : format_of_head(head);
-    if (format && !m->err->code)
+    else if (libnbd.add_meta_context(nbd, LIBNBD_CONTEXT_BASE_ALLOCATION) < 0 || libnbd.set_uri_allow_local_file(nbd, true) < 0 ||
+             (bad = libnbd_connect(nbd, m->source, m->cli->cancel_fd)))
+        server_failed(m, bad ? bad : -EIO, "cannot connect to");
+    else if (!m->given && ask_head_and_tail(m, nbd, head, tail) == 0 && !(format = format_of_head(head)))
+        format = format_of_tail(tail);
+    if (format)
         error_set(m->err, -ENOTSUP, "%.200s offers the bytes of a %s file; let its server open that, or store them as they are with --format raw", m->source, format);
     m->format = "raw";
     if (!m->err->code)
@@ -130,7 +155,7 @@ static int import_converted(struct import *m, struct source *s, const unsigned c
         return error_set(m->err, -ENOTSUP, "a %s image on standard input must begin with it and stand alone; name its file", m->format);
     if (image_check(s->fd, m->format, with_backing ? m->source : NULL, m->cli, &why) ||
         converter_open(&v, s->fd, m->format, m->source, false, with_backing, m->cli, &why)) {
-        if (why.code == -ECANCELED || why.code == -ENOENT || why.code == -ENOSYS)
+        if (why.code == -ECANCELED || why.code == -ENOENT || why.code == -ENOSYS || why.code == -ENOPKG)
             return error_set(m->err, why.code, "%s", why.text);
         return error_set(m->err, why.code, "'%.200s' is a %s file, and %.300s", s->name, m->format, why.text);
     }

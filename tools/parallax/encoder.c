@@ -2,7 +2,6 @@
 #include "tools/parallax/encoder.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -54,7 +53,7 @@ static int failed(struct encoder *e, struct error *err)
     if (e->error)
         return error_set(err, -e->error, "writing the image file failed: %s", strerror(e->error));
     const char *complaint = converter_complaint(&e->converter, why);
-    return error_set(err, -EIO, "writing the image file failed: %s", *complaint ? complaint : libnbd.get_error());
+    return error_set(err, -EIO, "writing the image file failed: %s", *complaint ? complaint : libnbd_complaint());
 }
 
 static int write_done(void *ctx, int *error)
@@ -70,19 +69,10 @@ static int write_done(void *ctx, int *error)
 /* Moves bytes until fewer than `most` writes are under way. */
 static int turn(struct encoder *e, unsigned most, struct error *err)
 {
-    struct nbd_handle *nbd = e->converter.nbd;
     while (!err->code && e->writing >= most && !e->error) {
-        unsigned direction = libnbd.aio_get_direction(nbd);
-        struct pollfd p[2] = { { .fd = libnbd.aio_get_fd(nbd) }, { .fd = e->cli->cancel_fd, .events = POLLIN } };
-        p[0].events = (short)((direction & LIBNBD_AIO_DIRECTION_READ ? POLLIN : 0) | (direction & LIBNBD_AIO_DIRECTION_WRITE ? POLLOUT : 0));
-        if (poll(p, 2, -1) < 0 && errno != EINTR)
-            return error_set(err, -errno, "waiting for qemu-nbd failed: %s", strerror(errno));
-        if (p[1].revents)
-            return error_set(err, -ECANCELED, "interrupted");
-        if (p[0].revents & POLLOUT ? libnbd.aio_notify_write(nbd) < 0 : p[0].revents && libnbd.aio_notify_read(nbd) < 0)
-            return failed(e, err);
-        if (libnbd.aio_is_dead(nbd) || libnbd.aio_is_closed(nbd))
-            return failed(e, err);
+        int bad = libnbd_turn(e->converter.nbd, e->cli->cancel_fd);
+        if (bad)
+            return bad == -ECANCELED ? error_set(err, bad, "interrupted") : failed(e, err);
     }
     return e->error ? failed(e, err) : err->code;
 }

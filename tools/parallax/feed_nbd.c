@@ -5,7 +5,6 @@
 #include "tools/parallax/feed_nbd.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -43,9 +42,12 @@ struct reader {
     uint64_t known, at;
 };
 
-static int nbd_failed(struct reader *r, const char *what)
+/* bad: of libnbd_turn and the like. */
+static int nbd_failed(struct reader *r, int bad, const char *what)
 {
-    return error_set(r->feed.err, -EIO, "%s %.200s failed: %s", what, r->name, libnbd.get_error() ? libnbd.get_error() : "the server is gone");
+    if (bad == -ECANCELED)
+        return error_set(r->feed.err, bad, "interrupted; nothing was changed");
+    return error_set(r->feed.err, bad, "%s %.200s failed: %s", what, r->name, libnbd_complaint());
 }
 
 /* ---- Where there is data ---- */
@@ -85,8 +87,10 @@ static int look_ahead(struct reader *r)
         r->known = r->length;
         return 0;
     }
-    if (libnbd.block_status(r->nbd, n, r->known, (nbd_extent_callback){ .callback = take_status, .user_data = r }, 0) < 0)
-        return nbd_failed(r, "asking");
+    int64_t asked = libnbd.aio_block_status(r->nbd, n, r->known, (nbd_extent_callback){ .callback = take_status, .user_data = r }, NBD_NULL_COMPLETION, 0);
+    int bad = libnbd_finish(r->nbd, asked, r->feed.cli->cancel_fd);
+    if (bad)
+        return nbd_failed(r, bad, "asking");
     return r->known == before ? error_set(r->feed.err, -EPROTO, "the server of %.200s does not tell where data are", r->name) : 0;
 }
 
@@ -133,7 +137,7 @@ static void fill(struct reader *r)
         s->state = SLOT_READING;
         r->reading++;
         if (libnbd.aio_pread(r->nbd, s->data, s->length, s->offset, (nbd_completion_callback){ .callback = read_done, .user_data = s }, 0) < 0) {
-            nbd_failed(r, "reading");
+            nbd_failed(r, -EIO, "reading");
             return;
         }
     }
@@ -157,23 +161,6 @@ static void send_read(struct reader *r)
     }
 }
 
-static void wait_for_nbd(struct reader *r)
-{
-    unsigned direction = libnbd.aio_get_direction(r->nbd);
-    struct pollfd p[2] = { { .fd = libnbd.aio_get_fd(r->nbd) }, { .fd = r->feed.cli->cancel_fd, .events = POLLIN } };
-    p[0].events = (short)((direction & LIBNBD_AIO_DIRECTION_READ ? POLLIN : 0) | (direction & LIBNBD_AIO_DIRECTION_WRITE ? POLLOUT : 0));
-    if (poll(p, 2, -1) < 0 && errno != EINTR)
-        error_set(r->feed.err, -errno, "waiting for input failed: %s", strerror(errno));
-    else if (p[1].revents)
-        error_set(r->feed.err, -ECANCELED, "interrupted; nothing was changed");
-    else if (p[0].revents & POLLOUT && libnbd.aio_notify_write(r->nbd) < 0)
-        nbd_failed(r, "reading");
-    else if (p[0].revents & ~POLLOUT && libnbd.aio_notify_read(r->nbd) < 0)
-        nbd_failed(r, "reading");
-    if (!r->feed.err->code && (libnbd.aio_is_dead(r->nbd) || libnbd.aio_is_closed(r->nbd)))
-        nbd_failed(r, "reading");
-}
-
 static bool any_read(const struct reader *r)
 {
     for (unsigned i = 0; i < SLOTS; i++)
@@ -184,10 +171,12 @@ static bool any_read(const struct reader *r)
 
 static int read_all(struct reader *r)
 {
+    int bad;
     for (;;) {
         fill(r);
         while (!r->feed.err->code && r->reading && !any_read(r))
-            wait_for_nbd(r);
+            if ((bad = libnbd_turn(r->nbd, r->feed.cli->cancel_fd)))
+                nbd_failed(r, bad, "reading");
         if (r->feed.err->code || !r->reading)
             return r->feed.err->code;
         send_read(r);
@@ -213,7 +202,7 @@ int feed_nbd(struct cli *cli, struct nbd_handle **nbd, const char *name, uint64_
         feed_conclude(&r->feed);
     else if (r->feed.answered)
         feed_conclude(&r->feed);
-    if (r->reading) { /* into memory that goes now */
+    if (err->code) { /* there may be commands in flight that point to what goes now */
         libnbd.close(*nbd);
         *nbd = NULL;
     }
