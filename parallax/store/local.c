@@ -123,7 +123,7 @@ int local_open_database(struct backing *b, bool create, struct error *err)
     struct error why = ERROR_NONE;
     int rc = create ? catalog_bdb_create(path, &b->catalog, &why) : catalog_bdb_open(path, &b->catalog, &why);
     if ((rc == -EBADMSG || rc == -ENOENT) && l->header.copy_bytes)
-        return error_set(err, rc, "%s, or adopt the device and its copy of the catalog: 'init --adopt %s' with a new directory", why.text, l->id.device);
+        return error_set(err, rc, "%s; the device has a copy of the catalog: 'init --adopt %s' with a new directory takes over both", why.text, l->id.device);
     return rc ? error_set(err, rc, "%s", why.text) : 0;
 }
 

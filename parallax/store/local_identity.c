@@ -77,7 +77,8 @@ int local_identity_write(int directory_fd, const char *directory, const char *fi
 
 static int damaged(const char *directory, const char *why, struct error *err)
 {
-    return error_set(err, -EBADMSG, "%s/" LOCAL_STORE_FILE " is damaged (%s); restore it from a backup, or, if the store is on a device, adopt that: 'init --adopt DEVICE' with a new directory", directory, why);
+    return error_set(err, -EBADMSG, "%s/" LOCAL_STORE_FILE " is damaged (%s); restore it from a backup, or, if the store is on a device, take that over: "
+                     "'init --adopt DEVICE' with a new directory", directory, why);
 }
 
 static int check_frame(const char *text, const char *directory, struct error *err)

@@ -35,6 +35,7 @@ void engine_fail(const char *fmt, ...)
     va_end(ap);
     for (uint64_t i = traced > TRACE_LINES ? traced - TRACE_LINES : 0; i < traced; i++)
         printf("# %s\n", trace[i % TRACE_LINES]);
+    /* A line of progress may stand there unfinished. */
     printf("\nnot ok parallax: %s - %s (SEED=%llu, step %llu)\n", engine_where.test, what, (unsigned long long)engine_where.seed,
            (unsigned long long)engine_where.step);
     fflush(stdout);

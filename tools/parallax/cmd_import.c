@@ -109,8 +109,8 @@ static int import_uri(struct import *m)
     else if (libnbd.add_meta_context(nbd, LIBNBD_CONTEXT_BASE_ALLOCATION) < 0 || libnbd.set_uri_allow_local_file(nbd, true) < 0 ||
              (bad = libnbd_connect(nbd, m->source, m->cli->cancel_fd)))
         server_failed(m, bad ? bad : -EIO, "cannot connect to");
-    else if (!m->given && ask_head_and_tail(m, nbd, head, tail) == 0 && !(format = format_of_head(head)))
-        format = format_of_tail(tail);
+    else if (!m->given && ask_head_and_tail(m, nbd, head, tail) == 0)
+        format = format_of_ends(head, tail);
     if (format)
         error_set(m->err, -ENOTSUP, "%.200s offers the bytes of a %s file; let its server open that, or store them as they are with --format raw", m->source, format);
     m->format = "raw";
@@ -172,11 +172,8 @@ static int import_file(struct import *m, uint64_t announced)
         return m->err->code;
     if (s.streamed && m->given && strcmp(m->format, "raw"))
         error_set(m->err, -ENOTSUP, "a %s image cannot be read as a stream; leave --size out, then a temporary copy is made", m->format);
-    else if (!s.streamed && !(m->given && !strcmp(m->format, "raw")) && read_head_and_tail(m, &s, head, tail) == 0 && !m->given) {
-        m->format = format_of_head(head);
-        if (!m->format)
-            m->format = format_of_tail(tail);
-    }
+    else if (!s.streamed && !(m->given && !strcmp(m->format, "raw")) && read_head_and_tail(m, &s, head, tail) == 0 && !m->given)
+        m->format = format_of_ends(head, tail);
     if (!m->format)
         m->format = "raw";
     if (!m->err->code)

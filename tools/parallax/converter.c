@@ -114,7 +114,7 @@ static int greet(struct converter *v, const struct sockaddr_un *sa, socklen_t le
     }
     libnbd.add_meta_context(v->nbd, LIBNBD_CONTEXT_BASE_ALLOCATION);
     if (libnbd.connect_socket(v->nbd, fd) < 0)
-        error_set(err, -EINVAL, "it cannot be read: %s", *converter_complaint(v, why) ? why : libnbd.get_error());
+        error_set(err, -EINVAL, "it cannot be read: %s", *converter_complaint(v, why) ? why : libnbd_complaint());
     return err->code;
 }
 

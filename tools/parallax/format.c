@@ -28,6 +28,12 @@ const char *format_of_head(const unsigned char head[FORMAT_HEAD])
 
 const char *format_of_tail(const unsigned char tail[FORMAT_TAIL]) { return memcmp(tail, "conectix", 8) ? NULL : "vhd"; }
 
+const char *format_of_ends(const unsigned char head[FORMAT_HEAD], const unsigned char tail[FORMAT_TAIL])
+{
+    const char *format = format_of_head(head);
+    return format ? format : format_of_tail(tail);
+}
+
 bool format_chains(const char *format) { return !strcmp(format, "qcow2") || !strcmp(format, "vmdk"); }
 
 static bool holds_text(const unsigned char head[FORMAT_HEAD], const char *text) { return memmem(head, FORMAT_HEAD, text, strlen(text)) != NULL; }

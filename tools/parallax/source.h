@@ -31,9 +31,10 @@ int source_at_end(struct source *s, struct cli *cli, struct error *err);
 #define FORMAT_TAIL 512u  /* bytes at the end that tell a fixed VHD */
 /* "qcow2", "vhd", "vhdx", "vmdk", "vdi", or NULL for anything else; missing bytes are zero. */
 const char *format_of_head(const unsigned char head[FORMAT_HEAD]);
+const char *format_of_tail(const unsigned char tail[FORMAT_TAIL]);
+const char *format_of_ends(const unsigned char head[FORMAT_HEAD], const unsigned char tail[FORMAT_TAIL]);
 /* Why its content is not in the file alone ("has a backing file"), or NULL. What this overlooks the confinement stops. */
 const char *format_outside(const char *format, const unsigned char head[FORMAT_HEAD]);
-const char *format_of_tail(const unsigned char tail[FORMAT_TAIL]);
 /* Whether QEMU reads the other files that an image of that format refers to: parents of VHD and VDI it does not. */
 bool format_chains(const char *format);
 #endif
