@@ -217,8 +217,12 @@ static int load_catalog(struct loading *l, struct error *err)
         rc = tree_link(&s->tree);
     if (rc == -EPROTONOSUPPORT)
         return too_new(s, err);
+    if (rc == -EBADMSG)
+        return error_set(err, rc, "store '%s': its catalog cannot be used: damaged, or not of these blocks; %s", store_name(s),
+                         backing_catalog_copy(&s->backing) == BACKING_COPY_HELD ? "the device has a copy of it: 'init --adopt DEVICE' with a new directory takes over both"
+                                                                                : "put the store's own catalog back, from a backup");
     if (rc)
-        return error_set(err, rc, "store '%s': its catalog cannot be used: %s", store_name(s), rc == -EBADMSG ? "damaged, or not of these blocks" : strerror(-rc));
+        return error_set(err, rc, "store '%s': its catalog cannot be used: %s", store_name(s), strerror(-rc));
     s->tree.next_version = l->state.next_version > s->tree.next_version ? l->state.next_version : s->tree.next_version;
     s->tree.next_image = l->state.next_image > s->tree.next_image ? l->state.next_image : s->tree.next_image;
     s->tree.next_line = l->state.next_line > s->tree.next_line ? l->state.next_line : s->tree.next_line;
@@ -354,6 +358,8 @@ static int open_loaded(struct store *s, struct error *err)
     }
     if (!rc)
         rc = check_length(s, err);
+    if (!rc)
+        rc = backing_settle(&s->backing, err);
     if (!rc)
         rc = trim_find_holes(s);
     if (!rc)

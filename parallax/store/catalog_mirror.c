@@ -2,7 +2,7 @@
  *
  * 1. A change is in the copy, durably, before the catalog beneath gets it: a copy is never behind.
  * 2. After a change that failed anywhere nobody knows which of the two has it. The next one begins with a dump of what the
- *    catalog beneath has; so does opening, if the revisions differ.
+ *    catalog beneath has; so does settling, if the revisions differed when it was opened.
  * 3. A copy that cannot follow is made void, durably, before the catalog goes on without it. */
 #include "parallax/store/catalog_mirror.h"
 
@@ -134,13 +134,18 @@ int catalog_mirror_open(struct catalog *inner, struct catalog_copy *copy, bool a
     int rc = anew ? 0 : catalog_mirror_check(inner, copy);
     if (!rc)
         rc = catalog_scan(inner, copied_object, &own, NULL, NULL);
-    if (!rc && (anew || !whole || copied != own))
-        rc = refresh(m);
+    m->stale = anew || !whole || copied != own;
     if (rc)
         free(m);
     else
         *out = &m->catalog;
     return rc;
+}
+
+int catalog_mirror_settle(struct catalog *c)
+{
+    struct catalog_mirror *m = mirror_of(c);
+    return m->stale ? refresh(m) : 0;
 }
 
 bool catalog_mirror_held(const struct catalog *c) { return atomic_load(&container_of(c, struct catalog_mirror, catalog)->held); }

@@ -12,9 +12,11 @@
 
 /* -ESTALE: the copy is newer than inner by more than a crash explains. */
 int catalog_mirror_check(struct catalog *inner, const struct catalog_copy *copy);
-/* Makes the copy equal to `inner` where it is not, durably. anew: whatever the regions hold has no meaning. -ESTALE: as from
- * the check; nothing was changed. Both belong to the mirror if this succeeds. */
+/* Writes nothing. anew: whatever the regions hold has no meaning. -ESTALE: as from the check. Both belong to the mirror if this
+ * succeeds. */
 int catalog_mirror_open(struct catalog *inner, struct catalog_copy *copy, bool anew, struct catalog **out);
+/* Makes the copy equal to the catalog beneath where it is not, durably. The first change does so at the latest. */
+int catalog_mirror_settle(struct catalog *c);
 /* Any thread: whether there is a copy now. */
 bool catalog_mirror_held(const struct catalog *c);
 #endif

@@ -61,6 +61,13 @@ static enum backing_copy catalog_copy(const struct backing *b)
     return l->header.copy_bytes && catalog_mirror_held(b->catalog) ? BACKING_COPY_HELD : BACKING_COPY_MISSING;
 }
 
+static int settle(struct backing *b, struct error *err)
+{
+    const struct local *l = b->implementation;
+    int rc = l->header.copy_bytes ? catalog_mirror_settle(b->catalog) : 0;
+    return rc ? error_set(err, rc, "cannot keep the catalog's copy on %s: %s", l->id.device, strerror(-rc)) : 0;
+}
+
 int local_begin(const char *url, struct backing *b, char device[LOCAL_PATH_MAX], struct error *err)
 {
     struct local *l = calloc(1, sizeof *l);
@@ -77,6 +84,7 @@ int local_begin(const char *url, struct backing *b, char device[LOCAL_PATH_MAX],
     b->close = close_local;
     b->free_bytes = free_bytes;
     b->catalog_copy = catalog_copy;
+    b->settle = settle;
     snprintf(b->name, sizeof b->name, "%s", l->directory);
     return 0;
 }
@@ -156,10 +164,9 @@ static int mirror(struct backing *b, struct catalog_copy *copy, bool anew, struc
         catalog_copy_close(copy);
     if (rc == -ESTALE)
         return local_refuse_older(l, err);
-    return rc ? error_set(err, rc, "cannot keep the catalog's copy on %s: %s", l->id.device, strerror(-rc)) : 0;
+    return rc ? error_set(err, rc, "cannot read the catalog in %s: %s", l->directory, strerror(-rc)) : 0;
 }
 
-/* The copy is made equal before anybody can write to the blocks (docs/consistency.md). */
 static int open_catalog(struct backing *b, bool create, struct error *err)
 {
     struct catalog_copy *copy;
@@ -214,6 +221,8 @@ static int lay_out(struct backing *b, const struct backing_create_options *opt, 
         rc = local_open_blocks(b, NULL, false, true, err);
     if (!rc)
         rc = open_catalog(b, true, err);
+    if (!rc)
+        rc = settle(b, err);
     if (rc)
         return rc;
     if (opt->size_bytes / BDEV_BLOCK_SIZE > b->blocks->max_blocks)

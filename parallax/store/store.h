@@ -27,6 +27,7 @@ struct backing {
     void *implementation;
     void (*close)(struct backing *b); /* closes blocks, catalog and gives the lock back */
     int (*free_bytes)(struct backing *b, uint64_t *free_bytes, uint64_t *total_bytes);
+    int (*settle)(struct backing *b, struct error *err);        /* backing_settle; NULL: nothing to do */
     enum backing_copy (*catalog_copy)(const struct backing *b); /* any thread; NULL: needless */
 };
 
@@ -36,6 +37,10 @@ static inline int backing_free_bytes(struct backing *b, uint64_t *free_bytes, ui
 {
     return b->free_bytes(b, free_bytes, total_bytes);
 }
+
+/* To be called once, by whoever has found that the catalog is of these blocks, and before anything is written to them: what is
+ * kept beside the catalog may be made equal to it now. */
+static inline int backing_settle(struct backing *b, struct error *err) { return b->settle ? b->settle(b, err) : 0; }
 
 static inline enum backing_copy backing_catalog_copy(const struct backing *b) { return b->catalog_copy ? b->catalog_copy(b) : BACKING_COPY_NEEDLESS; }
 

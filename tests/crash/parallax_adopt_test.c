@@ -102,6 +102,8 @@ static void opening(struct engine *e)
         adopt(m, copy);
     lender = (struct borrowed){ { &borrowed_ops }, m->catalog };
     int rc = catalog_mirror_open(&lender.catalog, copy, false, &mirror);
+    if (!rc)
+        rc = catalog_mirror_settle(mirror);
     if (rc || !catalog_mirror_held(mirror))
         engine_fail("the copy cannot be made equal: %d", rc);
     e->backing.catalog = mirror;

@@ -36,7 +36,9 @@ static void a_superblock_comes_back_and_no_flipped_bit_passes(void)
     memset(s.uuid, 0xab, 16);
     super_encode(&s, block);
     CU_ASSERT_EQUAL_FATAL(super_decode(block, &got), 0);
-    CU_ASSERT_EQUAL(memcmp(&s, &got, sizeof s), 0);
+    CU_ASSERT_EQUAL(memcmp(s.uuid, got.uuid, sizeof s.uuid), 0);
+    CU_ASSERT(got.seed == s.seed && got.journal_start == s.journal_start && got.journal_blocks == s.journal_blocks);
+    CU_ASSERT(got.zone_start == s.zone_start && got.limit_blocks == s.limit_blocks);
     CU_ASSERT_EQUAL(survivors(decode_super), 0);
 }
 

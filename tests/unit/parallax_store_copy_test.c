@@ -203,6 +203,7 @@ static struct catalog *fresh_mirror(struct catalog **inner)
     fresh_file();
     *inner = empty_catalog();
     CU_ASSERT_EQUAL_FATAL(catalog_mirror_open(*inner, open_copy(0), true, &m), 0);
+    CU_ASSERT_EQUAL_FATAL(catalog_mirror_settle(m), 0);
     return m;
 }
 
@@ -213,6 +214,8 @@ static int open_again(struct catalog *inner, uint64_t epoch, struct catalog **ou
     struct catalog_copy *c = open_copy(epoch);
     CU_ASSERT_EQUAL_FATAL(memory_catalog_copy(inner, &left), 0);
     int rc = catalog_mirror_open(left, c, false, out);
+    if (!rc)
+        rc = catalog_mirror_settle(*out);
     if (rc) {
         catalog_copy_close(c);
         catalog_close(left);
@@ -469,6 +472,7 @@ static void what_a_former_epoch_has_left_is_no_rot(void)
     c = open_copy(1);
     CU_ASSERT(catalog_copy_whole(c, &found) && catalog_copy_foreign(c));
     CU_ASSERT_EQUAL_FATAL(catalog_mirror_open(next, c, false, &again), 0);
+    CU_ASSERT_EQUAL_FATAL(catalog_mirror_settle(again), 0);
     catalog_close(again);
     c = open_copy(1);
     CU_ASSERT(catalog_copy_whole(c, &found) && found == 1);
@@ -565,6 +569,7 @@ static void a_copy_that_cannot_be_written_fails_the_change(void)
     struct catalog_copy *c;
     CU_ASSERT_EQUAL_FATAL(catalog_copy_open(fd, OFFSET, region, uuid, 0, &c), 0);
     CU_ASSERT_EQUAL_FATAL(catalog_mirror_open(empty_catalog(), c, false, &m), 0);
+    CU_ASSERT_EQUAL_FATAL(catalog_mirror_settle(m), 0);
     change(m, &random, 800, 0);
     uint64_t sum = sum_of(m);
     CU_ASSERT_EQUAL(dup2(read_only, fd), fd);

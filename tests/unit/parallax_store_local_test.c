@@ -535,6 +535,8 @@ static void an_adopted_device_is_refused_to_its_former_directory(void)
     CU_ASSERT(strstr(err.text, "no whole copy") && access(second, F_OK) < 0);
     err = (struct error)ERROR_NONE;
     CU_ASSERT_EQUAL_FATAL(backing_open(store, NULL, &quick, &b, &err), 0);
+    CU_ASSERT_EQUAL(backing_catalog_copy(&b), BACKING_COPY_MISSING);
+    CU_ASSERT_EQUAL(backing_settle(&b, &err), 0);
     CU_ASSERT_EQUAL(backing_catalog_copy(&b), BACKING_COPY_HELD);
     b.close(&b);
 }
