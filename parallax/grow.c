@@ -12,6 +12,7 @@
 #include <stdlib.h>
 
 #define CHUNK_BLOCKS (32u << 20 >> BDEV_BLOCK_SHIFT)
+#define LONG_CHUNK_BLOCKS (256u << 20 >> BDEV_BLOCK_SHIFT) /* where it is not written: a growth costs a flush, however long */
 #define SPARE_MIN_BLOCKS (16u << 20 >> BDEV_BLOCK_SHIFT)
 #define SPARE_MAX_BLOCKS (256u << 20 >> BDEV_BLOCK_SHIFT)
 #define FLUSHES_WORTH 16u /* a chunk's zeroes: so many flushes, before they are waited for, take as long as writing them */
@@ -27,7 +28,7 @@ struct grow {
     struct space_run holes; /* to be filled; empty: the device is grown to target */
     uint64_t target;
     int error;
-    uint64_t flushes; /* at the last growth */
+    uint64_t flushes, chunk_blocks; /* the device's at the last growth, and how long that was */
     bool zeroes;
 };
 
@@ -99,10 +100,20 @@ static void done(struct loop_task *t)
     loop_defer_last(s->loop, &s->pump);
 }
 
-uint64_t space_chunk(const struct store *s)
+static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
+
+uint64_t space_chunk(const struct store *s) { return least(2 * space_spare(s), CHUNK_BLOCKS); }
+
+static bool flushed_often(const struct store *s)
 {
-    uint64_t chunk = 2 * space_spare(s);
-    return chunk < CHUNK_BLOCKS ? chunk : CHUNK_BLOCKS;
+    const struct grow *g = s->grow;
+    return (s->stats.device_flushes - g->flushes) * CHUNK_BLOCKS >= FLUSHES_WORTH * g->chunk_blocks;
+}
+
+/* A device is allocated by writing. */
+static uint64_t next_chunk(const struct store *s, bool zeroes)
+{
+    return zeroes || s->blocks->max_blocks != UINT64_MAX ? space_chunk(s) : least(2 * space_spare(s), LONG_CHUNK_BLOCKS);
 }
 
 /* Allocates a chunk more, if that is possible now. */
@@ -112,7 +123,8 @@ static void grow(struct store *s)
         return; /* the end of what is being punched tells what is a hole, and wakes the pump */
     if (s->grow_error && clock_monotonic_ms() < s->grow_retry_ms)
         return;
-    uint64_t room = space_room(s), chunk = space_chunk(s) < room ? space_chunk(s) : room, have = bdev_blocks(s->blocks);
+    bool zeroes = flushed_often(s);
+    uint64_t chunk = least(next_chunk(s, zeroes), space_room(s)), have = bdev_blocks(s->blocks);
     struct grow *g = s->grow;
     g->holes = (struct space_run){ 0 };
     g->target = have + chunk < s->space.max_blocks ? have + chunk : s->space.max_blocks;
@@ -121,8 +133,9 @@ static void grow(struct store *s)
         s->grow_retry_ms = clock_monotonic_ms() + RETRY_MS;
         return;
     }
-    g->zeroes = s->stats.device_flushes - g->flushes >= FLUSHES_WORTH;
+    g->zeroes = zeroes;
     g->flushes = s->stats.device_flushes;
+    g->chunk_blocks = chunk;
     g->store = s;
     g->job.work = work;
     g->job.done.run = done;
@@ -234,6 +247,7 @@ int grow_init(struct store *s)
     if (!s->grow)
         return -ENOMEM;
     s->grow->flushes -= FLUSHES_WORTH; /* the first chunk's are written */
+    s->grow->chunk_blocks = CHUNK_BLOCKS;
     return 0;
 }
 
