@@ -7,6 +7,7 @@
  * the journal's tail moves (C2), freed blocks are released when no older reader is left (C3, H1). */
 #include "parallax/checkpoint.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 
 #include <errno.h>
@@ -16,6 +17,8 @@
 
 #define REFILL_BLOCKS 1024u
 #define IDLE_MS 2000u
+#define RECLAIM_MIN_MS 20u
+#define RECLAIM_REST 4u /* between two checkpoints for deletions, times as long as the last one took */
 
 /* Blocks for the thread. When all that is free is lent to the data, part of that loan is taken back: the reserve of S1 counts
  * it as free. */
@@ -48,6 +51,12 @@ static void idle_expired(struct loop_timer *t)
     checkpoint_request(s);
 }
 
+static void reclaim_expired(struct loop_timer *t)
+{
+    struct store *s = container_of(t, struct store, reclaim_timer);
+    checkpoint_request(s);
+}
+
 int checkpoint_init(struct store *s)
 {
     struct checkpoint *c = s->checkpoint = calloc(1, sizeof *c);
@@ -59,6 +68,7 @@ int checkpoint_init(struct store *s)
     pthread_cond_init(&c->refilled, NULL);
     c->refill_task.run = refill_run;
     s->idle_timer.expired = idle_expired;
+    s->reclaim_timer.expired = reclaim_expired;
     return c->gather.entries ? 0 : -ENOMEM;
 }
 
@@ -73,8 +83,10 @@ static void fail(struct checkpoint *c, int err, const char *what)
 static void cut(struct checkpoint *c)
 {
     struct store *s = c->store;
-    c->wanted = false;
+    loop_timer_stop(s->loop, &s->reclaim_timer);
+    c->wanted = c->resting = false;
     c->error = 0;
+    c->began_ms = clock_monotonic_ms();
     c->cut_seq = s->journal.next_seq - 1;
     c->cut_ticket = (c->cut_seq + 1) << TICKET_SHIFT;
     s->frozen_seq = c->cut_seq;
@@ -201,10 +213,11 @@ static void install(struct loop_task *t)
     space_install(&s->space);
     plan_end(c);
     c->state = CHECKPOINT_IDLE;
+    c->took_ms = clock_monotonic_ms() - c->began_ms;
     log_debug("checkpoint number=%llu tail=%llu", (unsigned long long)s->checkpoint_number, (unsigned long long)s->journal.tail);
     checkpoint_release(s);
     if (checkpoint_deletions_wait(s))
-        checkpoint_request(s);
+        checkpoint_reclaim_soon(s);
     wake_waiters(s);
     loop_defer_last(s->loop, &s->pump);
 }
@@ -234,6 +247,18 @@ void checkpoint_request(struct store *s)
         return; /* the end of the one under way wakes the pump; waking it here would keep the turn from ending */
     s->checkpoint->wanted = true;
     loop_defer_last(s->loop, &s->pump);
+}
+
+void checkpoint_reclaim_soon(struct store *s)
+{
+    struct checkpoint *c = s->checkpoint;
+    uint64_t rest = RECLAIM_REST * c->took_ms;
+    if (s->hurries) {
+        checkpoint_request(s);
+    } else if (!s->failed && !c->resting) {
+        c->resting = true;
+        loop_timer_start(s->loop, &s->reclaim_timer, rest > RECLAIM_MIN_MS ? rest : RECLAIM_MIN_MS);
+    }
 }
 
 void checkpoint_touch(struct store *s)
@@ -295,6 +320,7 @@ void checkpoint_fini(struct store *s)
         return;
     plan_end(c);
     loop_timer_stop(s->loop, &s->idle_timer);
+    loop_timer_stop(s->loop, &s->reclaim_timer);
     loop_unpost(s->loop, &c->refill_task);
     free(c->gather.entries);
     pthread_mutex_destroy(&c->lock);

@@ -54,7 +54,9 @@ struct checkpoint {
     struct store *store;
     enum checkpoint_state state;
     bool wanted, touched;
+    bool resting; /* one for deletions comes when reclaim_timer expires */
     uint64_t cut_seq, cut_ticket;
+    uint64_t began_ms, took_ms; /* the cut of the one under way; from the cut to the end of the last one */
 
     struct planned_version *versions;
     struct planned_line *lines;

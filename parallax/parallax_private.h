@@ -137,7 +137,8 @@ struct store {
     bool stop_walks;                     /* read by other threads */
     struct known_digest *known_digests;  /* digest.c; the walker's */
     struct checkpoint *checkpoint;
-    struct loop_timer idle_timer;
+    struct loop_timer idle_timer, reclaim_timer;
+    bool hurries;                        /* the store is being closed: deletions are not spread out */
     struct list_node checkpoint_waiters; /* store_op.link */
     struct list_node owned;              /* struct owned */
     struct list_node dedups;             /* dedup.c: under way, and waiting */
@@ -262,8 +263,11 @@ void read_submit(struct store *s, struct image_req *req);
 int checkpoint_init(struct store *s);
 void checkpoint_abandon(struct store *s); /* a thread that waits for the loop gives up */
 void checkpoint_fini(struct store *s);
-/* Asks for one soon; why is for the log. */
+/* Asks for one, at once if none is under way. */
 void checkpoint_request(struct store *s);
+/* Asks for one because a version is to be deleted. Nobody waits for that, and a checkpoint takes the device's time from those
+ * who wait for something else: so not at once, and the more seldom the longer they take. */
+void checkpoint_reclaim_soon(struct store *s);
 /* Looks whether the one asked for can begin, or the cut is complete. */
 void checkpoint_poll(struct store *s);
 void checkpoint_release(struct store *s);

@@ -82,7 +82,7 @@ static void delete_versions(struct store_op *op, struct version **versions, uint
     for (uint32_t i = 0; i < count; i++)
         change_u64(&w, versions[i]->id);
     free(versions);
-    checkpoint_request(op->store);
+    checkpoint_reclaim_soon(op->store);
     op_commit(op->store, op, &w);
 }
 

@@ -431,6 +431,7 @@ static void closing_done(struct store_op *op) { container_of(op, struct closing,
 int store_close(struct store *s)
 {
     struct closing c = { .op = { .done = closing_done } };
+    s->hurries = true;
     if (is_clean(s))
         c.done = true;
     else
