@@ -211,6 +211,30 @@ static int run_attach(struct cli *cli, const struct args *a)
 
 /* ---- detach ---- */
 
+struct trouble {
+    const struct vbd *v;
+    char text[512]; /* empty: none that the daemon knows */
+};
+
+static void take_trouble(void *ctx, json_t *device)
+{
+    struct trouble *p = ctx;
+    if (!strcmp(json_text(device, "of"), "devices") && (hv_domid)json_count(device, "domid") == p->v->frontend && json_count(device, "vdev") == p->v->vdev)
+        snprintf(p->text, sizeof p->text, "%s", json_text(device, "problem"));
+}
+
+static int held_on(struct toolstack *t, const struct vbd *v, struct error *err)
+{
+    struct trouble p = { .v = v };
+    json_t *status = NULL;
+    cli_request(t->cli, json_pack("{s:s}", "command", "status"), take_trouble, &p, &status, &(struct error)ERROR_NONE);
+    json_decref(status);
+    if (*p.text)
+        return error_set(err, -ETIMEDOUT, "domain %u was asked to let %s go and has not yet: %s; or use --force, and what is under way fails", v->frontend,
+                         v->name, p.text);
+    return error_set(err, -ETIMEDOUT, "domain %u does not let %s go (is it mounted there?); unmount it, or use --force", v->frontend, v->name);
+}
+
 static int let_go(struct toolstack *t, const struct vbd *v, bool force, struct error *err)
 {
     uint64_t until = clock_monotonic_ms() + WAIT_MS;
@@ -225,7 +249,7 @@ static int let_go(struct toolstack *t, const struct vbd *v, bool force, struct e
         state = vbd_backend_state(t->xs, v);
     }
     if (state && state != VBD_STATE_CLOSED && !force)
-        return error_set(err, -ETIMEDOUT, "domain %u does not let %s go (is it mounted there?); unmount it, or use --force", v->frontend, v->name);
+        return held_on(t, v, err);
     vbd_remove_nodes(t->xs, v);
     return 0;
 }
