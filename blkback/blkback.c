@@ -137,6 +137,8 @@ static void fill(struct blkback_device *d, struct blkback_device_info *out)
     else
         memcpy(out->image, d->target, sizeof out->image);
     memcpy(out->problem, d->problem, sizeof out->problem);
+    if (!*out->problem && disk->image && image_waits(disk->image))
+        snprintf(out->problem, sizeof out->problem, "the store is full and its writes wait; remove images or snapshots, or enlarge it (parallax resize-store)");
     for (unsigned i = 0; i < disk->queues; i++)
         out->in_flight += disk->rings[i]->in_flight;
 }

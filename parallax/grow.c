@@ -194,6 +194,7 @@ int space_ready(struct store *s, uint32_t blocks, bool may_wait)
     uint64_t in_run = s->run.end - s->run.next;
     if (s->space.free_blocks + in_run >= blocks + space_reserve(s, blocks, 0)) {
         space_grow_ahead(s);
+        s->full = false;
         return 0;
     }
     grow(s);
@@ -208,6 +209,7 @@ int space_ready(struct store *s, uint32_t blocks, bool may_wait)
         return -ENOSPC;
     if (s->stops_waiting)
         return -ECANCELED;
+    s->full = true;
     loop_timer_start(s->loop, &s->full_timer, RETRY_MS);
     return -EAGAIN;
 }

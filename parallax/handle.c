@@ -152,4 +152,14 @@ void image_stop_waiting(struct image *img)
     loop_defer_last(img->store->loop, &img->store->pump);
 }
 
+bool image_waits(const struct image *img)
+{
+    if (!img->store->full)
+        return false;
+    list_for_each(n, &img->store->write_queue)
+        if (container_of(n, struct image_req, link)->image == img)
+            return true;
+    return false;
+}
+
 uint64_t image_size(const struct image *img) { return image_version(img)->size_bytes; }

@@ -133,6 +133,8 @@ int image_open(struct store *s, const char *target, const struct image_open_opti
 void image_close(struct image *img);
 /* As if it had been opened impatient; writes that wait already fail too. */
 void image_stop_waiting(struct image *img);
+/* Whether a write of it waits because the store is full. */
+bool image_waits(const struct image *img);
 uint64_t image_size(const struct image *img); /* bytes */
 /* What it is called now: NAME or NAME@SNAP. */
 void image_name(const struct image *img, char out[static IMAGE_TARGET_SIZE]);

@@ -121,6 +121,7 @@ struct store {
     bool closing;
 
     struct list_node write_queue;  /* image_req.link: whole-block writes and discards without a ticket yet */
+    bool full;                     /* a write waits until somebody makes room */
     struct list_node parked;       /* image_req.link: wait for a block lock */
     struct list_node late;         /* image_req.link: to be completed by late_task */
     struct loop_task late_task;

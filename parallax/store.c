@@ -59,18 +59,30 @@ uint64_t store_initial_blocks(uint64_t size_bytes)
     return sb.limit_blocks && n > sb.limit_blocks ? sb.limit_blocks : n;
 }
 
+/* One store has one: what the backing calls it. */
+static int choose_uuid(const struct backing *b, uint8_t out[16])
+{
+    static const uint8_t none[16];
+    memcpy(out, b->uuid, 16);
+    if (memcmp(out, none, 16))
+        return 0;
+    if (getrandom(out, 16, 0) != 16)
+        return -EIO;
+    out[6] = (out[6] & 15) | 0x40;
+    out[8] = (out[8] & 63) | 0x80;
+    return 0;
+}
+
 int store_create_backing(struct backing *b, uint64_t size_bytes, struct error *err)
 {
     struct super sb = layout(size_bytes);
     if (size_bytes && size_bytes < STORE_MIN_BYTES)
         return error_set(err, -EINVAL, "a store of %llu bytes is too small; at least 32 MiB are needed", (unsigned long long)size_bytes);
     uint8_t *block = bdev_buffer_alloc(1);
-    if (!block || getrandom(sb.uuid, sizeof sb.uuid, 0) != sizeof sb.uuid || getrandom(&sb.seed, sizeof sb.seed, 0) != sizeof sb.seed) {
+    if (!block || choose_uuid(b, sb.uuid) || getrandom(&sb.seed, sizeof sb.seed, 0) != sizeof sb.seed) {
         free(block);
         return error_set(err, -ENOMEM, "no memory to lay out the store");
     }
-    sb.uuid[6] = (sb.uuid[6] & 15) | 0x40;
-    sb.uuid[8] = (sb.uuid[8] & 63) | 0x80;
     super_encode(&sb, block);
     int rc = 0;
     for (unsigned i = 0; i < SUPER_COPIES && !rc; i++)

@@ -248,6 +248,14 @@ unsigned vbd_backend_state(struct hv_xs *xs, const struct vbd *v)
     return state;
 }
 
+bool vbd_online(struct hv_xs *xs, const struct vbd *v)
+{
+    char *value = read_backend(xs, v, "online");
+    bool online = value && !strcmp(value, "1");
+    free(value);
+    return online;
+}
+
 char *vbd_problem(struct hv_xs *xs, const struct vbd *v)
 {
     char *value = read_backend(xs, v, "hotplug-error");

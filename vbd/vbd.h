@@ -40,6 +40,8 @@ int vbd_ask_close(struct hv_xs *xs, const struct vbd *v);
 void vbd_remove_nodes(struct hv_xs *xs, const struct vbd *v);
 /* XenbusState of the backend; 0: its nodes are gone. */
 unsigned vbd_backend_state(struct hv_xs *xs, const struct vbd *v);
+/* Whether the toolstack still wants it; false also of one that is gone. */
+bool vbd_online(struct hv_xs *xs, const struct vbd *v);
 /* What the backend complains about, for the caller to free(); NULL: nothing. */
 char *vbd_problem(struct hv_xs *xs, const struct vbd *v);
 #endif

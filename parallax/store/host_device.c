@@ -8,6 +8,12 @@
 
 int host_device_size(int fd, uint64_t *bytes) { return ioctl(fd, BLKGETSIZE64, bytes) < 0 ? -errno : 0; }
 
+bool host_device_read_only(int fd)
+{
+    int read_only = 0;
+    return ioctl(fd, BLKROGET, &read_only) == 0 && read_only;
+}
+
 int host_device_discard(int fd, uint64_t offset_bytes, uint64_t length_bytes)
 {
     uint64_t range[2] = { offset_bytes, length_bytes };

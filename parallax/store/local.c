@@ -130,7 +130,7 @@ int local_open_database(struct backing *b, bool create, struct error *err)
         return error_set(err, -errno, "cannot make %s: %s", path, strerror(errno));
     struct error why = ERROR_NONE;
     int rc = create ? catalog_bdb_create(path, &b->catalog, &why) : catalog_bdb_open(path, &b->catalog, &why);
-    if ((rc == -EBADMSG || rc == -ENOENT) && l->header.copy_bytes)
+    if ((rc == -EBADMSG || rc == -ENOENT || rc == -ENOTDIR) && l->header.copy_bytes)
         return error_set(err, rc, "%s; the device has a copy of the catalog: 'init --adopt %s' with a new directory takes over both", why.text, l->id.device);
     return rc ? error_set(err, rc, "%s", why.text) : 0;
 }
@@ -249,8 +249,10 @@ int backing_create(const char *url, const struct backing_create_options *opt, ui
         rc = local_device_lay_out(device, &l->header, err);
     if (!rc)
         rc = local_identity_make(&l->id, device, err);
-    if (!rc)
+    if (!rc) {
+        local_identity_uuid(&l->id, b.uuid);
         rc = local_claim_directory(l, opt->force, err);
+    }
     if (!rc)
         rc = lay_out(&b, opt, initial_blocks, err);
     if (rc)

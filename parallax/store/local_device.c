@@ -203,6 +203,11 @@ static int claim(const char *device, struct error *err)
     int fd = open(device, O_RDWR | O_EXCL | O_CLOEXEC);
     if (fd < 0 && errno == EBUSY)
         return error_set(err, -EBUSY, "the device %s is in use (mounted, swap, part of a volume, or open by another Parallax); release it first", device);
+    if (fd < 0 ? errno == EROFS : host_device_read_only(fd)) {
+        if (fd >= 0)
+            close(fd);
+        return error_set(err, -EROFS, "the device %s is read-only; make it writable first: 'blockdev --setrw %s', or attach it anew, writable", device, device);
+    }
     return fd < 0 ? error_set(err, -errno, "cannot open the device %s: %s", device, strerror(errno)) : fd;
 }
 

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define VERSION 1ul
@@ -40,6 +41,15 @@ int local_identity_make(struct local_identity *id, const char *device, struct er
     id->host[sizeof id->host - 1] = 0;
     snprintf(id->device, sizeof id->device, "%s", device);
     return local_machine_id(id->machine_id, err);
+}
+
+void local_identity_uuid(const struct local_identity *id, unsigned char out[16])
+{
+    const char *at = id->uuid;
+    for (unsigned i = 0; i < 16; i++, at += 2) {
+        at += *at == '-';
+        sscanf(at, "%2hhx", &out[i]);
+    }
 }
 
 static int write_all(int fd, const char *text, size_t length)
@@ -86,10 +96,10 @@ static int check_frame(const char *text, const char *directory, struct error *er
     const size_t word = sizeof FIRST_WORD - 1;
     if (strncmp(text, FIRST_WORD, word) != 0)
         return damaged(directory, "it does not begin as it should", err);
-    char *end;
-    unsigned long version = strtoul(text + word, &end, 10);
-    if (end == text + word || *end != '\n' || !version)
-        return damaged(directory, "no version", err);
+    size_t digits = strspn(text + word, "0123456789");
+    unsigned long version = digits && digits < 10 ? strtoul(text + word, NULL, 10) : 0;
+    if (text[word + digits] != '\n' || !version)
+        return damaged(directory, "its version is no number", err);
     if (version > VERSION)
         return error_set(err, -EPROTONOSUPPORT, "the store %s has format %lu and this program knows up to %lu; use a newer program",
                          directory, version, VERSION);
@@ -121,20 +131,45 @@ static bool get_value(const char *text, const char *key, char *value, size_t siz
     return true;
 }
 
+/* A store that is being made, or was not finished, has STORE.new. */
+static int missing(int directory_fd, const char *directory, struct error *err)
+{
+    if (faccessat(directory_fd, LOCAL_CATALOG_DIRECTORY "/catalog.db", F_OK, 0) || faccessat(directory_fd, LOCAL_STORE_NEW_FILE, F_OK, 0) == 0)
+        return error_set(err, -ENOENT, "%s is not a Parallax store; create one with 'parallax init'", directory);
+    return error_set(err, -ENOENT, "%s has a store's catalog and no file " LOCAL_STORE_FILE "; restore that from a backup, or, if the store is on a device, take "
+                     "that over: 'init --adopt DEVICE' with a new directory", directory);
+}
+
+/* Of a FIFO it waits for no writer. */
+static int open_store_file(int directory_fd, const char *directory, struct error *err)
+{
+    struct stat st;
+    int fd = openat(directory_fd, LOCAL_STORE_FILE, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK), code = errno;
+    if (fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode))
+        return fd;
+    if (fd < 0 && code == ENOENT)
+        return missing(directory_fd, directory, err);
+    if (fd < 0 && code != ELOOP && code != ENXIO) /* a symbolic link, a socket */
+        return error_set(err, -code, "cannot open %s/" LOCAL_STORE_FILE ": %s", directory, strerror(code));
+    if (fd >= 0)
+        close(fd);
+    return damaged(directory, "it is no regular file", err);
+}
+
 int local_identity_read(int directory_fd, const char *directory, struct local_identity *id, struct error *err)
 {
     char text[TEXT_MAX + 1];
-    int fd = openat(directory_fd, LOCAL_STORE_FILE, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    if (fd < 0 && errno == ENOENT)
-        return error_set(err, -ENOENT, "%s is not a Parallax store; create one with 'parallax init'", directory);
+    int fd = open_store_file(directory_fd, directory, err);
     if (fd < 0)
-        return error_set(err, -errno, "cannot open %s/" LOCAL_STORE_FILE ": %s", directory, strerror(errno));
+        return fd;
     ssize_t n = read(fd, text, TEXT_MAX);
-    int code = n < 0 ? -errno : 0;
+    int code = -errno;
     close(fd);
-    if (code)
+    if (n < 0)
         return error_set(err, code, "cannot read %s/" LOCAL_STORE_FILE ": %s", directory, strerror(-code));
     text[n] = 0;
+    if (strlen(text) != (size_t)n)
+        return damaged(directory, "it is no text", err);
     code = check_frame(text, directory, err);
     if (code)
         return code;

@@ -36,6 +36,8 @@ struct local_identity {
 
 /* A fresh uuid, this host's id and name; device is borrowed and may be empty. */
 int local_identity_make(struct local_identity *id, const char *device, struct error *err);
+/* The bytes of its uuid. */
+void local_identity_uuid(const struct local_identity *id, unsigned char out[16]);
 /* Writes id to `file` in the directory, durably. */
 int local_identity_write(int directory_fd, const char *directory, const char *file, const struct local_identity *id, struct error *err);
 /* Reads and checks STORE. -ENOENT: none; -EBADMSG: damaged; -EPROTONOSUPPORT: of a newer version. */

@@ -164,6 +164,25 @@ static void what_is_not_a_usable_store_is_refused_with_advice(void)
     expect_refusal(store, -EXDEV, "belongs to host elsewhere", "init --adopt");
     CU_ASSERT_EQUAL(shell("printf 'parallax-store 2\\nanything\\n' > %s/STORE", store), 0);
     expect_refusal(store, -EPROTONOSUPPORT, "format 2", "newer program");
+    static const char *const versions[] = { "-1", "+1", " 1", "0", "1x", "", "18446744073709551617" };
+    for (unsigned i = 0; i < sizeof versions / sizeof *versions; i++) {
+        CU_ASSERT_EQUAL(shell("printf 'parallax-store %s\nanything\n' > %s/STORE", versions[i], store), 0);
+        expect_refusal(store, -EBADMSG, "version is no number", "backup");
+    }
+    CU_ASSERT_EQUAL(local_identity_write(fd, store, LOCAL_STORE_FILE, &id, &err), 0);
+    CU_ASSERT_EQUAL(shell("printf '\\0anything' >> %s/STORE", store), 0);
+    expect_refusal(store, -EBADMSG, "no text", "backup");
+    static const char *const makers[] = { "mkfifo", "mkdir", "ln -s lock", "cp -a /dev/null" };
+    for (unsigned i = 0; i < sizeof makers / sizeof *makers; i++) {
+        CU_ASSERT_EQUAL(shell("rm %s/STORE && %s %s/STORE", store, makers[i], store), 0);
+        expect_refusal(store, -EBADMSG, "no regular file", "backup");
+        CU_ASSERT_EQUAL(shell("rm -rf %s/STORE && touch %s/STORE", store, store), 0);
+    }
+    CU_ASSERT_EQUAL(shell("rm %s/STORE", store), 0);
+    expect_refusal(store, -ENOENT, "no file STORE", "init --adopt DEVICE");
+    CU_ASSERT_EQUAL(shell("touch %s/STORE.new", store), 0);
+    expect_refusal(store, -ENOENT, "not a Parallax store", "parallax init");
+    CU_ASSERT_EQUAL(shell("rm %s/STORE.new", store), 0);
     for (size_t cut = 0;; cut += 7) {
         CU_ASSERT_EQUAL(local_identity_write(fd, store, LOCAL_STORE_FILE, &id, &err), 0);
         snprintf(path, sizeof path, "%s/STORE", store);
@@ -565,8 +584,26 @@ static void a_catalog_older_than_the_devices_copy_is_refused(void)
     b.close(&b);
 }
 
+static void what_cannot_be_adopted_or_opened_is_told_with_the_device(void)
+{
+    char url[700], second[400];
+    struct backing_adopted adopted;
+    struct error err = ERROR_NONE;
+    make_store_on_device(url);
+    snprintf(second, sizeof second, "%s-second", store);
+    CU_ASSERT_EQUAL(shell("blockdev --setro %s", device_a), 0);
+    CU_ASSERT_EQUAL(backing_adopt(second, device_a, false, &adopted, &err), -EROFS);
+    CU_ASSERT(strstr(err.text, device_a) && strstr(err.text, "read-only") && strstr(err.text, "--setrw") && access(second, F_OK) < 0);
+    CU_ASSERT_EQUAL(shell("blockdev --setrw %s", device_a), 0);
+    CU_ASSERT_EQUAL(shell("rm -r %s/catalog && touch %s/catalog", store, store), 0);
+    expect_refusal(store, -ENOTDIR, "Not a directory", "init --adopt /dev/");
+    CU_ASSERT_EQUAL(shell("rm %s/catalog", store), 0);
+    expect_refusal(store, -ENOENT, "No such file", "init --adopt /dev/");
+}
+
 static const char *const device_tests[] = { "a_device_in_use_by_others_is_refused", "a_store_on_a_device_knows_its_device", "a_device_without_a_copy_still_opens",
-                                            "an_adopted_device_is_refused_to_its_former_directory", "a_catalog_older_than_the_devices_copy_is_refused" };
+                                            "an_adopted_device_is_refused_to_its_former_directory", "a_catalog_older_than_the_devices_copy_is_refused",
+                                            "what_cannot_be_adopted_or_opened_is_told_with_the_device" };
 
 int main(int argc, char **argv)
 {
@@ -588,7 +625,8 @@ int main(int argc, char **argv)
                                              devices ? (struct unit_test)UNIT(a_device_in_use_by_others_is_refused) : (struct unit_test){ 0 },
                                              UNIT(a_store_on_a_device_knows_its_device), UNIT(a_device_without_a_copy_still_opens),
                                              UNIT(an_adopted_device_is_refused_to_its_former_directory),
-                                             UNIT(a_catalog_older_than_the_devices_copy_is_refused), { 0 } });
+                                             UNIT(a_catalog_older_than_the_devices_copy_is_refused),
+                                             UNIT(what_cannot_be_adopted_or_opened_is_told_with_the_device), { 0 } });
     if (*device_a)
         detach_loop(device_a, "a");
     if (*device_b)

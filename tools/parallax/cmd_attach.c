@@ -18,6 +18,7 @@
 
 #define WAIT_MS 10000u
 #define LOOK_EVERY_MS 50
+#define REMOVED_LOOKS 20u /* libxl removes the device of a domain that ends before the domain */
 
 struct toolstack {
     struct cli *cli;
@@ -94,10 +95,19 @@ static int check_image(struct cli *cli, const char *target, bool *read_only, str
     return err->code;
 }
 
-/* Waits until the backend serves the device or refuses it. */
+static bool domain_ended(struct toolstack *t, const struct vbd *v)
+{
+    char number[16];
+    hv_domid same;
+    snprintf(number, sizeof number, "%u", v->frontend);
+    return vbd_find_domain(t->xs, number, &same, NULL) == -ENOENT;
+}
+
+/* Waits until the backend serves the device or refuses it. A guest may have used it and let go of it, or ended, between two looks. */
 static int wait_attached(struct toolstack *t, const struct vbd *v, unsigned *state, struct error *err)
 {
     uint64_t until = clock_monotonic_ms() + WAIT_MS;
+    unsigned removed = 0;
     do {
         *state = vbd_backend_state(t->xs, v);
         char *problem = vbd_problem(t->xs, v);
@@ -106,12 +116,14 @@ static int wait_attached(struct toolstack *t, const struct vbd *v, unsigned *sta
         free(problem);
         if (err->code || *state == VBD_STATE_CONNECTED)
             return err->code;
-        if (*state == 0)
+        if (*state >= VBD_STATE_CLOSING ? vbd_online(t->xs, v) : *state == 0 && domain_ended(t, v))
+            return 0;
+        if (*state == 0 && ++removed > REMOVED_LOOKS)
             return error_set(err, -ENOENT, "the device was removed by somebody else");
         if (!pause_briefly(t->cli))
             return error_set(err, -ECANCELED, "interrupted; nothing was attached");
     } while (clock_monotonic_ms() < until);
-    if (*state < VBD_STATE_INIT_WAIT)
+    if (*state && *state < VBD_STATE_INIT_WAIT)
         return error_set(err, -ETIMEDOUT, "the daemon did not take the device up within 10 s; see its log");
     return 0;
 }
@@ -160,6 +172,15 @@ static void stay(struct toolstack *t, const struct vbd *v, struct error *err)
     let_go(t, v, true, err);
 }
 
+static const char *what_became(struct toolstack *t, const struct vbd *v, unsigned state)
+{
+    if (state == VBD_STATE_CONNECTED)
+        return "";
+    if (state && state < VBD_STATE_CLOSING)
+        return "; the guest has not connected to it yet";
+    return domain_ended(t, v) ? "; the domain has ended" : "; the guest has let go of it again";
+}
+
 static int run_attach(struct cli *cli, const struct args *a)
 {
     struct toolstack t = { .cli = cli };
@@ -178,8 +199,7 @@ static int run_attach(struct cli *cli, const struct args *a)
         json_t *doc = json_pack("{s:s,s:I,s:s,s:I,s:b,s:b}", "name", a->words[0], "domid", (json_int_t)v.frontend, "device", v.name, "vdev",
                                 (json_int_t)v.vdev, "read-only", read_only, "connected", state == VBD_STATE_CONNECTED);
         if (!cli_json(cli, doc))
-            cli_say(cli, "attached %s to domain %u as %s%s%s", a->words[0], v.frontend, v.name, read_only ? ", read-only" : "",
-                    state == VBD_STATE_CONNECTED ? "" : "; the guest has not connected to it yet");
+            cli_say(cli, "attached %s to domain %u as %s%s%s", a->words[0], v.frontend, v.name, read_only ? ", read-only" : "", what_became(&t, &v, state));
         json_decref(doc);
         fflush(stdout);
         if (t.child)
@@ -190,6 +210,30 @@ static int run_attach(struct cli *cli, const struct args *a)
 }
 
 /* ---- detach ---- */
+
+struct trouble {
+    const struct vbd *v;
+    char text[512]; /* empty: none that the daemon knows */
+};
+
+static void take_trouble(void *ctx, json_t *device)
+{
+    struct trouble *p = ctx;
+    if (!strcmp(json_text(device, "of"), "devices") && (hv_domid)json_count(device, "domid") == p->v->frontend && json_count(device, "vdev") == p->v->vdev)
+        snprintf(p->text, sizeof p->text, "%s", json_text(device, "problem"));
+}
+
+static int held_on(struct toolstack *t, const struct vbd *v, struct error *err)
+{
+    struct trouble p = { .v = v };
+    json_t *status = NULL;
+    cli_request(t->cli, json_pack("{s:s}", "command", "status"), take_trouble, &p, &status, &(struct error)ERROR_NONE);
+    json_decref(status);
+    if (*p.text)
+        return error_set(err, -ETIMEDOUT, "domain %u was asked to let %s go and has not yet: %s; or use --force, and what is under way fails", v->frontend,
+                         v->name, p.text);
+    return error_set(err, -ETIMEDOUT, "domain %u does not let %s go (is it mounted there?); unmount it, or use --force", v->frontend, v->name);
+}
 
 static int let_go(struct toolstack *t, const struct vbd *v, bool force, struct error *err)
 {
@@ -205,7 +249,7 @@ static int let_go(struct toolstack *t, const struct vbd *v, bool force, struct e
         state = vbd_backend_state(t->xs, v);
     }
     if (state && state != VBD_STATE_CLOSED && !force)
-        return error_set(err, -ETIMEDOUT, "domain %u does not let %s go (is it mounted there?); unmount it, or use --force", v->frontend, v->name);
+        return held_on(t, v, err);
     vbd_remove_nodes(t->xs, v);
     return 0;
 }

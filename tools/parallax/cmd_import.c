@@ -38,6 +38,8 @@ static int check_format_option(const struct args *a, const char *format)
 /* Sends the request for an image of that many bytes; what follows is data. */
 static int begin(struct import *m, uint64_t size_bytes, struct feed_options *opt)
 {
+    if (size_bytes > IMAGE_MAX_BYTES)
+        return error_set(m->err, -EFBIG, "%.200s has %llu bytes; an image can have up to 16 TiB", m->source, (unsigned long long)size_bytes);
     uint64_t padded = (size_bytes + 511) & ~(uint64_t)511;
     json_t *request = json_pack("{s:s,s:s,s:I,s:b}", "command", "import", "name", m->name, "size", (json_int_t)padded, "template",
                                 option_set(m->args, "template"));
@@ -53,12 +55,13 @@ static int begin(struct import *m, uint64_t size_bytes, struct feed_options *opt
 static int import_nbd(struct import *m, struct nbd_handle **nbd)
 {
     struct feed_options opt = { 0 };
+    struct libnbd_limits limits;
     int64_t size = libnbd.get_size(*nbd);
     if (size <= 0)
         return error_set(m->err, size ? -EIO : -ENODATA, size ? "cannot tell the size of %.200s" : "%.200s is empty", m->source);
-    if (begin(m, (uint64_t)size, &opt))
+    if (libnbd_limits(*nbd, m->source, &limits, m->err) || begin(m, (uint64_t)size, &opt))
         return m->err->code;
-    feed_nbd(m->cli, nbd, m->source, (uint64_t)size, &opt, &m->result, m->err);
+    feed_nbd(m->cli, nbd, &limits, m->source, (uint64_t)size, &opt, &m->result, m->err);
     progress_end(&m->progress, !m->err->code);
     return m->err->code;
 }
@@ -72,33 +75,48 @@ static bool is_uri(const char *source)
     return false;
 }
 
-static int server_failed(struct import *m, int bad, const char *what)
+static int server_failed(struct import *m, int bad, const char *what, const char *hint)
 {
     if (bad == -ECANCELED)
         return error_set(m->err, bad, "interrupted; nothing was changed");
-    return error_set(m->err, bad, "%s %.200s: %s", what, m->source, libnbd_complaint());
+    return error_set(m->err, bad, "%s %.200s: %s%s", what, m->source, libnbd_complaint(), hint);
 }
 
-static int ask_bytes(struct import *m, struct nbd_handle *nbd, unsigned char *out, size_t length, uint64_t at)
+static struct libnbd_wait wait_of(const struct import *m) { return (struct libnbd_wait){ .cancel_fd = m->cli->cancel_fd, .peer_fd = -1 }; }
+
+/* What tells a format, in whole blocks of a server's: the tail, which may begin in the last but one, lies at tail_at in `last`. */
+struct ends {
+    unsigned char first[LIBNBD_LEAST_MAX], last[2 * LIBNBD_LEAST_MAX];
+    size_t tail_at;
+};
+
+static int ask_bytes(struct import *m, struct nbd_handle *nbd, const struct libnbd_limits *l, unsigned char *out, uint64_t begin, uint64_t end)
 {
-    int bad = libnbd_finish(nbd, libnbd.aio_pread(nbd, out, length, at, NBD_NULL_COMPLETION, 0), m->cli->cancel_fd);
-    return bad ? server_failed(m, bad, "cannot read") : 0;
+    for (uint64_t n, at = begin; at < end; at += n) {
+        n = end - at < l->most ? end - at : l->most;
+        int bad = libnbd_finish(nbd, libnbd.aio_pread(nbd, out + (at - begin), n, at, NBD_NULL_COMPLETION, 0), wait_of(m));
+        if (bad)
+            return server_failed(m, bad, "cannot read", libnbd_limits_hint(l, at + n));
+    }
+    return 0;
 }
 
-static int ask_head_and_tail(struct import *m, struct nbd_handle *nbd, unsigned char head[FORMAT_HEAD], unsigned char tail[FORMAT_TAIL])
+static int ask_ends(struct import *m, struct nbd_handle *nbd, struct ends *e)
 {
+    struct libnbd_limits l;
     int64_t size = libnbd.get_size(nbd);
-    if (size <= 0)
-        return 0; /* import_nbd tells */
-    uint64_t tail_at = size > (int64_t)FORMAT_TAIL ? (uint64_t)size - FORMAT_TAIL : 0;
-    if (ask_bytes(m, nbd, head, size < (int64_t)FORMAT_HEAD ? (size_t)size : FORMAT_HEAD, 0))
+    if (size <= 0 || libnbd_limits(nbd, m->source, &l, m->err))
+        return m->err->code; /* of a size that is none import_nbd tells */
+    uint64_t head = FORMAT_HEAD > l.least ? FORMAT_HEAD : l.least, tail = size > (int64_t)FORMAT_TAIL ? (uint64_t)size - FORMAT_TAIL : 0;
+    e->tail_at = tail % l.least;
+    if (ask_bytes(m, nbd, &l, e->first, 0, (uint64_t)size < head ? (uint64_t)size : head))
         return m->err->code;
-    return ask_bytes(m, nbd, tail, (size_t)((uint64_t)size - tail_at), tail_at);
+    return ask_bytes(m, nbd, &l, e->last, tail - e->tail_at, (uint64_t)size);
 }
 
 static int import_uri(struct import *m)
 {
-    unsigned char head[FORMAT_HEAD] = { 0 }, tail[FORMAT_TAIL] = { 0 };
+    struct ends ends = { .first = "" };
     const char *format = NULL;
     struct nbd_handle *nbd = libnbd_open(m->err);
     int bad = 0;
@@ -107,10 +125,10 @@ static int import_uri(struct import *m)
     if (m->given && strcmp(m->format, "raw"))
         error_set(m->err, -ENOTSUP, "what an NBD server offers is raw; its format cannot be %s", m->format);
     else if (libnbd.add_meta_context(nbd, LIBNBD_CONTEXT_BASE_ALLOCATION) < 0 || libnbd.set_uri_allow_local_file(nbd, true) < 0 ||
-             (bad = libnbd_connect(nbd, m->source, m->cli->cancel_fd)))
-        server_failed(m, bad ? bad : -EIO, "cannot connect to");
-    else if (!m->given && ask_head_and_tail(m, nbd, head, tail) == 0)
-        format = format_of_ends(head, tail);
+             (bad = libnbd_connect(nbd, m->source, wait_of(m))))
+        server_failed(m, bad ? bad : -EIO, "cannot connect to", "");
+    else if (!m->given && ask_ends(m, nbd, &ends) == 0)
+        format = format_of_ends(ends.first, ends.last + ends.tail_at);
     if (format)
         error_set(m->err, -ENOTSUP, "%.200s offers the bytes of a %s file; let its server open that, or store them as they are with --format raw", m->source, format);
     m->format = "raw";

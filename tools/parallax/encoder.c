@@ -70,7 +70,7 @@ static int write_done(void *ctx, int *error)
 static int turn(struct encoder *e, unsigned most, struct error *err)
 {
     while (!err->code && e->writing >= most && !e->error) {
-        int bad = libnbd_turn(e->converter.nbd, e->cli->cancel_fd);
+        int bad = libnbd_turn(e->converter.nbd, (struct libnbd_wait){ .cancel_fd = e->cli->cancel_fd, .peer_fd = -1 });
         if (bad)
             return bad == -ECANCELED ? error_set(err, bad, "interrupted") : failed(e, err);
     }

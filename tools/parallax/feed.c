@@ -133,6 +133,14 @@ int feed_conclude(struct feed *f)
     return f->err->code;
 }
 
+int feed_lost(struct feed *f)
+{
+    struct control_frame frame;
+    while (cli_receive(f->cli, &frame, NULL, f->err) == 0)
+        json_decref(frame.doc);
+    return f->err->code;
+}
+
 int feed_source(struct cli *cli, struct source *s, const struct feed_options *opt, json_t **result, struct error *err)
 {
     struct feed f = { .cli = cli, .opt = opt, .result = result, .err = err };

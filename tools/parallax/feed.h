@@ -23,6 +23,8 @@ bool feed_begin(struct feed *f);
 int feed_chunk(struct feed *f, uint64_t offset, const unsigned char *data, size_t length);
 /* END, and the reply. */
 int feed_conclude(struct feed *f);
+/* The connection has ended: says so, or what the server said before. */
+int feed_lost(struct feed *f);
 
 /* Sends all data of s after the request was sent, then END, and takes the reply: *result is the caller's. A failure of the
  * source leaves the transfer unfinished: the caller disconnects, and the server drops it. */

@@ -9,8 +9,7 @@
 #include <string.h>
 
 #define SLOTS 16u
-#define PIECE (CONTROL_DATA_MAX / 2)
-#define UNIT 4096u
+#define UNIT_MIN 4096u
 #define STATUS_BYTES (256u << 20) /* asked about at once */
 #define RANGES_MAX 4096u
 
@@ -21,7 +20,7 @@ struct slot {
     int error;
     uint64_t offset;
     size_t length;
-    unsigned char *data; /* PIECE bytes */
+    unsigned char *data; /* LIBNBD_MOST_MAX bytes */
 };
 
 struct range {
@@ -33,6 +32,8 @@ struct reader {
     struct nbd_handle *nbd;
     const char *name;
     uint64_t length;
+    struct libnbd_limits limits;
+    uint32_t unit; /* of what data is told by, and read by but for the most that is read at once */
     struct slot slots[SLOTS];
     unsigned char *memory;
     unsigned reading;
@@ -42,12 +43,19 @@ struct reader {
     uint64_t known, at;
 };
 
-/* bad: of libnbd_turn and the like. */
-static int nbd_failed(struct reader *r, int bad, const char *what)
+/* bad: of libnbd_turn and the like. end: of what was asked. */
+static int nbd_failed(struct reader *r, int bad, const char *what, uint64_t end)
 {
     if (bad == -ECANCELED)
         return error_set(r->feed.err, bad, "interrupted; nothing was changed");
-    return error_set(r->feed.err, bad, "%s %.200s failed: %s", what, r->name, libnbd_complaint());
+    if (bad == -EPIPE)
+        return feed_lost(&r->feed);
+    return error_set(r->feed.err, bad, "%s %.200s failed: %s%s", what, r->name, libnbd_complaint(), libnbd_limits_hint(&r->limits, end));
+}
+
+static struct libnbd_wait wait_of(const struct reader *r)
+{
+    return (struct libnbd_wait){ .cancel_fd = r->feed.cli->cancel_fd, .peer_fd = r->feed.cli->client.fd };
 }
 
 /* ---- Where there is data ---- */
@@ -56,8 +64,8 @@ static int nbd_failed(struct reader *r, int bad, const char *what)
 static void add_range(struct reader *r, uint64_t begin, uint64_t end)
 {
     struct range *last = r->count ? &r->ranges[r->count - 1] : NULL;
-    begin -= begin % UNIT;
-    end += (UNIT - end % UNIT) % UNIT;
+    begin -= begin % r->unit;
+    end += (r->unit - end % r->unit) % r->unit;
     if (last && begin <= last->end)
         last->end = end > last->end ? end : last->end;
     else
@@ -78,6 +86,19 @@ static int take_status(void *ctx, const char *context, uint64_t offset, uint32_t
     return 0;
 }
 
+/* The next question begins with a whole unit, whatever the server has told: one of which it told a part only is data. */
+static void round_known(struct reader *r, uint64_t before)
+{
+    uint64_t rest = r->known % r->unit;
+    if (r->known >= r->length || !rest)
+        return;
+    r->known -= rest;
+    if (r->known > before)
+        return;
+    add_range(r, r->known, r->known + r->unit);
+    r->known += r->unit;
+}
+
 static int look_ahead(struct reader *r)
 {
     uint64_t left = r->length - r->known, n = left < STATUS_BYTES ? left : STATUS_BYTES, before = r->known;
@@ -88,9 +109,10 @@ static int look_ahead(struct reader *r)
         return 0;
     }
     int64_t asked = libnbd.aio_block_status(r->nbd, n, r->known, (nbd_extent_callback){ .callback = take_status, .user_data = r }, NBD_NULL_COMPLETION, 0);
-    int bad = libnbd_finish(r->nbd, asked, r->feed.cli->cancel_fd);
+    int bad = libnbd_finish(r->nbd, asked, wait_of(r));
     if (bad)
-        return nbd_failed(r, bad, "asking");
+        return nbd_failed(r, bad, "asking", before + n);
+    round_known(r, before);
     return r->known == before ? error_set(r->feed.err, -EPROTO, "the server of %.200s does not tell where data are", r->name) : 0;
 }
 
@@ -107,7 +129,7 @@ static bool next_piece(struct reader *r, uint64_t *begin, size_t *length)
         uint64_t end = range->end < r->length ? range->end : r->length;
         *begin = r->at > range->begin ? r->at : range->begin;
         if (*begin < end) {
-            *length = end - *begin < PIECE ? (size_t)(end - *begin) : PIECE;
+            *length = end - *begin < r->limits.most ? (size_t)(end - *begin) : r->limits.most;
             r->at = *begin + *length;
             return true;
         }
@@ -137,7 +159,7 @@ static void fill(struct reader *r)
         s->state = SLOT_READING;
         r->reading++;
         if (libnbd.aio_pread(r->nbd, s->data, s->length, s->offset, (nbd_completion_callback){ .callback = read_done, .user_data = s }, 0) < 0) {
-            nbd_failed(r, -EIO, "reading");
+            nbd_failed(r, -EIO, "reading", s->offset + s->length);
             return;
         }
     }
@@ -153,7 +175,8 @@ static void send_read(struct reader *r)
         s->state = SLOT_FREE;
         r->reading--;
         if (s->error)
-            error_set(r->feed.err, -EIO, "reading %.200s failed at byte %llu: %s", r->name, (unsigned long long)s->offset, strerror(s->error));
+            error_set(r->feed.err, -EIO, "reading %.200s failed at byte %llu: %s%s", r->name, (unsigned long long)s->offset, strerror(s->error),
+                      libnbd_limits_hint(&r->limits, s->offset + s->length));
         memset(s->data + s->length, 0, padded - s->length);
         if (!s->error)
             feed_chunk(&r->feed, s->offset, s->data, padded);
@@ -175,19 +198,20 @@ static int read_all(struct reader *r)
     for (;;) {
         fill(r);
         while (!r->feed.err->code && r->reading && !any_read(r))
-            if ((bad = libnbd_turn(r->nbd, r->feed.cli->cancel_fd)))
-                nbd_failed(r, bad, "reading");
+            if ((bad = libnbd_turn(r->nbd, wait_of(r))))
+                nbd_failed(r, bad, "reading", 0);
         if (r->feed.err->code || !r->reading)
             return r->feed.err->code;
         send_read(r);
     }
 }
 
-int feed_nbd(struct cli *cli, struct nbd_handle **nbd, const char *name, uint64_t length, const struct feed_options *opt, json_t **result, struct error *err)
+int feed_nbd(struct cli *cli, struct nbd_handle **nbd, const struct libnbd_limits *limits, const char *name, uint64_t length, const struct feed_options *opt,
+             json_t **result, struct error *err)
 {
     struct reader *r = calloc(1, sizeof *r);
     if (r)
-        r->memory = malloc((size_t)SLOTS * PIECE);
+        r->memory = malloc((size_t)SLOTS * LIBNBD_MOST_MAX);
     if (!r || !r->memory) {
         free(r);
         return error_set(err, -ENOMEM, "out of memory");
@@ -196,8 +220,10 @@ int feed_nbd(struct cli *cli, struct nbd_handle **nbd, const char *name, uint64_
     r->nbd = *nbd;
     r->name = name;
     r->length = length;
+    r->limits = *limits;
+    r->unit = limits->least > UNIT_MIN ? limits->least : UNIT_MIN;
     for (unsigned i = 0; i < SLOTS; i++)
-        r->slots[i].data = r->memory + (size_t)i * PIECE;
+        r->slots[i].data = r->memory + (size_t)i * LIBNBD_MOST_MAX;
     if (feed_begin(&r->feed) && read_all(r) == 0)
         feed_conclude(&r->feed);
     else if (r->feed.answered)
