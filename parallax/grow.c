@@ -30,6 +30,7 @@ struct grow {
     int error;
     uint64_t flushes, chunk_blocks; /* the device's at the last growth, and how long that was */
     bool zeroes;
+    bool crowded; /* a long chunk did not fit: there may still be room for short ones */
 };
 
 static uint64_t changes_pending(const struct store *s)
@@ -87,13 +88,15 @@ static void done(struct loop_task *t)
 {
     struct grow *g = container_of(t, struct grow, job.done);
     struct store *s = g->store;
+    bool too_long = g->error == -ENOSPC && g->chunk_blocks > space_chunk(s);
+    g->crowded |= too_long;
     s->growing = false;
-    s->grow_error = g->error;
-    if (g->error) {
+    s->grow_error = too_long ? 0 : g->error;
+    if (s->grow_error) {
         s->grow_retry_ms = clock_monotonic_ms() + RETRY_MS;
         log_limited(&s->grow_complaints, LOG_LEVEL_WARNING, "store cannot grow store=%s blocks=%llu error=%d", store_name(s), (unsigned long long)g->target,
                     g->error);
-    } else if (g->holes.next < g->holes.end) {
+    } else if (!too_long && g->holes.next < g->holes.end) {
         space_fill_holes(&s->space, g->holes.next, g->holes.end);
     }
     space_set_usable(&s->space, bdev_blocks(s->blocks));
@@ -113,7 +116,7 @@ static bool flushed_often(const struct store *s)
 /* A device is allocated by writing. */
 static uint64_t next_chunk(const struct store *s, bool zeroes)
 {
-    return zeroes || s->blocks->max_blocks != UINT64_MAX ? space_chunk(s) : least(2 * space_spare(s), LONG_CHUNK_BLOCKS);
+    return zeroes || s->grow->crowded || s->blocks->max_blocks != UINT64_MAX ? space_chunk(s) : least(2 * space_spare(s), LONG_CHUNK_BLOCKS);
 }
 
 /* Allocates a chunk more, if that is possible now. */

@@ -27,6 +27,7 @@
 
 #define CHECKPOINT_BYTES (4u << 20)
 /* What a change may cost: its pages in the log and in the database, and a new log file with the checkpoint. */
+#define LOG_FILES_KEPT 8u
 #define ROOM_FIXED_BYTES (8u << 20)
 #define ROOM_FACTOR 4u
 #define RECORD_KEY_MAX (CATALOG_OBJECT_NAME_MAX + 1 + CATALOG_KEY_MAX)
@@ -393,6 +394,11 @@ static int hear_witness(struct catalog_bdb *b, struct error *err)
     if (!confirmed)
         return error_set(err, -EBADMSG, "the catalog in %s is damaged: its log ends before the last change; restore it from a backup",
                          b->directory);
+    /* Those that are killed before they have changed enough for a checkpoint leave their log to the next. */
+    if (b->log_files > LOG_FILES_KEPT) {
+        rc = catalog_bdb_map_error(b, catalog_bdb_checkpoint(b));
+        return rc ? error_set(err, rc, "cannot save the catalog in %s: %s", b->directory, strerror(-rc)) : 0;
+    }
     /* Recovery's own records come to fill log files, even if nothing is ever changed. */
     return told.count < b->applied || told.log_file != b->log_file ? call_witness(b, err) : 0;
 }
@@ -400,16 +406,7 @@ static int hear_witness(struct catalog_bdb *b, struct error *err)
 /* A negative errno. */
 static int open_parts(struct catalog_bdb *b, bool create, struct error *err)
 {
-    int rc = create ? -catalog_reserve_fill(b->directory_fd, CATALOG_RESERVE_BYTES) : 0;
-    if (!rc)
-        rc = catalog_bdb_env_open(b, create);
-    if (rc && (rc == ENOSPC || b->disk_full) && !create && catalog_reserve_release(b->directory_fd)) {
-        catalog_bdb_env_close(b, false);
-        b->reserve_released = true;
-        b->disk_full = false;
-        b->first_message[0] = 0;
-        rc = catalog_bdb_env_open(b, create);
-    }
+    int rc = catalog_bdb_env_open(b, create);
     if (!rc)
         rc = catalog_bdb_sync_directory(b);
     if (!rc)
@@ -421,14 +418,33 @@ static int open_parts(struct catalog_bdb *b, bool create, struct error *err)
         return error_set(err, code, code == -EBADMSG ? "the catalog in %s is damaged: %s" : "cannot open the catalog in %s: %s", b->directory,
                          b->first_message[0] ? b->first_message : db_strerror(rc));
     }
-    /* What was used up, at a full disk, is set aside again as soon as there is room. */
-    b->reserve_released = catalog_reserve_fill(b->directory_fd, CATALOG_RESERVE_MIN_BYTES) != 0;
     if (!create)
         return hear_witness(b, err);
     int code = catalog_witness_create(b->directory_fd, &b->witness);
     if (!code)
         code = catalog_bdb_map_error(b, catalog_bdb_checkpoint(b));
     return code ? error_set(err, code, "cannot make the catalog's witness in %s: %s", b->directory, strerror(-code)) : 0;
+}
+
+/* Recovery, and what it is testified by, may need room at a full disk: from the reserve then. What was used up is set aside again
+ * as soon as there is room. A negative errno. */
+static int open_with_reserve(struct catalog_bdb *b, bool create, struct error *err)
+{
+    int code = create ? catalog_reserve_fill(b->directory_fd, CATALOG_RESERVE_BYTES) : 0;
+    if (code)
+        return error_set(err, code, "cannot set room for the catalog aside in %s: %s", b->directory, strerror(-code));
+    code = open_parts(b, create, err);
+    if (code && (code == -ENOSPC || b->disk_full) && !create && catalog_reserve_release(b->directory_fd)) {
+        catalog_bdb_env_close(b, false);
+        catalog_witness_close(&b->witness);
+        b->disk_full = false;
+        b->first_message[0] = 0;
+        *err = (struct error)ERROR_NONE;
+        code = open_parts(b, create, err);
+    }
+    if (!code)
+        b->reserve_released = catalog_reserve_fill(b->directory_fd, CATALOG_RESERVE_MIN_BYTES) != 0;
+    return code;
 }
 
 static int open_directory(struct catalog_bdb *b, const char *directory, bool create, struct error *err)
@@ -455,7 +471,7 @@ static int open_catalog(const char *directory, bool create, struct catalog **out
     lease_table_init(&b->leases);
     int rc = open_directory(b, directory, create, err);
     if (!rc)
-        rc = open_parts(b, create, err);
+        rc = open_with_reserve(b, create, err);
     if (rc) {
         b->latched = rc;
         close_catalog(&b->catalog);

@@ -45,6 +45,7 @@ static int check_log_file(struct catalog_bdb *b, const char *name)
 
 static int check_log_files(struct catalog_bdb *b)
 {
+    b->log_files = 0;
     int rc = 0, fd = openat(b->directory_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *d = fd < 0 ? NULL : fdopendir(fd);
     if (!d) {
@@ -54,8 +55,10 @@ static int check_log_files(struct catalog_bdb *b)
         return rc;
     }
     for (struct dirent *e; !rc && (e = readdir(d));)
-        if (strncmp(e->d_name, "log.", 4) == 0)
+        if (strncmp(e->d_name, "log.", 4) == 0) {
             rc = check_log_file(b, e->d_name);
+            b->log_files++;
+        }
     closedir(d);
     return rc;
 }

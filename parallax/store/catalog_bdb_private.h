@@ -25,7 +25,8 @@ struct catalog_bdb {
     bool damaged;            /* it spoke of a checksum or of a log that is too short */
     char first_message[256];
     uint32_t log_file;       /* whose directory entry is durable */
-    uint64_t unsaved_bytes;  /* applied since the last checkpoint */
+    uint64_t unsaved_bytes;  /* applied since the last checkpoint, or since it was opened */
+    unsigned log_files;      /* when it was opened */
     uint64_t applied;        /* changes in the catalog's whole life */
     struct catalog_witness witness;
     bool reserve_released;
