@@ -13,7 +13,7 @@ check "a disk with Debian on it is imported as a template" storage "parallax imp
 check "another with a small root of our own as well" storage "parallax import --template /dev/xvdc small"
 check "and cloned" storage "parallax clone --count 3 debian root && parallax clone --count 101 small disk"
 check "parallaxd serves on Xen" serve
-config g1 160 guest disk=/dev/xvda "disk=['$(disk xvda disk0)']"
+config g1 112 guest disk=/dev/xvda "disk=['$(disk xvda disk0)']"
 check "a guest boots the init of its clone" create g1
 check "and has its root there" in_domain g1 'grep "^/dev/xvda / ext4" /proc/mounts && touch /here && sync'
 

@@ -20,7 +20,7 @@ nothing_left() { ! xenstore-ls -f /local/domain/0/backend 2>/dev/null | grep 'ba
 mount -t ext4 /dev/vda /store
 check "a store is made" eval 'parallax init --size 1G && parallax create template 64M && parallax template template && parallax clone --count 8 template disk'
 check "parallaxd serves in dom0" serve --hide 'disk5:flush,discard,indirect,multi-page' --hide 'disk6:flush,barrier,small-sectors'
-config g1 160 guest "" "disk=['$(disk xvda disk0)']"
+config g1 112 guest "" "disk=['$(disk xvda disk0)']"
 check "a guest attaches its clone" create g1 || cat /run/parallaxd.log
 check "makes a file system and reads back what it wrote" in_domain g1 "mkfs.ext4 -q /dev/xvda && mount /dev/xvda /mnt && dd if=/dev/urandom of=/mnt/file bs=64k count=16 && sync && md5sum /mnt/file >/run/sum && echo 3 >/proc/sys/vm/drop_caches && md5sum -c /run/sum && umount /mnt && e2fsck -fn /dev/xvda"
 
@@ -38,7 +38,7 @@ part_refusals() {
   parallax snap create disk1@frozen
   refused "a snapshot asked for writing" "is a snapshot and cannot be written" "$(disk xvdd disk1@frozen)"
   refused "an image that another writer has" "domain $(rig id g1) xvda" "$(disk xvdd disk0)"
-  config wrong 160 guest "" "disk=['$(disk xvda nothing)']"
+  config wrong 112 guest "" "disk=['$(disk xvda nothing)']"
   check "a guest whose image is not there does not start" eval '! xl create -q /tmp/wrong.cfg >/tmp/refused.out 2>&1 && grep "no image .nothing." /tmp/refused.out'
   check "and leaves nothing" eval 'gone wrong && [ "$(xenstore-list $backend)" = "$(rig id g1)" ]'
   check "the other disk is not touched" in_domain g1 "disk_load verify /dev/xvda 2"

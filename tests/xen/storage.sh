@@ -13,13 +13,13 @@ check "a template is cloned" storage "parallax template template && parallax clo
 
 # ---- Data: the two guests of the other parts ----
 part_data() {
-  config g1 160 guest "" "disk=['$(disk xvda disk0)']"
+  config g1 112 guest "" "disk=['$(disk xvda disk0)']"
   check "a guest attaches its clone" create g1 || { cat $consoles/guest-g1.log; storage "cat /run/parallaxd.log"; exit 1; }
   check "the guest makes a file system" in_domain g1 "mkfs.ext4 -q /dev/xvda && mount /dev/xvda /mnt && dd if=/dev/urandom of=/mnt/file bs=64k count=64 && sync && md5sum /mnt/file >/run/sum" || in_domain g1 "dmesg | tail -5; dd if=/dev/xvda bs=1024 skip=1 count=1 2>/dev/null | hexdump -C | head -8" | sed 's/^/#   /'
   check "what it reads after dropping its cache is what it wrote" in_domain g1 "echo 3 >/proc/sys/vm/drop_caches && md5sum -c /run/sum"
   check "its file system is sound" in_domain g1 "umount /mnt && e2fsck -fn /dev/xvda"
 
-  config g2 160 guest bf=max_ring_page_order=2 'vcpus=2' "disk=['$(disk xvda disk1)']"
+  config g2 112 guest bf=max_ring_page_order=2 'vcpus=2' "disk=['$(disk xvda disk1)']"
   check "a guest with two processors attaches another clone" create g2
 }
 
@@ -106,14 +106,15 @@ grants_in_use() {
   xl dmesg | tr -d '\r' | awk -v id="$(rig id "$1")" -v backend="$(rig id storage)" '
     /grant-table for remote/ { on = $0 ~ "remote d" id " " } on && /\[0x/ && $3 == backend { n++ } END { print n + 0 }'
 }
-# attach_and_detach GUEST N: times go to /tmp/times. By four names in turn: Linux takes a disk that comes back before it has taken the
-# old one of that name away for the old one.
+# attach_and_detach GUEST N: times, in hundredths of a second, go to /tmp/times. By four names in turn: Linux takes a disk that comes
+# back before it has taken the old one of that name away for the old one.
+hundredths() { now | tr -d .; }
 attach_and_detach() {
-  local name vdev from; name=xvd$(echo bcde | cut -c$(($2 + 1))) vdev=$((51728 + 16 * $2)) from=$(now)
+  local name vdev from to; name=$(echo xvdb xvdc xvdd xvde | cut -d' ' -f$(($2 + 1))) vdev=$((51728 + 16 * $2)) from=$(hundredths)
   xl block-attach "$1" "$(disk $name disk2)" && until_true 60 eval "[ \$(rig read $backend/$(rig id "$1")/$vdev/state) = 4 ]" || return
-  awk "BEGIN { print $(now) - $from }" >>/tmp/times; from=$(now)
+  to=$(hundredths); echo $((to - from)) >>/tmp/times
   xl block-detach "$1" $name || return
-  awk "BEGIN { print $(now) - $from }" >>/tmp/times
+  from=$(hundredths); echo $((from - to)) >>/tmp/times
 }
 part_churn() {
   check "a larger size" storage "parallax resize disk1 256M"
@@ -122,8 +123,8 @@ part_churn() {
   attaches=$(cat /attaches) n=0; : >/tmp/times
   while [ $n -lt "$attaches" ] && attach_and_detach g1 $((n % 4)) >/tmp/attach.out 2>&1; do n=$((n + 1)); done
   if [ $n = "$attaches" ]; then ok "attached and detached $n times"; else bad "attach and detach - failed at $n"; sed 's/^/# /' /tmp/attach.out; fi
-  slow=$(awk '{ n += $1 >= 3 } END { print n + 0 }' /tmp/times) slowest=$(sort -n /tmp/times | tail -1)
-  note "attaching, until the guest's driver is connected, and detaching took $(awk '{ sum += $1 } END { print sum / NR }' /tmp/times) s on average, $slowest s at most"
+  slow=$(awk '{ n += $1 >= 300 } END { print n + 0 }' /tmp/times) slowest=$(sort -n /tmp/times | awk 'END { print $1 / 100 }')
+  note "attaching, until the guest's driver is connected, and detaching took $(awk '{ sum += $1 } END { print sum / NR / 100 }' /tmp/times) s on average, $slowest s at most"
   check "each in less than 3 s, but for $slow of $((attaches * 2))" test $((slow * 10)) -le $attaches
   check "no channel more than before" until_true 10 eval '[ $(channels) = $channels ]'
   check "no grant in use more than before ($grants)" until_true 10 eval '[ $(grants_in_use g1) -le $grants ]'
@@ -177,7 +178,7 @@ held_back() { storage "grep 'device waits for its image: domid=$1 ' /run/paralla
 
 # Another domain, in which everything a frontend can do is done wrong, beside a guest that verifies its disk.
 part_hostile() {
-  config evil 160 evil ""
+  config evil 112 evil ""
   cp /boot/guest.cpio /boot/evil.cpio
   check "a hostile guest" create evil
   evil_id=$(rig id evil)
@@ -222,11 +223,11 @@ part_refusals() {
 # same patterns on the disks in turn, in both data modes of ours. In the emulation every system call and every change of domain costs
 # many times what it does on a processor, and both backends are made of little else; so the ratio says something, the rates do not.
 part_cost() {
-  config kernel 512 storage "" 'driver_domain=1' "disk=[$(hotplug_disk xvda /dev/vdb)]"
+  config kernel 384 storage "" 'driver_domain=1' "disk=[$(hotplug_disk xvda /dev/vdb)]"
   check "a storage domain with the kernel's backend" create kernel
   in_domain kernel "insmod /modules/xen-blkback.ko" >/dev/null
   check "the daemon serves by copying" eval 'stop_daemon && serve'
-  config g4 160 guest "" "disk=['$(disk xvda disk6)']"
+  config g4 112 guest "" "disk=['$(disk xvda disk6)']"
   check "a guest for the cost" create g4
   id=$(rig id g4)
   start kernel "i=0; until rig exists backend/vbd/$id/51744/params; do i=\$((i + 1)); [ \$i -lt 200 ] || exit 1; usleep 50000; done; xenstore-write backend/vbd/$id/51744/physical-device ca:0 backend/vbd/$id/51744/hotplug-status connected"
@@ -243,7 +244,7 @@ part_cost() {
     case $pattern in *4096*) check "$pattern: at least 0.7 of xen-blkback's rate" awk "BEGIN { exit !($copy_ratio >= 0.7) }";; esac
   done
   check "the mapping is by persistent grants" eval '[ "$(device g4 51728 persistent) $(device g4 51712 persistent)" = "true false" ] && [ $(device g4 51728 grants-mapped) -gt 0 ]'
-  xl destroy g4; xl destroy kernel
+  xl destroy kernel; xl destroy g4 # in this order: nobody in that domain takes the disk away, for which libxl would wait ten seconds
 }
 
 # The storage domain goes: its guests with it, no image.
@@ -253,6 +254,7 @@ part_end() {
   check "no channel of a guest is left" until_true 10 eval '! lsevtchn $(rig id storage) | grep "Interdomain (Connected) - Remote Domain [1-9]"'
   check "no domain is left that somebody has mapped" until_true 10 no_zombie
   check "the store is sound" storage "parallax check"
+  storage "parallax rm disk6 && parallax rm disk7" >/dev/null # what the cost was measured with, and most of what the next check reads
   check "a guest is there when the storage domain goes" create g1
   check "the storage domain is destroyed" xl destroy storage
   xl destroy g1
