@@ -65,6 +65,7 @@ struct bdev {
     const struct bdev_ops *ops;
     uint64_t blocks;     /* usable addresses now; changed by grow */
     uint64_t max_blocks; /* the most that grow can reach: the device's size, or UINT64_MAX for a file */
+    bool grows_by_writing; /* grow and fill take as long as writing so much; read and written atomically */
 };
 
 /* Addresses usable now; any thread, while another one grows the device. */

@@ -28,9 +28,9 @@ struct grow {
     struct space_run holes; /* to be filled; empty: the device is grown to target */
     uint64_t target;
     int error;
-    uint64_t flushes, chunk_blocks; /* the device's at the last growth, and how long that was */
+    uint64_t flushes, grown_blocks; /* the device's at the last growth, and how long that was */
     bool zeroes;
-    bool crowded; /* a long chunk did not fit: there may still be room for short ones */
+    bool crowded; /* a long chunk could not be had: there may still be room for short ones */
 };
 
 static uint64_t changes_pending(const struct store *s)
@@ -84,12 +84,29 @@ static void work(struct job *j)
         g->error = bdev_flush(d);
 }
 
+static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
+static uint64_t short_chunk(const struct store *s) { return least(2 * space_spare(s), CHUNK_BLOCKS); }
+static uint64_t long_chunk(const struct store *s)
+{
+    bool written = __atomic_load_n(&s->blocks->grows_by_writing, __ATOMIC_RELAXED);
+    return written ? short_chunk(s) : least(2 * space_spare(s), LONG_CHUNK_BLOCKS);
+}
+
+uint64_t space_kept(const struct store *s) { return space_reserve(s, 0, 0) + space_spare(s) + long_chunk(s) + short_chunk(s); }
+
+/* Whether many long chunks could be had, as far as the file system tells. */
+static bool is_roomy(struct store *s)
+{
+    uint64_t free_bytes, total_bytes;
+    return backing_free_bytes(&s->backing, &free_bytes, &total_bytes) == 0 && free_bytes / BDEV_BLOCK_SIZE > 4 * LONG_CHUNK_BLOCKS;
+}
+
 static void done(struct loop_task *t)
 {
     struct grow *g = container_of(t, struct grow, job.done);
     struct store *s = g->store;
-    bool too_long = g->error == -ENOSPC && g->chunk_blocks > space_chunk(s);
-    g->crowded |= too_long;
+    bool too_long = g->error && g->grown_blocks > short_chunk(s);
+    g->crowded = too_long || (g->crowded && (g->error || !is_roomy(s)));
     s->growing = false;
     s->grow_error = too_long ? 0 : g->error;
     if (s->grow_error) {
@@ -103,20 +120,10 @@ static void done(struct loop_task *t)
     loop_defer_last(s->loop, &s->pump);
 }
 
-static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
-
-uint64_t space_chunk(const struct store *s) { return least(2 * space_spare(s), CHUNK_BLOCKS); }
-
 static bool flushed_often(const struct store *s)
 {
     const struct grow *g = s->grow;
-    return (s->stats.device_flushes - g->flushes) * CHUNK_BLOCKS >= FLUSHES_WORTH * g->chunk_blocks;
-}
-
-/* A device is allocated by writing. */
-static uint64_t next_chunk(const struct store *s, bool zeroes)
-{
-    return zeroes || s->grow->crowded || s->blocks->max_blocks != UINT64_MAX ? space_chunk(s) : least(2 * space_spare(s), LONG_CHUNK_BLOCKS);
+    return (s->stats.device_flushes - g->flushes) * CHUNK_BLOCKS >= FLUSHES_WORTH * g->grown_blocks;
 }
 
 /* Allocates a chunk more, if that is possible now. */
@@ -127,7 +134,7 @@ static void grow(struct store *s)
     if (s->grow_error && clock_monotonic_ms() < s->grow_retry_ms)
         return;
     bool zeroes = flushed_often(s);
-    uint64_t chunk = least(next_chunk(s, zeroes), space_room(s)), have = bdev_blocks(s->blocks);
+    uint64_t chunk = least(zeroes || s->grow->crowded ? short_chunk(s) : long_chunk(s), space_room(s)), have = bdev_blocks(s->blocks);
     struct grow *g = s->grow;
     g->holes = (struct space_run){ 0 };
     g->target = have + chunk < s->space.max_blocks ? have + chunk : s->space.max_blocks;
@@ -138,7 +145,7 @@ static void grow(struct store *s)
     }
     g->zeroes = zeroes;
     g->flushes = s->stats.device_flushes;
-    g->chunk_blocks = chunk;
+    g->grown_blocks = g->holes.next < g->holes.end ? g->holes.end - g->holes.next : g->target - have;
     g->store = s;
     g->job.work = work;
     g->job.done.run = done;
@@ -197,7 +204,6 @@ int space_ready(struct store *s, uint32_t blocks, bool may_wait)
     uint64_t in_run = s->run.end - s->run.next;
     if (s->space.free_blocks + in_run >= blocks + space_reserve(s, blocks, 0)) {
         space_grow_ahead(s);
-        s->full = false;
         return 0;
     }
     grow(s);
@@ -252,7 +258,7 @@ int grow_init(struct store *s)
     if (!s->grow)
         return -ENOMEM;
     s->grow->flushes -= FLUSHES_WORTH; /* the first chunk's are written */
-    s->grow->chunk_blocks = CHUNK_BLOCKS;
+    s->grow->grown_blocks = CHUNK_BLOCKS;
     return 0;
 }
 

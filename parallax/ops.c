@@ -243,5 +243,5 @@ void ops_clean_up(struct store *s)
         waiting = true;
     }
     if (waiting)
-        checkpoint_request(s);
+        checkpoint_reclaim_soon(s);
 }

@@ -296,8 +296,8 @@ void space_restore_reserve(struct store *s);
 uint64_t space_room(struct store *s);
 /* Free blocks to be kept allocated ahead of need. */
 uint64_t space_spare(const struct store *s);
-/* How many are allocated at a time. */
-uint64_t space_chunk(const struct store *s);
+/* Free blocks that are not given back: as many as are there after the longest growth, and some more. */
+uint64_t space_kept(const struct store *s);
 int grow_init(struct store *s);
 void grow_fini(struct store *s);
 
@@ -391,7 +391,7 @@ static inline struct version *version_pin(struct version *v)
 static inline void version_unpin(struct store *s, struct version *v)
 {
     if (--v->pins == 0 && version_unwanted(v))
-        checkpoint_request(s);
+        checkpoint_reclaim_soon(s);
 }
 
 /* ---- blocks.c ---- */

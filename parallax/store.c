@@ -435,7 +435,7 @@ struct closing {
 /* Nothing has happened since the last checkpoint. */
 static bool is_clean(const struct store *s)
 {
-    return s->journal.tail == s->journal.next_seq && !checkpoint_busy(s) && list_empty(&s->op_queue);
+    return s->journal.tail == s->journal.next_seq && !checkpoint_busy(s) && !checkpoint_deletions_wait(s) && list_empty(&s->op_queue);
 }
 
 static void closing_done(struct store_op *op) { container_of(op, struct closing, op)->done = true; }

@@ -54,7 +54,7 @@ static void take_back(struct store *s)
 /* How many of `free` blocks are not needed, if `more` are kept besides. */
 static uint64_t excess(const struct store *s, uint64_t free, uint64_t more)
 {
-    uint64_t reserve = space_reserve(s, 0, 0), keep = reserve + space_spare(s) + 2 * space_chunk(s) + more, over = above_limit(s), spare = free > keep ? free - keep : 0;
+    uint64_t reserve = space_reserve(s, 0, 0), keep = space_kept(s) + more, over = above_limit(s), spare = free > keep ? free - keep : 0;
     uint64_t most = free > reserve ? free - reserve : 0;
     over = over < most ? over : most;
     return spare > over ? spare : over;

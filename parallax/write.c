@@ -142,6 +142,7 @@ void write_pump(struct store *s)
 {
     struct batch *b = NULL;
     bool waits = false;
+    s->full = false;
     list_for_each_safe(n, &s->write_queue) {
         struct image_req *req = container_of(n, struct image_req, link);
         bool in_turn = !waits || may_pass(s, req);

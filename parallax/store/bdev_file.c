@@ -117,10 +117,12 @@ static int allocate(struct bdev_file *f, uint64_t from, uint64_t to)
 {
     off_t start = offset_of(f, from), end = offset_of(f, to);
     int err = f->is_device ? -EOPNOTSUPP : fallocate(f->sync_fd, 0, start, end - start) < 0 ? -errno : 0;
-    if (err == -EOPNOTSUPP || err == -ENOSYS)
+    if (err == -EOPNOTSUPP || err == -ENOSYS) {
+        __atomic_store_n(&f->dev.grows_by_writing, true, __ATOMIC_RELAXED);
         err = write_zeroes(f, from, to);
-    else if (!err)
+    } else if (!err) {
         atomic_store(&f->unwritten, true);
+    }
     return err ? err : flush(&f->dev);
 }
 

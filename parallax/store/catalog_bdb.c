@@ -26,8 +26,8 @@
 #include <unistd.h>
 
 #define CHECKPOINT_BYTES (4u << 20)
+#define LOG_FILES_KEPT 8u /* at an opening */
 /* What a change may cost: its pages in the log and in the database, and a new log file with the checkpoint. */
-#define LOG_FILES_KEPT 8u
 #define ROOM_FIXED_BYTES (8u << 20)
 #define ROOM_FACTOR 4u
 #define RECORD_KEY_MAX (CATALOG_OBJECT_NAME_MAX + 1 + CATALOG_KEY_MAX)
@@ -437,6 +437,7 @@ static int open_with_reserve(struct catalog_bdb *b, bool create, struct error *e
     if (code && (code == -ENOSPC || b->disk_full) && !create && catalog_reserve_release(b->directory_fd)) {
         catalog_bdb_env_close(b, false);
         catalog_witness_close(&b->witness);
+        b->reserve_released = true;
         b->disk_full = false;
         b->first_message[0] = 0;
         *err = (struct error)ERROR_NONE;

@@ -134,12 +134,13 @@ int catalog_mirror_open(struct catalog *inner, struct catalog_copy *copy, bool a
     int rc = anew ? 0 : catalog_mirror_check(inner, copy);
     if (!rc)
         rc = catalog_scan(inner, copied_object, &own, NULL, NULL);
-    m->stale = anew || !whole || copied != own;
-    if (rc)
+    if (rc) {
         free(m);
-    else
-        *out = &m->catalog;
-    return rc;
+        return rc;
+    }
+    m->stale = anew || !whole || copied != own;
+    *out = &m->catalog;
+    return 0;
 }
 
 int catalog_mirror_settle(struct catalog *c)

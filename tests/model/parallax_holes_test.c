@@ -1,6 +1,8 @@
 /* parallax_holes_test.c - free space and the file system below: what is freed goes back to it, is taken again when needed, and
  * nothing is lost on the way. On a real file, because its holes are what this is about. */
 #include "parallax/parallax_private.h"
+
+#include "base/clock.h"
 #include "tests/support/engine_fail.h"
 #include "tests/support/rig.h"
 #include "tests/support/unit.h"
@@ -109,6 +111,35 @@ static void what_was_written_lately_stays_at_hand_when_the_store_closes(void)
     rig_close(&r); /* nothing was written this time */
     all = rig_allocated_bytes(&r);
     CU_ASSERT(all + 10 * MIB <= kept);
+    rig_end(&r);
+}
+
+static bool is_over(struct rig *r, void *ctx)
+{
+    (void)r;
+    return clock_monotonic_ms() >= *(uint64_t *)ctx;
+}
+
+/* However long a growth is, what it has allocated ahead is not taken for waste. */
+static void what_was_grown_is_not_given_back_at_once(void)
+{
+    struct rig r;
+    start(&r, __func__, 2048 * MIB);
+    rig_close(&r);
+    r.options.spare_bytes = 128 * MIB; /* so that it grows by 256 MiB */
+    rig_open(&r);
+    rig_create(&r, "disk", 512 * MIB);
+    struct image *img = rig_image(&r, "disk", IMAGE_READ_WRITE);
+    for (unsigned i = 0; i < 8; i++) {
+        CU_ASSERT_EQUAL(rig_write(&r, img, BLOCKS(i * 8), BLOCKS(8), i + 1), 0);
+        rig_checkpoint(&r);
+        uint64_t until = clock_monotonic_ms() + 200;
+        rig_wait(&r, is_over, &until, "some time");
+    }
+    printf("# %llu MiB allocated\n", (unsigned long long)(rig_allocated_bytes(&r) / MIB));
+    CU_ASSERT(rig_allocated_bytes(&r) > 256 * MIB);
+    CU_ASSERT_EQUAL(rig_status(&r).trimmed_bytes, 0);
+    image_close(img);
     rig_end(&r);
 }
 
@@ -367,6 +398,7 @@ int main(int argc, char **argv)
         UNIT(discarded_space_goes_back_to_the_file_system_and_is_taken_again),
         UNIT(holes_are_known_after_opening_again),
         UNIT(what_was_written_lately_stays_at_hand_when_the_store_closes),
+        UNIT(what_was_grown_is_not_given_back_at_once),
         UNIT(a_store_copied_without_its_zeroes_is_whole),
         UNIT(a_store_that_crashed_and_lost_its_zeroes_is_whole),
         UNIT(the_limit_moves_up_and_down_while_the_store_is_open),

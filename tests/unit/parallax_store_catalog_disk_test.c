@@ -375,6 +375,39 @@ static void a_full_disk_does_not_stop_short_openings(void)
     CU_ASSERT_EQUAL(umount(catalog_directory), 0);
 }
 
+static int in_catalog_directory(const char *commands)
+{
+    char line[600];
+    snprintf(line, sizeof line, "cd %s && %s", catalog_directory, commands);
+    return system(line);
+}
+
+/* One that has lost changes, at a full disk: what opening took from the reserve is set aside again. */
+static void an_opening_that_fails_keeps_the_reserve(void)
+{
+    struct catalog *c;
+    struct error err = ERROR_NONE;
+    uint64_t random = unit_seed();
+    char name[300];
+    struct stat st;
+    CU_ASSERT_EQUAL_FATAL(mount("none", catalog_directory, "tmpfs", 0, "size=48m"), 0);
+    CU_ASSERT_EQUAL_FATAL(catalog_bdb_create(catalog_directory, &c, &err), 0);
+    catalog_close(c);
+    leave_unclosed(40, &random);
+    CU_ASSERT_EQUAL(in_catalog_directory("mkdir kept && cp -a log.* catalog.db kept"), 0);
+    leave_unclosed(40, &random);
+    CU_ASSERT_EQUAL(in_catalog_directory("rm log.* catalog.db && mv kept/* ."), 0);
+    snprintf(name, sizeof name, "%s/filler", catalog_directory);
+    int fd = open(name, O_WRONLY | O_CREAT, 0600);
+    fill_up(fd);
+    CU_ASSERT_EQUAL(catalog_bdb_open(catalog_directory, &c, &err), -EBADMSG);
+    snprintf(name, sizeof name, "%s/reserve", catalog_directory);
+    CU_ASSERT_EQUAL(stat(name, &st), 0);
+    CU_ASSERT(st.st_blocks > 0);
+    close(fd);
+    CU_ASSERT_EQUAL(umount(catalog_directory), 0);
+}
+
 static unsigned log_files(void)
 {
     glob_t found;
@@ -427,5 +460,6 @@ int main(int argc, char **argv)
                                                   UNIT(damaged_files_are_refused_or_read_right),
                                                   root ? (struct unit_test)UNIT(a_full_disk_does_not_stop_the_catalog) : (struct unit_test){ 0 },
                                                   UNIT(a_full_disk_does_not_stop_short_openings), UNIT(a_full_disk_does_not_stop_recovery),
+                                                  UNIT(an_opening_that_fails_keeps_the_reserve),
                                                   UNIT(a_disk_without_any_room_is_an_error_and_loses_nothing), { 0 } });
 }

@@ -97,10 +97,11 @@ static int check_image(struct cli *cli, const char *target, bool *read_only, str
 
 static bool domain_ended(struct toolstack *t, const struct vbd *v)
 {
-    char number[16];
-    hv_domid same;
-    snprintf(number, sizeof number, "%u", v->frontend);
-    return vbd_find_domain(t->xs, number, &same, NULL) == -ENOENT;
+    char path[32], *value = NULL;
+    snprintf(path, sizeof path, "/local/domain/%u", v->frontend);
+    int bad = hv_xs_read(t->xs, 0, path, &value, NULL);
+    free(value);
+    return bad == -ENOENT; /* and not that nothing can be read */
 }
 
 /* Waits until the backend serves the device or refuses it. A guest may have used it and let go of it, or ended, between two looks. */
@@ -119,11 +120,13 @@ static int wait_attached(struct toolstack *t, const struct vbd *v, unsigned *sta
         if (*state >= VBD_STATE_CLOSING ? vbd_online(t->xs, v) : *state == 0 && domain_ended(t, v))
             return 0;
         if (*state == 0 && ++removed > REMOVED_LOOKS)
-            return error_set(err, -ENOENT, "the device was removed by somebody else");
+            break;
         if (!pause_briefly(t->cli))
             return error_set(err, -ECANCELED, "interrupted; nothing was attached");
     } while (clock_monotonic_ms() < until);
-    if (*state && *state < VBD_STATE_INIT_WAIT)
+    if (!*state)
+        return error_set(err, -ENOENT, "the device was removed by somebody else");
+    if (*state < VBD_STATE_INIT_WAIT)
         return error_set(err, -ETIMEDOUT, "the daemon did not take the device up within 10 s; see its log");
     return 0;
 }
