@@ -126,9 +126,18 @@ static int allocate(struct bdev_file *f, uint64_t from, uint64_t to)
     return err ? err : flush(&f->dev);
 }
 
+static bool fits(const struct bdev_file *f, uint64_t bytes)
+{
+    struct statvfs v;
+    return f->is_device || fstatvfs(f->sync_fd, &v) < 0 || (uint64_t)v.f_bfree * v.f_frsize >= bytes;
+}
+
+/* What does not fit is not tried: until that had failed nobody else would have room. */
 static int grow_range(struct bdev_file *f, uint64_t from, uint64_t to)
 {
     off_t start = offset_of(f, from);
+    if (!fits(f, (to - from) * BDEV_BLOCK_SIZE))
+        return -ENOSPC;
     int err = allocate(f, from, to);
     if (!err && f->grown)
         err = f->grown(f->grown_ctx, to);

@@ -408,6 +408,8 @@ static int open_parts(struct catalog_bdb *b, bool create, struct error *err)
 {
     int rc = catalog_bdb_env_open(b, create);
     if (!rc)
+        rc = catalog_bdb_check_pages(b);
+    if (!rc)
         rc = catalog_bdb_sync_directory(b);
     if (!rc)
         rc = get_number(b, NULL, count_key, sizeof count_key, &b->applied);

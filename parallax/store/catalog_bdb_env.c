@@ -12,7 +12,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#define PAGE_BYTES 512u
 #define CACHE_BYTES (4u << 20)
 #define LOG_FILE_BYTES (512u << 10) /* recovery fills the last file up with zeroes at every opening */
 #define LOG_BUFFER_BYTES (64u << 10)
@@ -87,7 +86,7 @@ int catalog_bdb_env_open(struct catalog_bdb *b, bool create)
         b->db = NULL;
         return rc;
     }
-    if (create && ((rc = b->db->set_pagesize(b->db, PAGE_BYTES)) || (rc = b->db->set_flags(b->db, DB_CHKSUM))))
+    if (create && ((rc = b->db->set_pagesize(b->db, CATALOG_BDB_PAGE_BYTES)) || (rc = b->db->set_flags(b->db, DB_CHKSUM))))
         return rc;
     return b->db->open(b->db, NULL, CATALOG_BDB_FILE, NULL, DB_BTREE, DB_AUTO_COMMIT | DB_THREAD | (create ? DB_CREATE | DB_EXCL : 0), 0600);
 }

@@ -1,7 +1,10 @@
-/* catalog_bdb_precheck.c - what Berkeley DB believes of its files before it has checked a checksum, and must not.
+/* catalog_bdb_precheck.c - what Berkeley DB believes of its files before, or without, checking a checksum, and must not.
  *
  * 1. Whether pages have checksums is a flag in the first page of the database.
  * 2. A log file begins with a record of fixed size, and its checksum is computed over as many bytes as that record says.
+ * 3. A page whose type is that of a database's first page is verified only if flags in that page itself say so, and the page of a
+ *    long value is used whatever its type is: random bytes pass for one if the type among them is such a one. There is one
+ *    database in the file, so only its first page may have it. Looked at when recovery has made whole what it can.
  * Files that are too short, as after a crash, are left to Berkeley DB: it deals with them. */
 #include "parallax/store/catalog_bdb_private.h"
 
@@ -14,6 +17,8 @@
 
 #define META_FLAGS_OFFSET 26
 #define META_FLAG_CHECKSUM 1u
+#define PAGE_TYPE_OFFSET 25u
+#define PAGES_AT_ONCE 128u
 #define LOG_LENGTH_OFFSET 4 /* in the byte order of the host */
 #define LOG_FIRST_RECORD_BYTES 28u
 
@@ -70,4 +75,23 @@ int catalog_bdb_precheck(struct catalog_bdb *b)
     if (!rc && flags != META_FLAG_CHECKSUM)
         rc = damaged(b, CATALOG_BDB_FILE, "its first page has wrong flags");
     return rc ? rc : check_log_files(b);
+}
+
+/* Of Berkeley DB's access methods hash, btree, queue and heap. */
+static bool is_first_page(unsigned char type) { return type == 8 || type == 9 || type == 10 || type == 14; }
+
+int catalog_bdb_check_pages(struct catalog_bdb *b)
+{
+    unsigned char pages[PAGES_AT_ONCE * CATALOG_BDB_PAGE_BYTES];
+    int fd = openat(b->directory_fd, CATALOG_BDB_FILE, O_RDONLY | O_CLOEXEC), rc = fd < 0 ? errno : 0;
+    ssize_t n = 0;
+    for (off_t at = 0; !rc && (n = pread(fd, pages, sizeof pages, at)) > 0; at += n)
+        for (size_t k = 0; k + PAGE_TYPE_OFFSET < (size_t)n && !rc; k += CATALOG_BDB_PAGE_BYTES)
+            if (at + (off_t)k > 0 && is_first_page(pages[k + PAGE_TYPE_OFFSET]))
+                rc = damaged(b, CATALOG_BDB_FILE, "a page has the type of a database's first one");
+    if (n < 0)
+        rc = errno;
+    if (fd >= 0)
+        close(fd);
+    return rc;
 }

@@ -13,6 +13,7 @@
 #include <stdbool.h>
 
 #define CATALOG_BDB_FILE "catalog.db"
+#define CATALOG_BDB_PAGE_BYTES 512u
 
 struct catalog_bdb {
     struct catalog catalog;
@@ -46,7 +47,8 @@ int catalog_bdb_map_error(const struct catalog_bdb *b, int rc);
 int catalog_bdb_map_open_error(const struct catalog_bdb *b, int rc);
 
 /* catalog_bdb_precheck.c: DB_VERIFY_BAD, with first_message, if Berkeley DB cannot be trusted with the files. */
-int catalog_bdb_precheck(struct catalog_bdb *b);
+int catalog_bdb_precheck(struct catalog_bdb *b); /* before it opens them */
+int catalog_bdb_check_pages(struct catalog_bdb *b); /* after recovery */
 
 /* catalog_bdb_log.c */
 /* A log file's directory entry has to be as durable as what is in it. */

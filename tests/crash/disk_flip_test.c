@@ -225,8 +225,10 @@ static void flip_one(enum kind k)
     struct flip f = { .kind = k, .bits = (unsigned char)(1u << below(8)) };
     if (!shared->count[k])
         return;
-    f.stretch = &shared->stretch[k][below(shared->count[k])];
-    f.offset = f.stretch->offset + below(k == SUPERBLOCK && below(2) ? 96 : f.stretch->length);
+    do { /* what recovery itself has added is read there, and is not here */
+        f.stretch = &shared->stretch[k][below(shared->count[k])];
+        f.offset = f.stretch->offset + below(k == SUPERBLOCK && below(2) ? 96 : f.stretch->length);
+    } while (f.offset >= disk_size(f.stretch->name));
     in_child(look_at_damage, &f);
 }
 

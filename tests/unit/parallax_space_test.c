@@ -318,6 +318,25 @@ static void no_number_of_snapshots_takes_the_reserve_of_a_full_store(void)
     bare_end(&b);
 }
 
+/* a@s0, a@s1 …, each with blocks of its own; checkpointed. How many checkpoints there have been then. */
+static uint64_t make_snapshots(unsigned count, uint32_t blocks)
+{
+    struct bare_run run;
+    struct store_status status;
+    char name[16];
+    const char *target = name;
+    for (unsigned i = 0; i < count; i++) {
+        CU_ASSERT_EQUAL(bare_write(&b, 0, blocks, 100 + i), 0);
+        snprintf(name, sizeof name, "a@s%u", i);
+        bare_arm(&run);
+        snapshot_create(b.store, &run.op, &target, 1);
+        CU_ASSERT_EQUAL_FATAL(bare_wait(&b, &run), 0);
+    }
+    CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
+    store_get_status(b.store, &status);
+    return status.checkpoints;
+}
+
 /* Each deletion asks for a checkpoint, and a checkpoint takes the device's time from whoever comes next. */
 static void deletions_one_after_another_share_checkpoints(void)
 {
@@ -327,16 +346,7 @@ static void deletions_one_after_another_share_checkpoints(void)
     char name[16];
     const char *target = name;
     bare_begin(&b, STORE_BYTES);
-    for (unsigned i = 0; i < SNAPSHOTS; i++) {
-        CU_ASSERT_EQUAL(bare_write(&b, 0, 16, 100 + i), 0);
-        snprintf(name, sizeof name, "a@s%u", i);
-        bare_arm(&run);
-        snapshot_create(b.store, &run.op, &target, 1);
-        CU_ASSERT_EQUAL_FATAL(bare_wait(&b, &run), 0);
-    }
-    CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
-    store_get_status(b.store, &status);
-    uint64_t before = status.checkpoints;
+    uint64_t before = make_snapshots(SNAPSHOTS, 16);
     for (unsigned i = 0; i < SNAPSHOTS; i++) {
         snprintf(name, sizeof name, "a@s%u", i);
         bare_arm(&run);
@@ -363,17 +373,11 @@ static void closing_ends_what_is_being_deleted(void)
     char names[SNAPSHOTS][16];
     const char *targets[SNAPSHOTS];
     bare_begin(&b, 2 * STORE_BYTES);
+    uint64_t before = make_snapshots(SNAPSHOTS, 64);
     for (unsigned i = 0; i < SNAPSHOTS; i++) {
-        CU_ASSERT_EQUAL(bare_write(&b, 0, 64, 100 + i), 0);
         snprintf(names[i], sizeof names[i], "a@s%u", i);
         targets[i] = names[i];
-        bare_arm(&run);
-        snapshot_create(b.store, &run.op, &targets[i], 1);
-        CU_ASSERT_EQUAL_FATAL(bare_wait(&b, &run), 0);
     }
-    CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
-    store_get_status(b.store, &status);
-    uint64_t before = status.checkpoints;
     bare_arm(&run);
     snapshot_delete(b.store, &run.op, targets, SNAPSHOTS, false);
     CU_ASSERT_EQUAL_FATAL(bare_wait(&b, &run), 0);

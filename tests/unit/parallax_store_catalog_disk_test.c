@@ -165,7 +165,7 @@ static size_t used_size(const struct saved_file *f)
 
 /* Flips bits, overwrites a stretch, or cuts the file short. Half the time among the first bytes or in the last tenth, for there are the
  * words that decide how the rest is read. */
-static void damage(const struct saved_file *f, uint64_t *random)
+static void damage_somewhere(const struct saved_file *f, uint64_t *random)
 {
     char bytes[600];
     int fd = open_file(f, O_RDWR);
@@ -187,6 +187,21 @@ static void damage(const struct saved_file *f, uint64_t *random)
         break;
     }
     CU_ASSERT_EQUAL(pwrite(fd, bytes, n, at), (ssize_t)n);
+    close(fd);
+}
+
+/* Random bytes in place of a whole page but the first, of a type that is verified by what the page says of itself. */
+static void damage_to_a_first_page(const struct saved_file *f, uint64_t *random)
+{
+    static const char types[] = { 8, 9, 10, 14 };
+    char page[512];
+    if (strcmp(f->name, "catalog.db"))
+        return;
+    for (size_t i = 0; i < sizeof page; i++)
+        page[i] = (char)unit_random(random);
+    page[25] = types[unit_random(random) % sizeof types];
+    int fd = open_file(f, O_RDWR);
+    CU_ASSERT_EQUAL(pwrite(fd, page, sizeof page, (off_t)(1 + unit_random(random) % (f->size / sizeof page - 1)) * (off_t)sizeof page), (ssize_t)sizeof page);
     close(fd);
 }
 
@@ -217,7 +232,7 @@ static int judge(const struct catalog_oracle *o)
 }
 
 /* unclean: the log still holds what the database file has not. */
-static void damage_many(bool unclean, unsigned rounds, uint64_t *random)
+static void damage_many(bool unclean, unsigned rounds, void (*damage)(const struct saved_file *f, uint64_t *random), uint64_t *random)
 {
     struct saved_file files[16];
     static struct catalog_oracle o;
@@ -258,8 +273,15 @@ static void damage_many(bool unclean, unsigned rounds, uint64_t *random)
 static void damaged_files_are_refused_or_read_right(void)
 {
     uint64_t random = unit_seed();
-    damage_many(false, 100, &random);
-    damage_many(true, 100, &random);
+    damage_many(false, 100, damage_somewhere, &random);
+    damage_many(true, 100, damage_somewhere, &random);
+}
+
+static void a_page_like_a_first_one_is_refused(void)
+{
+    uint64_t random = unit_seed();
+    damage_many(false, 200, damage_to_a_first_page, &random);
+    damage_many(true, 100, damage_to_a_first_page, &random);
 }
 
 /* Takes what space there is. */
@@ -272,18 +294,33 @@ static void fill_up(int fd)
         ;
 }
 
+/* A new catalog on a small file system, and a file there that can take all of it. */
+static struct catalog *begin_on_small_disk(int *filler)
+{
+    struct catalog *c = NULL;
+    struct error err = ERROR_NONE;
+    char path[300];
+    CU_ASSERT_EQUAL_FATAL(mount("none", catalog_directory, "tmpfs", 0, "size=48m"), 0);
+    CU_ASSERT_EQUAL_FATAL(catalog_bdb_create(catalog_directory, &c, &err), 0);
+    snprintf(path, sizeof path, "%s/filler", catalog_directory);
+    *filler = open(path, O_WRONLY | O_CREAT, 0600);
+    return c;
+}
+
+static void end_small_disk(int filler)
+{
+    close(filler);
+    CU_ASSERT_EQUAL(umount(catalog_directory), 0);
+}
+
 /* neighbour: another program takes the catalog's reserve as soon as it is released. */
 static void fill_disk_under_catalog(bool neighbour)
 {
     static struct catalog_oracle o;
-    struct catalog *c;
     struct error err = ERROR_NONE;
     uint64_t random = unit_seed();
-    char filler[300];
-    CU_ASSERT_EQUAL_FATAL(mount("none", catalog_directory, "tmpfs", 0, "size=48m"), 0);
-    CU_ASSERT_EQUAL_FATAL(catalog_bdb_create(catalog_directory, &c, &err), 0);
-    snprintf(filler, sizeof filler, "%s/filler", catalog_directory);
-    int fd = open(filler, O_WRONLY | O_CREAT, 0600), rc = 0, done = 0;
+    int fd, rc = 0, done = 0;
+    struct catalog *c = begin_on_small_disk(&fd);
     memset(&o, 0xff, sizeof o);
     o.revision = 0;
     fill_up(fd);
@@ -298,14 +335,12 @@ static void fill_disk_under_catalog(bool neighbour)
     CU_ASSERT(catalog_oracle_holds(c, "o", &o));
     CU_ASSERT_EQUAL(catalog_oracle_apply(c, "o", &o, &random, 60), 0);
     catalog_close(c);
-    close(fd);
-    unlink(filler);
     CU_ASSERT_EQUAL_FATAL(catalog_bdb_open(catalog_directory, &c, &err), 0);
     CU_ASSERT(catalog_oracle_holds(c, "o", &o));
     CU_ASSERT_EQUAL(catalog_oracle_apply(c, "o", &o, &random, 60), 0);
     CU_ASSERT(catalog_oracle_holds(c, "o", &o));
     catalog_close(c);
-    CU_ASSERT_EQUAL(umount(catalog_directory), 0);
+    end_small_disk(fd);
 }
 
 #define RECOVERIES 400u
@@ -337,15 +372,12 @@ static void leave_unclosed(unsigned changes, uint64_t *random)
 static void a_full_disk_does_not_stop_short_openings(void)
 {
     static struct catalog_oracle o;
-    struct catalog *c;
     struct error err = ERROR_NONE;
     uint64_t random = unit_seed();
-    char filler[300], reserve[300];
-    CU_ASSERT_EQUAL_FATAL(mount("none", catalog_directory, "tmpfs", 0, "size=48m"), 0);
-    CU_ASSERT_EQUAL_FATAL(catalog_bdb_create(catalog_directory, &c, &err), 0);
-    snprintf(filler, sizeof filler, "%s/filler", catalog_directory);
+    char reserve[300];
+    int fd, rc = 0, done = 0;
+    struct catalog *c = begin_on_small_disk(&fd);
     snprintf(reserve, sizeof reserve, "%s/reserve", catalog_directory);
-    int fd = open(filler, O_WRONLY | O_CREAT, 0600), rc = 0, done = 0;
     memset(&o, 0xff, sizeof o);
     o.revision = 0;
     for (; done < 40 && !rc; done++) {
@@ -370,9 +402,7 @@ static void a_full_disk_does_not_stop_short_openings(void)
     CU_ASSERT_EQUAL_FATAL(catalog_bdb_open(catalog_directory, &c, &err), 0);
     CU_ASSERT(catalog_oracle_holds(c, "o", &o));
     catalog_close(c);
-    close(fd);
-    unlink(filler);
-    CU_ASSERT_EQUAL(umount(catalog_directory), 0);
+    end_small_disk(fd);
 }
 
 static int in_catalog_directory(const char *commands)
@@ -385,27 +415,23 @@ static int in_catalog_directory(const char *commands)
 /* One that has lost changes, at a full disk: what opening took from the reserve is set aside again. */
 static void an_opening_that_fails_keeps_the_reserve(void)
 {
-    struct catalog *c;
     struct error err = ERROR_NONE;
     uint64_t random = unit_seed();
-    char name[300];
+    char reserve[300];
     struct stat st;
-    CU_ASSERT_EQUAL_FATAL(mount("none", catalog_directory, "tmpfs", 0, "size=48m"), 0);
-    CU_ASSERT_EQUAL_FATAL(catalog_bdb_create(catalog_directory, &c, &err), 0);
+    int fd;
+    struct catalog *c = begin_on_small_disk(&fd);
     catalog_close(c);
     leave_unclosed(40, &random);
     CU_ASSERT_EQUAL(in_catalog_directory("mkdir kept && cp -a log.* catalog.db kept"), 0);
     leave_unclosed(40, &random);
     CU_ASSERT_EQUAL(in_catalog_directory("rm log.* catalog.db && mv kept/* ."), 0);
-    snprintf(name, sizeof name, "%s/filler", catalog_directory);
-    int fd = open(name, O_WRONLY | O_CREAT, 0600);
     fill_up(fd);
     CU_ASSERT_EQUAL(catalog_bdb_open(catalog_directory, &c, &err), -EBADMSG);
-    snprintf(name, sizeof name, "%s/reserve", catalog_directory);
-    CU_ASSERT_EQUAL(stat(name, &st), 0);
+    snprintf(reserve, sizeof reserve, "%s/reserve", catalog_directory);
+    CU_ASSERT_EQUAL(stat(reserve, &st), 0);
     CU_ASSERT(st.st_blocks > 0);
-    close(fd);
-    CU_ASSERT_EQUAL(umount(catalog_directory), 0);
+    end_small_disk(fd);
 }
 
 static unsigned log_files(void)
@@ -421,15 +447,11 @@ static unsigned log_files(void)
 /* Each time some other pages are left, and the log ends somewhere else in one: whatever opening adds may be what finds no room. */
 static void a_full_disk_does_not_stop_recovery(void)
 {
-    struct catalog *c;
     struct error err = ERROR_NONE;
     uint64_t random = unit_seed();
-    char filler[300];
-    CU_ASSERT_EQUAL_FATAL(mount("none", catalog_directory, "tmpfs", 0, "size=48m"), 0);
-    CU_ASSERT_EQUAL_FATAL(catalog_bdb_create(catalog_directory, &c, &err), 0);
+    int fd, rc = 0;
+    struct catalog *c = begin_on_small_disk(&fd);
     catalog_close(c);
-    snprintf(filler, sizeof filler, "%s/filler", catalog_directory);
-    int fd = open(filler, O_WRONLY | O_CREAT, 0600), rc = 0;
     for (unsigned i = 0; i < RECOVERIES && !rc; i++) {
         leave_unclosed(1 + i % 5, &random);
         fill_up(fd);
@@ -442,8 +464,7 @@ static void a_full_disk_does_not_stop_recovery(void)
     }
     CU_ASSERT_EQUAL(rc, 0);
     CU_ASSERT(log_files() <= LOG_FILES);
-    close(fd);
-    CU_ASSERT_EQUAL(umount(catalog_directory), 0);
+    end_small_disk(fd);
 }
 
 static void a_full_disk_does_not_stop_the_catalog(void) { fill_disk_under_catalog(false); }
@@ -457,7 +478,7 @@ int main(int argc, char **argv)
     return catalog_rig_main(argc, argv,
                             (struct unit_test[]){ UNIT(opening_what_is_not_a_catalog_is_an_error),
                                                   UNIT(acknowledged_changes_survive_kill_at_any_moment),
-                                                  UNIT(damaged_files_are_refused_or_read_right),
+                                                  UNIT(damaged_files_are_refused_or_read_right), UNIT(a_page_like_a_first_one_is_refused),
                                                   root ? (struct unit_test)UNIT(a_full_disk_does_not_stop_the_catalog) : (struct unit_test){ 0 },
                                                   UNIT(a_full_disk_does_not_stop_short_openings), UNIT(a_full_disk_does_not_stop_recovery),
                                                   UNIT(an_opening_that_fails_keeps_the_reserve),

@@ -260,7 +260,7 @@ static void a_creation_that_is_given_up_or_fails_leaves_nothing(void)
     CU_ASSERT_EQUAL_FATAL(backing_create(store, &defaults, 16, &b, &err), 0);
     b.close(&b);
     CU_ASSERT_EQUAL(access(store, F_OK), -1);
-    CU_ASSERT_EQUAL(backing_create(store, &defaults, (uint64_t)1 << 45, &b, &err), -EFBIG);
+    CU_ASSERT_EQUAL(backing_create(store, &defaults, (uint64_t)1 << 45, &b, &err), -ENOSPC);
     CU_ASSERT_EQUAL(access(store, F_OK), -1);
     err = (struct error)ERROR_NONE;
     CU_ASSERT_EQUAL(mkdir(store, 0755), 0);
