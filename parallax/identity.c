@@ -11,9 +11,7 @@
 
 void store_uuid_text(const struct store *s, char out[static STORE_UUID_SIZE])
 {
-    const uint8_t *u = s->super.uuid;
-    snprintf(out, STORE_UUID_SIZE, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", u[0], u[1], u[2], u[3], u[4], u[5], u[6], u[7], u[8],
-             u[9], u[10], u[11], u[12], u[13], u[14], u[15]);
+    uuid_text(s->super.uuid, out);
 }
 
 void identity_text(const struct store *s, const struct vdisk *d, const struct version *v, char out[static IMAGE_TARGET_SIZE])

@@ -17,6 +17,7 @@
 #include "base/histogram.h"
 #include "base/list.h"
 #include "base/loop.h"
+#include "base/uuid.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -28,7 +29,7 @@
 #define IMAGE_SIZE_MAX (16ull << 40)                     /* bytes */
 #define IMAGE_REQUEST_MAX (1u << 20)                     /* bytes of one read or write */
 #define IMAGE_DIGEST_BYTES 32u
-#define STORE_UUID_SIZE 37u
+#define STORE_UUID_SIZE UUID_TEXT_SIZE
 
 struct store;
 struct image; /* an image or snapshot opened */

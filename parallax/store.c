@@ -64,13 +64,7 @@ static int choose_uuid(const struct backing *b, uint8_t out[16])
 {
     static const uint8_t none[16];
     memcpy(out, b->uuid, 16);
-    if (memcmp(out, none, 16))
-        return 0;
-    if (getrandom(out, 16, 0) != 16)
-        return -EIO;
-    out[6] = (out[6] & 15) | 0x40;
-    out[8] = (out[8] & 63) | 0x80;
-    return 0;
+    return memcmp(out, none, 16) ? 0 : uuid_make(out);
 }
 
 int store_create_backing(struct backing *b, uint64_t size_bytes, struct error *err)

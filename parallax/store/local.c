@@ -250,7 +250,7 @@ int backing_create(const char *url, const struct backing_create_options *opt, ui
     if (!rc)
         rc = local_identity_make(&l->id, device, err);
     if (!rc) {
-        local_identity_uuid(&l->id, b.uuid);
+        uuid_read(l->id.uuid, b.uuid);
         rc = local_claim_directory(l, opt->force, err);
     }
     if (!rc)

@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -29,27 +28,15 @@ static void format_last_line(const char *text, size_t n, char out[LAST_LINE_MAX]
 
 int local_identity_make(struct local_identity *id, const char *device, struct error *err)
 {
-    unsigned char r[16];
-    if (getrandom(r, sizeof r, 0) != sizeof r)
+    uint8_t uuid[UUID_BYTES];
+    if (uuid_make(uuid))
         return error_set(err, -EIO, "cannot make a uuid for the store: the kernel gave no random bytes");
-    r[6] = (unsigned char)((r[6] & 0x0f) | 0x40);
-    r[8] = (unsigned char)((r[8] & 0x3f) | 0x80);
-    snprintf(id->uuid, sizeof id->uuid, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", r[0], r[1], r[2], r[3],
-             r[4], r[5], r[6], r[7], r[8], r[9], r[10], r[11], r[12], r[13], r[14], r[15]);
+    uuid_text(uuid, id->uuid);
     if (gethostname(id->host, sizeof id->host - 1) < 0)
         strcpy(id->host, "unknown");
     id->host[sizeof id->host - 1] = 0;
     snprintf(id->device, sizeof id->device, "%s", device);
     return local_machine_id(id->machine_id, err);
-}
-
-void local_identity_uuid(const struct local_identity *id, unsigned char out[16])
-{
-    const char *at = id->uuid;
-    for (unsigned i = 0; i < 16; i++, at += 2) {
-        at += *at == '-';
-        sscanf(at, "%2hhx", &out[i]);
-    }
 }
 
 static int write_all(int fd, const char *text, size_t length)

@@ -10,6 +10,7 @@
 #define PARALLAX_STORE_LOCAL_PRIVATE_H
 #include "base/bdev.h"
 #include "base/error.h"
+#include "base/uuid.h"
 #include "parallax/store/catalog_copy.h"
 #include "parallax/store/store.h"
 
@@ -27,7 +28,7 @@ int local_lock_take(int directory_fd, const char *directory, const struct backin
 
 /* local_identity.c. What STORE says. */
 struct local_identity {
-    char uuid[37];
+    char uuid[UUID_TEXT_SIZE];
     char machine_id[65];
     char host[65];               /* its name, for messages */
     char device[LOCAL_PATH_MAX]; /* empty: blocks are in the file */
@@ -36,8 +37,6 @@ struct local_identity {
 
 /* A fresh uuid, this host's id and name; device is borrowed and may be empty. */
 int local_identity_make(struct local_identity *id, const char *device, struct error *err);
-/* The bytes of its uuid. */
-void local_identity_uuid(const struct local_identity *id, unsigned char out[16]);
 /* Writes id to `file` in the directory, durably. */
 int local_identity_write(int directory_fd, const char *directory, const char *file, const struct local_identity *id, struct error *err);
 /* Reads and checks STORE. -ENOENT: none; -EBADMSG: damaged; -EPROTONOSUPPORT: of a newer version. */
@@ -56,7 +55,7 @@ struct local_device_header {
     uint64_t start_bytes; /* where block 0 lies */
     uint64_t copy_bytes;  /* of each of the two regions of the catalog's copy, which lie before that; 0: of version 1, which has none */
     uint64_t sequence, adoption;
-    char uuid[37], machine_id[65], host[65];
+    char uuid[UUID_TEXT_SIZE], machine_id[65], host[65];
 };
 
 /* Refuses a device that is not a block device, is in use, carries a store, or, without force, holds anything recognisable. */

@@ -24,7 +24,7 @@ struct backing {
     struct catalog *catalog;
     bool direct; /* false: the file system has no O_DIRECT, so the page cache is between us and the device (slower) */
     char name[512]; /* the URL as opened, absolute: what messages call the store */
-    unsigned char uuid[16]; /* of a store that is being made: what it is called; all zero if this kind calls it nothing */
+    uint8_t uuid[16]; /* of a store that is being made: what it is called; all zero if this kind calls it nothing */
     void *implementation;
     void (*close)(struct backing *b); /* closes blocks, catalog and gives the lock back */
     int (*free_bytes)(struct backing *b, uint64_t *free_bytes, uint64_t *total_bytes);
