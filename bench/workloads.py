@@ -275,6 +275,7 @@ def imports(bed, name):
         bed.stop_daemon()
         bed.parallax("init", store="imports")
         bed.serve("imports")
+        os.sync()  # what was removed is not part of it
         began = time.monotonic()
         bed.parallax("import", source, "new", store="imports")
         return of_data(time.monotonic() - began), "parallax import sparse.qcow2 new"
@@ -282,6 +283,7 @@ def imports(bed, name):
     def qemu_img():
         if os.path.exists(destination):
             os.unlink(destination)
+        os.sync()
         began = time.monotonic()
         run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", source, destination)
         fd = os.open(destination, os.O_RDWR)
