@@ -77,6 +77,8 @@ GOALS = [
     Goal("read-128k-scattered", "sequential read after random overwrite, to the raw device", "ring", "raw", at_least=0.3),
     Goal("snapshots", "writes under 100 snapshots a second, to without", "with", "without", at_least=0.95),
     Goal("snapshots", "… their 99th percentile", "with", "without", at_most=1.1, measure="p99-us"),
+    Goal("snapshots", "… for comparison, the raw file's writes beside 100 flushes a second of another, to without", "raw-flushed", "raw", at_least=0.95, aim=True),
+    Goal("snapshots", "… and their 99th percentile", "raw-flushed", "raw", at_most=1.1, measure="p99-us", aim=True),
     Goal("deletions", "writes' 99th percentile under deletions, to without", "with", "without", at_most=1.25, measure="p99-us"),
     Goal("deletions", "deleting a snapshot returns in, ms", "with", at_most=10, measure="delete-ms"),
     Goal("depth", "reads through the most snapshots, to through one", "deepest", "1", at_least=0.95),

@@ -200,6 +200,7 @@ def under(bed, image, seconds, action, count, period_ms, first=0):
 
 
 def snapshots(bed, name):
+    """Beside it what as many flushes of another file do to the raw file."""
     seconds = bed.settings.seconds_long
     bed.serve(bed.store())
     bed.note(scattered=True)
@@ -209,7 +210,18 @@ def snapshots(bed, name):
         bed.parallax("snap", "purge", DISK)
         bed.settle()
         return result
-    return rounds(bed, name, {"without": lambda: ring(bed, Load("randwrite", region=WORKING_SET, seconds=seconds)), "with": with_snapshots})
+
+    load = Load("randwrite", region=WORKING_SET, seconds=seconds)
+
+    def beside_flushes():
+        command = ["fio", "--name=flushes", "--rw=write", f"--bs={BLOCK}", "--size=64m", f"--runtime={seconds + 1}", "--time_based", "--iodepth=1",
+                   "--rate_iops=100", "--fdatasync=1", f"--filename={bed.path('flushed.raw')}"]
+        side = bed.start("flushes", *command)
+        figures, text = raw(bed, load)
+        side.wait()
+        bed.children.remove(side)
+        return figures, text + "; " + engines.shortened(bed, command)
+    return rounds(bed, name, {"without": lambda: ring(bed, load), "with": with_snapshots, "raw": lambda: raw(bed, load), "raw-flushed": beside_flushes})
 
 
 def depths(bed):
