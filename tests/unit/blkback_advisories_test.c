@@ -91,7 +91,7 @@ static void begin(void)
 static void leave(void)
 {
     raw_put(&ring, "state", "6");
-    CU_ASSERT_EQUAL(raw_wait_backend(&ring, 6, 5000), 0);
+    CU_ASSERT_EQUAL(raw_wait_backend(&ring, 6, WORLD_PATIENCE_MS), 0);
     CU_ASSERT(raw_release(&ring));
 }
 
@@ -107,7 +107,7 @@ static int16_t answer(struct raw *r, uint64_t id)
 {
     struct raw_response rsp = { .status = 99 };
     raw_push(r);
-    CU_ASSERT_EQUAL(raw_response(r, 5000, &rsp), 0);
+    CU_ASSERT_EQUAL(raw_response(r, WORLD_PATIENCE_MS, &rsp), 0);
     CU_ASSERT(rsp.id == id && rsp.clean);
     return rsp.status;
 }
@@ -223,7 +223,7 @@ static void states_in_any_order_and_at_any_speed_end_where_they_end(void)
             bool seen = false; /* it may be open again by now */
             CU_ASSERT_FATAL(world_until(seen |= is_closed()));
             raw_put(&ring, "state", "1");
-            CU_ASSERT_EQUAL_FATAL(raw_wait_backend(&ring, 2, 5000), 0);
+            CU_ASSERT_EQUAL_FATAL(raw_wait_backend(&ring, 2, WORLD_PATIENCE_MS), 0);
         }
         CU_ASSERT_FATAL(raw_release(&ring));
         CU_ASSERT_EQUAL_FATAL(fake.opens, fake.closes + 1);
@@ -241,21 +241,21 @@ static void states_in_any_order_and_at_any_speed_end_where_they_end(void)
 static void refused(void)
 {
     raw_put(&ring, "state", "3");
-    CU_ASSERT_EQUAL_FATAL(raw_wait_backend(&ring, 5, 5000), 0);
+    CU_ASSERT_EQUAL_FATAL(raw_wait_backend(&ring, 5, WORLD_PATIENCE_MS), 0);
 }
 
 static void begin_again(void)
 {
     raw_put(&ring, "state", "6");
-    CU_ASSERT_EQUAL(raw_wait_backend(&ring, 6, 5000), 0);
+    CU_ASSERT_EQUAL(raw_wait_backend(&ring, 6, WORLD_PATIENCE_MS), 0);
     raw_put(&ring, "state", "1");
-    CU_ASSERT_EQUAL_FATAL(raw_wait_backend(&ring, 2, 5000), 0);
+    CU_ASSERT_EQUAL_FATAL(raw_wait_backend(&ring, 2, WORLD_PATIENCE_MS), 0);
 }
 
 static void a_connection_that_fails_at_any_page_keeps_none(void)
 {
     begin_world(false);
-    CU_ASSERT_EQUAL_FATAL(raw_wait_backend(&ring, 2, 5000), 0);
+    CU_ASSERT_EQUAL_FATAL(raw_wait_backend(&ring, 2, WORLD_PATIENCE_MS), 0);
     ring.order = 3;
     for (unsigned round = 0; round < 64; round++) {
         char name[16];
@@ -289,7 +289,7 @@ static void move_to_queue(struct raw *r, unsigned queue)
 static void a_connection_that_fails_at_its_last_queue_keeps_none(void)
 {
     begin_world(false);
-    CU_ASSERT_EQUAL_FATAL(raw_wait_backend(&ring, 2, 5000), 0);
+    CU_ASSERT_EQUAL_FATAL(raw_wait_backend(&ring, 2, WORLD_PATIENCE_MS), 0);
     for (unsigned round = 0; round < 20; round++) {
         struct raw last = ring;
         CU_ASSERT_EQUAL_FATAL(raw_prepare(&last), 0);
@@ -329,7 +329,7 @@ static void a_page_is_let_go_before_its_response_is_shown(void)
             CU_ASSERT_EQUAL_FATAL(hv_grant_share(world.guest, ring.backend, pages + i * 4096, false, &refs[i]), 0);
         }
         struct raw_response rsp;
-        CU_ASSERT(raw_response(&ring, 5000, &rsp) == 0 && rsp.id == round && rsp.status == 0);
+        CU_ASSERT(raw_response(&ring, WORLD_PATIENCE_MS, &rsp) == 0 && rsp.id == round && rsp.status == 0);
     }
     CU_ASSERT(spy.copies >= 600);
     CU_ASSERT_FALSE(spy.shown_early);
@@ -342,11 +342,11 @@ static void a_page_is_let_go_before_its_response_is_shown(void)
 static void what_one_request_left_behind_is_shown_to_no_other(bool persistent)
 {
     begin_world(persistent);
-    CU_ASSERT_EQUAL_FATAL(raw_wait_backend(&ring, 2, 5000), 0);
+    CU_ASSERT_EQUAL_FATAL(raw_wait_backend(&ring, 2, WORLD_PATIENCE_MS), 0);
     CU_ASSERT_EQUAL_FATAL(raw_prepare(&ring), 0);
     raw_put(&ring, "feature-persistent", "%u", persistent);
     raw_put(&ring, "state", "3");
-    CU_ASSERT_EQUAL_FATAL(raw_wait_backend(&ring, 4, 5000), 0);
+    CU_ASSERT_EQUAL_FATAL(raw_wait_backend(&ring, 4, WORLD_PATIENCE_MS), 0);
     for (unsigned round = 0; round < 200; round++) {
         struct blkif_segment secret = whole(0), s[2] = { whole(1), whole(1) };
         memset(pages, 0xa5, 4096);

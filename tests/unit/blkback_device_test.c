@@ -259,7 +259,7 @@ static void what_a_frontend_sent_is_answered_though_it(bool vanishes)
     CU_ASSERT_EQUAL(fake.closes, 0);
     fake_release();
     struct raw_response rsp;
-    CU_ASSERT_EQUAL(raw_response(&r, 5000, &rsp), 0);
+    CU_ASSERT_EQUAL(raw_response(&r, WORLD_PATIENCE_MS, &rsp), 0);
     CU_ASSERT_EQUAL(rsp.status, BLKIF_RSP_OKAY);
     CU_ASSERT_EQUAL(page[4095], 0x5a);
     CU_ASSERT(world_until(fake.closes == 1));

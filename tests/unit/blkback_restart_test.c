@@ -47,7 +47,7 @@ static void begin(void)
         memset(page, (int)i + 1, 4096);
         raw_rw(&ring, BLKIF_OP_WRITE, 100 + i, i * 8, &s, 1);
         raw_push(&ring);
-        CU_ASSERT_EQUAL_FATAL(raw_response(&ring, 5000, &rsp), 0);
+        CU_ASSERT_EQUAL_FATAL(raw_response(&ring, WORLD_PATIENCE_MS, &rsp), 0);
     }
     blkback_stop(world.backend, true);
     world.backend = NULL;
@@ -65,7 +65,7 @@ static void restart(void)
 static void end(void)
 {
     raw_put(&ring, "state", "6");
-    CU_ASSERT_EQUAL(raw_wait_backend(&ring, 6, 5000), 0);
+    CU_ASSERT_EQUAL(raw_wait_backend(&ring, 6, WORLD_PATIENCE_MS), 0);
     CU_ASSERT(raw_release(&ring));
     world_end();
 }
@@ -76,7 +76,7 @@ static void expect_answers(const uint64_t *ids, unsigned count)
     struct raw_response rsp;
     uint64_t seen = 0;
     for (unsigned i = 0; i < count; i++) {
-        CU_ASSERT_EQUAL_FATAL(raw_response(&ring, 5000, &rsp), 0);
+        CU_ASSERT_EQUAL_FATAL(raw_response(&ring, WORLD_PATIENCE_MS, &rsp), 0);
         CU_ASSERT_EQUAL(rsp.status, 0);
         CU_ASSERT_EQUAL(rsp.op, BLKIF_OP_WRITE);
         for (unsigned k = 0; k < count; k++)
@@ -90,7 +90,7 @@ static void expect_answers(const uint64_t *ids, unsigned count)
     memset(page, 0x99, 4096);
     raw_rw(&ring, BLKIF_OP_WRITE, 4711, 0, &s, 1);
     raw_push(&ring);
-    CU_ASSERT_EQUAL_FATAL(raw_response(&ring, 5000, &rsp), 0);
+    CU_ASSERT_EQUAL_FATAL(raw_response(&ring, WORLD_PATIENCE_MS, &rsp), 0);
     CU_ASSERT_EQUAL(rsp.id, 4711);
     for (unsigned i = 0; i < 30; i++)
         world_turn();
@@ -231,7 +231,7 @@ static void an_answer_noted_but_not_freed_is_not_repeated(void)
 static void expect_broken(void)
 {
     restart();
-    CU_ASSERT_EQUAL(raw_wait_backend(&ring, 5, 5000), 0);
+    CU_ASSERT_EQUAL(raw_wait_backend(&ring, 5, WORLD_PATIENCE_MS), 0);
     end();
 }
 
@@ -326,7 +326,7 @@ static void what_was_offered_before_holds_whatever_is_offered_now(void)
     struct raw_response rsp;
     raw_slot(&ring, &q, sizeof q);
     raw_push(&ring);
-    CU_ASSERT_EQUAL_FATAL(raw_response(&ring, 5000, &rsp), 0);
+    CU_ASSERT_EQUAL_FATAL(raw_response(&ring, WORLD_PATIENCE_MS, &rsp), 0);
     CU_ASSERT_EQUAL(rsp.status, 0);
     CU_ASSERT_FALSE(world_info().persistent);
     end();
@@ -337,7 +337,7 @@ static void a_frontend_that_closed_meanwhile_is_closed(void)
     begin();
     raw_put(&ring, "state", "6");
     restart();
-    CU_ASSERT_EQUAL(raw_wait_backend(&ring, 6, 5000), 0);
+    CU_ASSERT_EQUAL(raw_wait_backend(&ring, 6, WORLD_PATIENCE_MS), 0);
     CU_ASSERT_EQUAL(fake.opens, 1); /* of the first life */
     end();
 }

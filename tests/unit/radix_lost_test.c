@@ -132,6 +132,7 @@ static void make_changes(struct model *m, uint64_t inside)
         }
         add_change(m, at, count);
         at += count + radix_world_random(&m->w, radix_world_random(&m->w, 3) ? 9 : LIMIT / 6);
+        at = at < inside ? at : inside;
     }
 }
 

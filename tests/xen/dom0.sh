@@ -1,6 +1,6 @@
 #!/bin/sh
 # dom0.sh: guests served from dom0, by script=block-parallax: what xl says when an image cannot be had, read-only disks and CD-ROMs, PVH
-# guests, features hidden per image, mappings that stay, and an image whose blocks are damaged. /parts names the parts to do (all).
+# guests, features hidden per image, mappings that stay, a hostile guest, and an image whose blocks are damaged. /parts names the parts to do (all).
 . /lib.sh
 export PARALLAX_STORE=/store
 load virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk crc16 crc32c_generic mbcache jbd2 ext4
@@ -89,6 +89,28 @@ part_pvh() {
   check "a destroyed guest's disks are free" until_true 20 eval 'dd if=/dev/zero of=/tmp/block bs=4096 count=1 && parallax write disk2 0 </tmp/block && parallax write disk3 0 </tmp/block'
 }
 
+# ---- Another domain, in which everything a frontend can do is done wrong, beside a guest that verifies its disk ----
+part_hostile() {
+  config evil 112 evil ""
+  cp /boot/guest.cpio /boot/evil.cpio
+  check "a hostile guest" create evil
+  evil_id=$(rig id evil)
+  in_domain g1 "(disk_load verify /dev/xvda 900 >/run/beside 2>&1) & sleep 1" >/dev/null
+  for mode in copy map; do
+    check "the daemon serves by $mode" eval 'stop_daemon && serve --grants $mode'
+    daemon=$(pidof parallaxd)
+    start evil "ring_hostile --rounds 5 2>&1"
+    xl block-attach evil "$(disk xvda disk7)"
+    check "5 rounds of a hostile frontend against a backend that serves by $mode" finish evil
+    check "it is still the same process" test "$(pidof parallaxd)" = "$daemon"
+    xl block-detach evil xvda >/tmp/detach.out 2>&1 || xl block-detach --force evil xvda >>/tmp/detach.out 2>&1; sed 's/^/# xl: /' /tmp/detach.out
+    check "the hostile frontend's device is gone" until_true 20 no_node "$backend/$evil_id/51712"
+  done
+  check "the guest beside it saw no wrong byte" eval 'in_domain g1 "kill \$(pidof disk_load); while pidof disk_load; do usleep 100000; done; cat /run/beside; grep -q \"no wrong byte\" /run/beside"'
+  xl destroy evil
+  check "nothing of it is left" until_true 20 eval 'no_zombie && no_node "$backend/$evil_id"'
+}
+
 # ---- A block that rotted on the store's disk: an error to its guest, a line in the log, and nothing for anybody else ----
 part_damage() {
   dd if=/dev/urandom of=/tmp/rot bs=4096 count=1 2>/dev/null
@@ -114,7 +136,7 @@ part_end() {
 }
 
 parts=$(cat /parts)
-for part in ${parts:-refusals read_only features pvh damage end}; do
+for part in ${parts:-refusals read_only features pvh hostile damage end}; do
   note "part $part"
   "part_$part"
 done

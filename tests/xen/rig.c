@@ -3,6 +3,7 @@
  *
  *   rig id DOMAIN                        the number of the domain of that name
  *   rig read PATH, rig exists PATH       a node
+ *   rig await PATH VALUE SECONDS         waits until the node has that value; 124 too late
  *   rig start DOMAIN COMMAND             has the domain's agent begin a shell command, without waiting for it
  *   rig finish DOMAIN [SECONDS]          waits for what was begun; prints the end of what it printed; its status, 124 too late, 125 no
  *                                        such domain or a domain that went
@@ -71,6 +72,17 @@ static int domain_id(const char *name)
 }
 
 static void node(char out[64], int id, const char *below) { snprintf(out, 64, "/local/domain/%d%s", id, below); }
+
+static int await(const char *path, const char *want, int limit_s)
+{
+    for (unsigned long long end = now_ns() + (unsigned long long)limit_s * 1000000000ull;; usleep(LOOK_US)) {
+        char *text = get(path);
+        bool has = text && !strcmp(text, want);
+        free(text);
+        if (has || now_ns() > end)
+            return has ? 0 : TOO_LATE;
+    }
+}
 
 /* Numbers rise, also over the life of a domain that is restored under another number. */
 static int start(const char *name, const char *command)
@@ -149,12 +161,14 @@ int main(int argc, char **argv)
             puts(text);
         return !text;
     }
+    if (!strcmp(verb, "await") && argc > 4)
+        return await(what, argv[3], atoi(argv[4]));
     if (!strcmp(verb, "start") && argc > 3)
         return start(what, argv[3]);
     if (!strcmp(verb, "finish"))
         return finish(what, argc > 3 ? atoi(argv[3]) : LIMIT_S);
     if (!strcmp(verb, "run") && argc > 3)
         return (status = start(what, argv[3])) ? status : finish(what, argc > 4 ? atoi(argv[4]) : LIMIT_S);
-    fprintf(stderr, "rig: id, read, exists, start, finish or run\n");
+    fprintf(stderr, "rig: id, read, exists, await, start, finish or run\n");
     return 2;
 }
