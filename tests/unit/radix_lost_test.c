@@ -149,24 +149,27 @@ static int merge(struct model *m, bool may_lose)
 struct node {
     struct radix_entry entry;
     uint64_t first;
-    unsigned level, left;
+    unsigned level, left, least; /* least: of the levels that count */
 };
 
 static int choose(void *ctx, unsigned level, uint64_t first, const struct radix_entry *e)
 {
     struct node *n = ctx;
-    if (n->left-- != 0)
+    if (level < n->least || first >= LIMIT || n->left-- != 0)
         return 0;
     *n = (struct node){ .entry = *e, .first = first, .level = level };
     return 1;
 }
 
-static struct node some_node(struct model *m)
+/* One of level `least` or above, if there is one. */
+static struct node some_node(struct model *m, unsigned least)
 {
-    struct node n = { .left = (unsigned)radix_world_random(&m->w, 40) };
+    struct node n = { .left = (unsigned)radix_world_random(&m->w, 40), .least = least };
     struct radix_visit v = { .ctx = &n, .node = choose };
-    while (radix_walk(&m->w.io, &m->w.root, &v) == 0)
-        n.left = (unsigned)radix_world_random(&m->w, n.left + 1 < 40 ? 3 : 40);
+    while (radix_walk(&m->w.io, &m->w.root, &v) == 0) {
+        n.least = n.left < 3 ? 1 : least; /* it may be that there is none */
+        n.left = (unsigned)radix_world_random(&m->w, 3);
+    }
     return n;
 }
 
@@ -185,7 +188,7 @@ static void an_unreadable_node_costs_what_it_mapped_and_what_is_written_comes_ba
         compare(&m, c);
         if (round % 3 || m.w.root.node.kind == RADIX_NONE)
             continue;
-        struct node n = some_node(&m);
+        struct node n = some_node(&m, 1 + round % 2);
         unsigned char *bytes = memory_bdev_block(m.w.device, n.entry.address);
         bytes[radix_world_random(&m.w, BDEV_BLOCK_SIZE)] ^= 1;
         radix_cache_forget(c, n.entry.address);
