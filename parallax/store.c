@@ -365,6 +365,8 @@ static int open_loaded(struct store *s, struct error *err)
     if (!rc)
         rc = check_length(s, err);
     if (!rc)
+        rc = store_check_age(s, &l.state, err);
+    if (!rc)
         rc = backing_settle(&s->backing, err);
     if (!rc)
         rc = trim_find_holes(s);
