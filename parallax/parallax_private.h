@@ -338,6 +338,8 @@ struct stored_state {
 uint8_t *state_encode(const struct stored_state *st, uint32_t *length); /* malloc'ed */
 int state_decode(const uint8_t *value, size_t length, struct stored_state *out);
 void state_fini(struct stored_state *st);
+/* -ESTALE: the blocks are older than the catalog. Writes nothing. */
+int store_check_age(struct store *s, const struct stored_state *st, struct error *err);
 int store_recover(struct store *s, struct stored_state *st, struct error *err);
 
 /* ---- ops.c, image_ops.c ---- */

@@ -4,7 +4,9 @@
  * first; what is missing at or below H is damage; above H a block of a write counts if its data verifies. The verdict
  * becomes durable, with a new epoch, before the store allocates anything. That holds also if nothing was found but a torn or
  * unreadable block: a later write of the same place could be torn so that it completes the old block.
- * Replay goes in order of tickets and uses the functions that running uses. */
+ * Replay goes in order of tickets and uses the functions that running uses.
+ * What the journal got last before the catalog was written was durable before that (C1), and stays until the journal comes round to
+ * it again. Where it is not, the blocks are of an earlier time than the catalog (R4). */
 #include "base/clock.h"
 #include "base/endian.h"
 #include "base/log.h"
@@ -349,6 +351,30 @@ static void recovery_fini(struct recovery *r)
     free(r->change);
     free(r->now.holes);
     free(r->now.rejected);
+}
+
+/* Whether the journal's place for seq holds what was there before that was written: nothing, or a block of an earlier round. */
+static bool is_older(struct store *s, uint64_t seq, uint8_t *block)
+{
+    struct jheader h;
+    if (bdev_read(s->blocks, s->super.journal_start + seq % s->super.journal_blocks, block, 1))
+        return false;
+    return (*block == 0 && memcmp(block, block + 1, BDEV_BLOCK_SIZE - 1) == 0) || (jblock_open(block, s->super.seed, &h) == 0 && h.seq < seq);
+}
+
+/* Two of them, so that one block that was lost since, and that nobody needs, is not taken for it. */
+int store_check_age(struct store *s, const struct stored_state *st, struct error *err)
+{
+    uint8_t *block = bdev_buffer_alloc(1);
+    if (!block)
+        return -ENOMEM;
+    bool older = st->tail > 2 && is_older(s, st->tail - 1, block) && is_older(s, st->tail - 2, block);
+    free(block);
+    if (!older)
+        return 0;
+    return error_set(err, -ESTALE, "store '%s': its blocks are older than its catalog: they were put back from a copy; %s", store_name(s),
+                     backing_catalog_copy(&s->backing) == BACKING_COPY_HELD ? "the device has the catalog of that time too: 'init --adopt DEVICE' with a new directory takes over both"
+                                                                            : "put back the catalog of the same time, or these blocks' newest state");
 }
 
 int store_recover(struct store *s, struct stored_state *st, struct error *err)

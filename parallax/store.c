@@ -363,6 +363,8 @@ static int open_loaded(struct store *s, struct error *err)
         space_opened(&s->space);
     }
     if (!rc)
+        rc = store_check_age(s, &l.state, err);
+    if (!rc)
         rc = check_length(s, err);
     if (!rc)
         rc = backing_settle(&s->backing, err);

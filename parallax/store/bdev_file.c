@@ -111,11 +111,20 @@ static int write_zeroes(struct bdev_file *f, uint64_t block, uint64_t end)
     return err;
 }
 
+static bool fits(const struct bdev_file *f, uint64_t bytes)
+{
+    struct statvfs v;
+    return f->is_device || fstatvfs(f->sync_fd, &v) < 0 || (uint64_t)v.f_bfree * v.f_frsize >= bytes;
+}
+
 /* A file gets its extents (and length) in one piece, unwritten. A device, and a file where that is not possible, is allocated by
- * writing. */
+ * writing. What does not fit is not tried: until that had failed nobody else would have room, and what holes had got by then they
+ * would keep. */
 static int allocate(struct bdev_file *f, uint64_t from, uint64_t to)
 {
     off_t start = offset_of(f, from), end = offset_of(f, to);
+    if (!fits(f, (to - from) * BDEV_BLOCK_SIZE))
+        return -ENOSPC;
     int err = f->is_device ? -EOPNOTSUPP : fallocate(f->sync_fd, 0, start, end - start) < 0 ? -errno : 0;
     if (err == -EOPNOTSUPP || err == -ENOSYS) {
         __atomic_store_n(&f->dev.grows_by_writing, true, __ATOMIC_RELAXED);
@@ -126,18 +135,9 @@ static int allocate(struct bdev_file *f, uint64_t from, uint64_t to)
     return err ? err : flush(&f->dev);
 }
 
-static bool fits(const struct bdev_file *f, uint64_t bytes)
-{
-    struct statvfs v;
-    return f->is_device || fstatvfs(f->sync_fd, &v) < 0 || (uint64_t)v.f_bfree * v.f_frsize >= bytes;
-}
-
-/* What does not fit is not tried: until that had failed nobody else would have room. */
 static int grow_range(struct bdev_file *f, uint64_t from, uint64_t to)
 {
     off_t start = offset_of(f, from);
-    if (!fits(f, (to - from) * BDEV_BLOCK_SIZE))
-        return -ENOSPC;
     int err = allocate(f, from, to);
     if (!err && f->grown)
         err = f->grown(f->grown_ctx, to);

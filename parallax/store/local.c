@@ -211,23 +211,35 @@ int local_claim_directory(struct local *l, bool force, struct error *err)
     return 0;
 }
 
-static int lay_out(struct backing *b, const struct backing_create_options *opt, uint64_t initial_blocks, struct error *err)
+/* A device that cannot be used keeps what it holds. */
+static int lay_out_device(const char *device, const struct backing_create_options *opt, uint64_t initial_blocks, struct local_device_header *h, struct error *err)
+{
+    uint64_t room, least = initial_blocks * BDEV_BLOCK_SIZE;
+    int rc = local_device_check(device, opt->force, err);
+    if (!rc)
+        rc = local_device_lay_out(device, h, &room, err);
+    if (!rc && room < opt->size_bytes)
+        rc = error_set(err, -ENOSPC, "the device %s has %llu bytes for blocks, fewer than the size asked for", device, (unsigned long long)room);
+    if (!rc && room < least)
+        rc = error_set(err, -ENOSPC, "the device %s has %llu bytes for blocks, and a store without --size needs %llu: say --size", device,
+                       (unsigned long long)room, (unsigned long long)least);
+    return rc;
+}
+
+static int lay_out(struct backing *b, uint64_t initial_blocks, struct error *err)
 {
     struct local *l = b->implementation;
     int rc = local_identity_write(l->directory_fd, l->directory, LOCAL_STORE_NEW_FILE, &l->id, err);
-    if (!rc && *l->id.device)
-        rc = local_device_wipe(l->id.device, err);
     if (!rc)
         rc = local_open_blocks(b, NULL, false, true, err);
     if (!rc)
         rc = open_catalog(b, true, err);
+    if (!rc && *l->id.device)
+        rc = local_device_wipe(l->id.device, err); /* not before the device is known to be needed */
     if (!rc)
         rc = settle(b, err);
     if (rc)
         return rc;
-    if (opt->size_bytes / BDEV_BLOCK_SIZE > b->blocks->max_blocks)
-        return error_set(err, -ENOSPC, "the device %s has %llu bytes, fewer than the size asked for", l->id.device,
-                         (unsigned long long)b->blocks->max_blocks * BDEV_BLOCK_SIZE);
     rc = bdev_grow(b->blocks, initial_blocks);
     rc = rc ? rc : bdev_zero(b->blocks, 0, initial_blocks); /* the journal is flushed often */
     return rc ? error_set(err, rc, "cannot allocate %llu bytes for the store %s: %s", (unsigned long long)initial_blocks * BDEV_BLOCK_SIZE,
@@ -244,9 +256,7 @@ int backing_create(const char *url, const struct backing_create_options *opt, ui
         return rc;
     struct local *l = b.implementation;
     if (*device)
-        rc = local_device_check(device, opt->force, err);
-    if (!rc && *device)
-        rc = local_device_lay_out(device, &l->header, err);
+        rc = lay_out_device(device, opt, initial_blocks, &l->header, err);
     if (!rc)
         rc = local_identity_make(&l->id, device, err);
     if (!rc) {
@@ -254,7 +264,7 @@ int backing_create(const char *url, const struct backing_create_options *opt, ui
         rc = local_claim_directory(l, opt->force, err);
     }
     if (!rc)
-        rc = lay_out(&b, opt, initial_blocks, err);
+        rc = lay_out(&b, initial_blocks, err);
     if (rc)
         b.close(&b);
     else

@@ -221,7 +221,7 @@ int local_device_check(const char *device, bool force, struct error *err)
 }
 
 /* A 512th of the device for each region of the copy, within bounds; a sixteenth of a tiny one. */
-int local_device_lay_out(const char *device, struct local_device_header *h, struct error *err)
+int local_device_lay_out(const char *device, struct local_device_header *h, uint64_t *room_bytes, struct error *err)
 {
     uint64_t bytes = 0;
     int fd = open(device, O_RDONLY | O_CLOEXEC);
@@ -234,7 +234,8 @@ int local_device_lay_out(const char *device, struct local_device_header *h, stru
     region = region > bytes / 16 ? bytes / 16 : region;
     *h = (struct local_device_header){ .copy_bytes = region - region % (region < REGION_STEP ? BDEV_BLOCK_SIZE : REGION_STEP) };
     h->start_bytes = LOCAL_DEVICE_HEADER_BYTES + 2 * h->copy_bytes;
-    return bytes > h->start_bytes ? 0 : error_set(err, -ENOSPC, "the device %s is too small", device);
+    *room_bytes = bytes > h->start_bytes ? bytes - h->start_bytes : 0;
+    return 0;
 }
 
 /* Takes every old signature of the range away before the new header appears. */

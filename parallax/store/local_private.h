@@ -60,8 +60,8 @@ struct local_device_header {
 
 /* Refuses a device that is not a block device, is in use, carries a store, or, without force, holds anything recognisable. */
 int local_device_check(const char *device, bool force, struct error *err);
-/* The header of a new store's device, with nothing in use and without an owner. */
-int local_device_lay_out(const char *device, struct local_device_header *h, struct error *err);
+/* The header of a new store's device, with nothing in use and without an owner, and how many bytes there are for blocks. Writes nothing. */
+int local_device_lay_out(const char *device, struct local_device_header *h, uint64_t *room_bytes, struct error *err);
 /* Zeroes the header range, durably. */
 int local_device_wipe(const char *device, struct error *err);
 /* -ENODEV: it has no header. claim: -EBUSY if it is in use. */

@@ -481,6 +481,17 @@ static void a_full_file_system_fails_growth_and_leaves_nothing_of_it(void)
     CU_ASSERT_EQUAL(bdev_grow(w.d, 512), 0);
     struct request *r = request_make(&w, BDEV_WRITE, 500, 2, 1);
     CU_ASSERT_EQUAL(transfers_for(&w, &r, 1), 1);
+    /* Nor do holes take what there is when they do not get all that they want. */
+    CU_ASSERT_EQUAL(bdev_grow(w.d, 768), 0);
+    CU_ASSERT_EQUAL(bdev_punch(w.d, 0, 768), 0);
+    CU_ASSERT_EQUAL(bdev_file_space(w.d, &before, &total), 0);
+    snprintf(command, sizeof command, "fallocate -l %llu %s/others", (unsigned long long)before - (1 << 20), directory);
+    CU_ASSERT_EQUAL(system(command), 0);
+    CU_ASSERT_EQUAL(bdev_file_space(w.d, &before, &total), 0);
+    CU_ASSERT_EQUAL(bdev_fill(w.d, 0, 768), -ENOSPC);
+    CU_ASSERT_EQUAL(bdev_file_space(w.d, &after, &total), 0);
+    CU_ASSERT(after + 65536 >= before);
+    CU_ASSERT_EQUAL(bdev_fill(w.d, 0, 64), 0);
     world_close(&w);
     snprintf(command, sizeof command, "umount %s && rm %s.ext4", directory, directory);
     CU_ASSERT_EQUAL(system(command), 0);
