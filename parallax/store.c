@@ -113,6 +113,9 @@ static int check_room(const char *url, struct error *err)
                      (unsigned long long)(have >> 20), (unsigned long long)(keep >> 20), (unsigned long long)(STORE_DEFAULT_MIN_BYTES >> 20));
 }
 
+_Static_assert(STORE_COMMAND_SIZE == BACKING_COMMAND_SIZE, "they are one");
+int store_holder(const char *url, char command[static STORE_COMMAND_SIZE]) { return backing_holder(url, command); }
+
 int store_create(const char *url, const struct store_create_options *opt, struct error *err)
 {
     struct backing b;

@@ -16,12 +16,11 @@
 
 #define POLL_MS 20u
 #define NOTICE_MS 1000u
-#define HOLDER_MAX 256u
 
 /* Who holds it, as far as the text says; a holder may be about to write it. */
-static void read_holder(int fd, int *pid, char command[HOLDER_MAX])
+static void read_holder(int fd, int *pid, char command[BACKING_COMMAND_SIZE])
 {
-    char text[HOLDER_MAX];
+    char text[BACKING_COMMAND_SIZE];
     ssize_t n = pread(fd, text, sizeof text - 1, 0);
     *pid = 0;
     strcpy(command, "unknown");
@@ -34,7 +33,7 @@ static void read_holder(int fd, int *pid, char command[HOLDER_MAX])
     if (end == text || *end != ' ' || value <= 0)
         return;
     *pid = (int)value;
-    snprintf(command, HOLDER_MAX, "%s", end + 1);
+    snprintf(command, BACKING_COMMAND_SIZE, "%s", end + 1);
     for (char *p = command; *p; p++)
         if ((unsigned char)*p < 32 || *p == 127)
             *p = '?';
@@ -42,7 +41,7 @@ static void read_holder(int fd, int *pid, char command[HOLDER_MAX])
 
 static int write_holder(int fd, const char *command)
 {
-    char text[HOLDER_MAX];
+    char text[BACKING_COMMAND_SIZE];
     int n = snprintf(text, sizeof text, "%d %s\n", (int)getpid(), command ? command : "unknown");
     size_t length = n < (int)sizeof text ? (size_t)n : sizeof text - 1;
     if (ftruncate(fd, 0) < 0)
@@ -69,7 +68,7 @@ static int wait_for_lock(int fd, const struct backing_open_options *opt)
             break;
         if (!noticed && waited >= NOTICE_MS) {
             int pid;
-            char command[HOLDER_MAX];
+            char command[BACKING_COMMAND_SIZE];
             read_holder(fd, &pid, command);
             opt->waiting(opt->waiting_ctx, pid, command);
             noticed = true;
@@ -88,7 +87,7 @@ int local_lock_take(int directory_fd, const char *directory, const struct backin
     int rc = wait_for_lock(fd, opt);
     if (rc == -EBUSY) {
         int pid;
-        char command[HOLDER_MAX];
+        char command[BACKING_COMMAND_SIZE];
         read_holder(fd, &pid, command);
         error_set(err, rc, "the store %s is in use by process %d (%s); wait for it to end, or stop it", directory, pid, command);
     } else if (rc) {
@@ -101,4 +100,22 @@ int local_lock_take(int directory_fd, const char *directory, const struct backin
     }
     close(fd);
     return rc;
+}
+
+int backing_holder(const char *url, char command[static BACKING_COMMAND_SIZE])
+{
+    struct flock whole = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+    struct error err = ERROR_NONE;
+    char path[LOCAL_PATH_MAX + sizeof LOCAL_LOCK_FILE], directory[LOCAL_PATH_MAX], device[LOCAL_PATH_MAX];
+    int pid = 0;
+    if (backing_parse_url(url, directory, device, &err))
+        return 0;
+    snprintf(path, sizeof path, "%s/" LOCAL_LOCK_FILE, directory);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd < 0)
+        return 0;
+    if (fcntl(fd, F_OFD_GETLK, &whole) == 0 && whole.l_type != F_UNLCK)
+        read_holder(fd, &pid, command);
+    close(fd);
+    return pid;
 }

@@ -1,4 +1,5 @@
 /* connect.c - finding the store: its daemon if one runs, else this process itself. */
+#include "base/clock.h"
 #include "control/contact.h"
 #include "control/place.h"
 #include "tools/common/local.h"
@@ -10,6 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#define NOTICE_MS 1000u
+#define LOOK_EVERY_MS 50
 
 int cli_locate(struct cli *cli)
 {
@@ -64,9 +68,32 @@ static int connect_self(struct cli *cli, struct error *err)
     return 0;
 }
 
+/* A daemon that has the store and cannot be found yet, or not any more: it begins or ends. */
+static int daemon_between(const struct cli *cli)
+{
+    char command[STORE_COMMAND_SIZE];
+    int pid = store_holder(cli->store_url, command);
+    return pid && strcmp(command, "parallaxd") == 0 ? pid : 0;
+}
+
 int cli_connect_daemon(struct cli *cli, struct error *err)
 {
-    int bad = contact_daemon(cli->store_key, cli->cancel_fd, cli->lock_timeout_ms ? cli->lock_timeout_ms : CONTACT_MS, &cli->client, &cli->daemon_pid, err);
+    unsigned limit_ms = cli->lock_timeout_ms ? cli->lock_timeout_ms : CONTACT_MS;
+    uint64_t began_ms = clock_monotonic_ms();
+    struct pollfd cancel = { .fd = cli->cancel_fd, .events = POLLIN };
+    bool told = false;
+    int bad, pid;
+    while ((bad = contact_daemon(cli->store_key, cli->cancel_fd, limit_ms, &cli->client, &cli->daemon_pid, err)) == -ENOENT && (pid = daemon_between(cli))) {
+        uint64_t waited_ms = clock_monotonic_ms() - began_ms;
+        if (waited_ms >= limit_ms)
+            return error_set(err, -EBUSY, "the store %s is in use by process %d (parallaxd), which does not serve it yet; wait for it, or stop it", cli->store_key, pid);
+        if (waited_ms >= NOTICE_MS && !told) {
+            tell_waiting(cli, pid, "parallaxd");
+            told = true;
+        }
+        if (poll(&cancel, 1, LOOK_EVERY_MS) > 0)
+            return error_set(err, -ECANCELED, "interrupted");
+    }
     cli->connected = !bad;
     return bad;
 }
@@ -80,7 +107,7 @@ int cli_connect(struct cli *cli, struct error *err)
     if (bad != -ENOENT)
         return bad;
     bad = connect_self(cli, &self);
-    /* A daemon that was just starting has the lock, and may be ready by now. */
+    /* A daemon that waited for the lock as well may have got it, and serve by now. */
     if (bad == -EBUSY && (bad = cli_connect_daemon(cli, err)) != -ENOENT)
         return bad;
     return self.code ? error_set(err, self.code, "%s", self.text) : bad;
