@@ -9,7 +9,7 @@
 #   make check-crash  power cuts, faults and rot under the real store, in full length (docs/testing.md)
 #   make check-layers includes run one way only
 #   make check-full   a store filled and freed 1,000 times, killed in between (CYCLES=N), by its own limit and by its file system
-#   make check-qemu   real guests over NBD: QEMU (emulation) with Debian's kernel, some minutes
+#   make check-qemu   real guests over NBD: QEMU (emulation) with Debian's kernel; a loop device short of memory in one; a quarter of an hour
 #   make check-mutants deliberate bugs: each must make the test that it names fail (MUTANT="NAMES": only these)
 #   make check-kill  1,000 kills of parallaxd under verifying guests, inside each phase of its work
 #   make check-xen    the real Xen in QEMU: a storage domain, stock guests (three boots; check-xen-short: one, a few minutes)
@@ -60,7 +60,7 @@ PACKAGES := gcc make libc6-dev libaio-dev libdb5.3-dev libssl-dev libcunit1-dev 
 # What the rig for the real Xen needs besides; what runs inside it is downloaded, not installed.
 XEN_PACKAGES := qemu-system-x86 cpio xz-utils binutils mmdebstrap
 
-QEMU_PACKAGES := qemu-system-x86 busybox-static cpio kmod
+QEMU_PACKAGES := qemu-system-x86 busybox-static cpio kmod mmdebstrap dpkg-dev
 
 # Each folder is a static library; what it may stand on (tests/check-layers holds the includes to the same table).
 FOLDERS := base radix cache hypervisor vbd parallax blkfront blkback control doors/common doors/fuse tools/common

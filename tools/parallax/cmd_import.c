@@ -28,10 +28,8 @@ struct import {
 
 static int check_format_option(const struct args *a, const char *format)
 {
-    static const char *const known[] = { "raw", "qcow2", "vhd", "vhdx", "vmdk", "vdi" };
-    for (unsigned i = 0; i < sizeof known / sizeof *known; i++)
-        if (!format || !strcmp(format, known[i]))
-            return EXIT_DONE;
+    if (!format || format_is_read(format))
+        return EXIT_DONE;
     return cli_usage(a, "unknown format '%.64s'; there are raw, qcow2, vhd, vhdx, vmdk and vdi", format);
 }
 
@@ -194,6 +192,9 @@ static int import_file(struct import *m, uint64_t announced)
         m->format = format_of_ends(head, tail);
     if (!m->format)
         m->format = "raw";
+    if (!m->err->code && !format_is_read(m->format))
+        error_set(m->err, -ENOTSUP, "'%.200s' is a %s file, which is not read; unpack or convert it first, or store its bytes as they are with --format raw",
+                  s.name, m->format);
     if (!m->err->code)
         strcmp(m->format, "raw") ? import_converted(m, &s, head) : import_raw(m, &s);
     source_close(&s);

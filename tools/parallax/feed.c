@@ -59,8 +59,8 @@ int feed_chunk(struct feed *f, uint64_t offset, const unsigned char *data, size_
 
 static int refuse(struct feed *f, const char *format)
 {
-    return error_set(f->err, -ENOTSUP, "%s is a %s file, which cannot be read as a stream; leave --size out, or store its bytes as they are with --format raw",
-                     f->opt->refuse_format, format);
+    return error_set(f->err, -ENOTSUP, "%s is a %s file, which %s, or store its bytes as they are with --format raw", f->opt->refuse_format, format,
+                     format_is_read(format) ? "cannot be read as a stream; leave --size out" : "is not read; unpack or convert it first");
 }
 
 static int look_at_format(struct feed *f, const struct source *s, uint64_t offset, const unsigned char *buf, size_t length)

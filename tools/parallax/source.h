@@ -29,7 +29,10 @@ int source_at_end(struct source *s, struct cli *cli, struct error *err);
 
 #define FORMAT_HEAD 4096u /* bytes at the beginning that tell a format */
 #define FORMAT_TAIL 512u  /* bytes at the end that tell a fixed VHD */
-/* "qcow2", "vhd", "vhdx", "vmdk", "vdi", or NULL for anything else; missing bytes are zero. */
+/* What import takes: "raw", "qcow2", "vhd", "vhdx", "vmdk", "vdi". */
+bool format_is_read(const char *format);
+/* One of these, the name of a format that is only recognised (of disks, or of compressed files), or NULL for anything else, which
+ * is raw; missing bytes are zero. */
 const char *format_of_head(const unsigned char head[FORMAT_HEAD]);
 const char *format_of_tail(const unsigned char tail[FORMAT_TAIL]);
 const char *format_of_ends(const unsigned char head[FORMAT_HEAD], const unsigned char tail[FORMAT_TAIL]);
