@@ -65,8 +65,8 @@ struct store_options {
     void (*lock_waiting)(void *ctx, int pid, const char *command);
     void *ctx;
 };
-/* The process that has the store open at this moment, and the command that it named; 0: nobody. Any thread. */
 #define STORE_COMMAND_SIZE 256u
+/* The process that has the store open at this moment, and the command that it named; 0: nobody. Any thread. */
 int store_holder(const char *url, char command[static STORE_COMMAND_SIZE]);
 /* Recovers if the last end was not clean. */
 int store_open(const char *url, struct loop *loop, const struct store_options *opt, struct store **out, struct error *err);

@@ -73,9 +73,9 @@ struct backing_adopted {
 };
 int backing_adopt(const char *url, const char *what, bool force, struct backing_adopted *out, struct error *err);
 
+#define BACKING_COMMAND_SIZE 256u
 /* The process that has the store open at this moment, and `command` as it named it (backing_open_options); 0: nobody, or nobody who
  * can be named. Takes and changes nothing. */
-#define BACKING_COMMAND_SIZE 256u
 int backing_holder(const char *url, char command[static BACKING_COMMAND_SIZE]);
 
 /* Takes the store's lock, recovers the catalog, opens the device. loop: where asynchronous requests complete; NULL for a

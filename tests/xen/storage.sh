@@ -110,10 +110,10 @@ grants_in_use() {
 # before it has taken the old one of that name away for the old one.
 hundredths() { local up; read -r up _ </proc/uptime; at=${up%.*}${up#*.}; }
 attach_and_detach() {
-  local name vdev began
-  set -- $(($1 % 4)) xvdb xvdc xvdd xvde; vdev=$((51728 + 16 * $1)); shift $(($1 + 1)); name=$1
+  local name began vdev=$((51728 + 16 * ($1 % 4)))
+  case $(($1 % 4)) in 0) name=xvdb;; 1) name=xvdc;; 2) name=xvdd;; 3) name=xvde;; esac
   hundredths; began=$at
-  xl block-attach g1 "format=raw,vdev=$name,access=rw,backendtype=phy,backend=storage,target=disk2" && rig await $g1_backend/$vdev/state 4 60 || return
+  xl block-attach g1 "$(disk $name disk2)" && rig await $g1_backend/$vdev/state 4 60 || return
   hundredths; echo $((at - began)) >>/tmp/times; began=$at
   xl block-detach g1 $name || return
   hundredths; echo $((at - began)) >>/tmp/times

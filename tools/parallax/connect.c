@@ -86,7 +86,7 @@ int cli_connect_daemon(struct cli *cli, struct error *err)
     while ((bad = contact_daemon(cli->store_key, cli->cancel_fd, limit_ms, &cli->client, &cli->daemon_pid, err)) == -ENOENT && (pid = daemon_between(cli))) {
         uint64_t waited_ms = clock_monotonic_ms() - began_ms;
         if (waited_ms >= limit_ms)
-            return error_set(err, -EBUSY, "the store %s is in use by process %d (parallaxd), which does not serve it yet; wait for it, or stop it", cli->store_key, pid);
+            return error_set(err, -EBUSY, "the store %s is in use by process %d (parallaxd), which cannot be reached: it begins, ends, or runs elsewhere; wait for it, or stop it", cli->store_key, pid);
         if (waited_ms >= NOTICE_MS && !told) {
             tell_waiting(cli, pid, "parallaxd");
             told = true;
