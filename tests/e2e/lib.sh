@@ -16,7 +16,7 @@ done
 work=$(mktemp -d /var/tmp/parallax-cli.XXXXXX) || exit 1
 export PARALLAX_CONFIG=/dev/null PARALLAX_STORE=$work/store PARALLAX_HYPERVISOR_DIR=$work/hv PARALLAX_HYPERVISOR_BIN=$O/parallax-hypervisor
 mkdir "$work/hv"
-daemon='' pids=() mounts=() mode='no daemon' why='' rc=0
+daemon='' pids=() mounts=() mode='no daemon' why='' skipped='' loop='' rc=0
 
 # Ends a process that this script started, whose number is known.
 end_process() { # PID SIGNAL
@@ -70,10 +70,17 @@ json() { jq -e "$1" "$work/out" >/dev/null 2>&1; }
 # Everything that a refused command must leave as it was.
 state() { "$O/parallax" ls --json; "$O/parallax" du --json; }
 
+# A loop device of FILE into $loop; where there is none the test is skipped from here.
+loop_device() { # FILE
+  loop=$(losetup -f --show "$1" 2>"$work/losetup") || { loop='' skipped="no loop device to be had: $(tail -1 "$work/losetup")"; return 1; }
+}
+
 check() { # NAME FUNCTION
-  why=''
+  why='' skipped=''
   "$2"
-  if [ -z "$why" ]; then echo "ok cli: $1 ($mode)"; else echo "not ok cli: $1 ($mode) - ${why//$'\n'/ / }"; fi
+  if [ -z "$why" ] && [ -n "$skipped" ]; then
+    echo "skip cli: $1 - $skipped"
+  elif [ -z "$why" ]; then echo "ok cli: $1 ($mode)"; else echo "not ok cli: $1 ($mode) - ${why//$'\n'/ / }"; fi
 }
 
 start_daemon() { # OPTION…
