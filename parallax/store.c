@@ -106,6 +106,8 @@ static int check_room(const char *url, struct error *err)
         *strrchr(directory, '/') = 0;
     if (statvfs(directory, &fs))
         return 0; /* whatever is wrong, creating says it better */
+    if (!fs.f_blocks)
+        return error_set(err, -ENOTSUP, "the file system does not tell how much room it has: say --size");
     uint64_t total = (uint64_t)fs.f_blocks * fs.f_frsize, have = (uint64_t)fs.f_bavail * fs.f_frsize, keep = total / 20 > 1ull << 30 ? total / 20 : 1ull << 30;
     if (have >= keep + STORE_DEFAULT_MIN_BYTES)
         return 0;

@@ -19,7 +19,6 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #define GROW_CHUNK_BLOCKS 256u
@@ -113,8 +112,8 @@ static int write_zeroes(struct bdev_file *f, uint64_t block, uint64_t end)
 
 static bool fits(const struct bdev_file *f, uint64_t bytes)
 {
-    struct statvfs v;
-    return f->is_device || fstatvfs(f->sync_fd, &v) < 0 || (uint64_t)v.f_bfree * v.f_frsize >= bytes;
+    struct host_file_space there;
+    return f->is_device || host_file_space(f->sync_fd, &there) < 0 || there.free >= bytes;
 }
 
 /* A file gets its extents (and length) in one piece, unwritten. A device, and a file where that is not possible, is allocated by
@@ -311,12 +310,13 @@ int bdev_file_space(const struct bdev *d, uint64_t *free_bytes, uint64_t *total_
         *total_bytes = d->max_blocks * BDEV_BLOCK_SIZE;
         return 0;
     }
-    struct statvfs v;
-    if (fstatvfs(f->sync_fd, &v) < 0)
-        return -errno;
-    *free_bytes = (uint64_t)v.f_bavail * v.f_frsize;
-    *total_bytes = (uint64_t)v.f_blocks * v.f_frsize;
-    return 0;
+    struct host_file_space there;
+    int err = host_file_space(f->sync_fd, &there);
+    if (!err) {
+        *free_bytes = there.available;
+        *total_bytes = there.total;
+    }
+    return err;
 }
 
 void bdev_file_get_stats(const struct bdev *d, struct aio_queue_stats *stats)

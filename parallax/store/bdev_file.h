@@ -23,7 +23,7 @@ struct bdev_file_options {
  * fewer blocks than are said to be usable. */
 int bdev_file_open(const char *path, const struct bdev_file_options *opt, struct bdev **out, bool *direct);
 
-/* Any thread: bytes that grow can still take, and bytes of all, of the file system or device below. */
+/* Any thread: bytes that grow can still take, and bytes of all, of the file system or device below. -ENOTSUP: the file system does not tell. */
 int bdev_file_space(const struct bdev *d, uint64_t *free_bytes, uint64_t *total_bytes);
 /* Zeroes without a loop. */
 void bdev_file_get_stats(const struct bdev *d, struct aio_queue_stats *stats);

@@ -1,10 +1,11 @@
 /* catalog_reserve.c - see catalog_reserve.h. */
 #include "parallax/store/catalog_reserve.h"
 
+#include "parallax/store/host_file.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #define FILE_NAME "reserve"
@@ -53,6 +54,6 @@ bool catalog_reserve_release(int directory_fd)
 
 bool catalog_reserve_needed(int directory_fd, uint64_t bytes)
 {
-    struct statvfs v;
-    return fstatvfs(directory_fd, &v) == 0 && (uint64_t)v.f_bavail * v.f_frsize < bytes;
+    struct host_file_space there;
+    return host_file_space(directory_fd, &there) == 0 && there.available < bytes;
 }

@@ -5,6 +5,7 @@
 #include <linux/fiemap.h>
 #include <linux/fs.h>
 #include <sys/ioctl.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #define EXTENTS 64u
@@ -75,4 +76,13 @@ int host_file_transfer(int fd, bool writing, void *buf, size_t left, off_t at)
         left -= (size_t)n;
     }
     return 0;
+}
+
+int host_file_space(int fd, struct host_file_space *out)
+{
+    struct statvfs v;
+    if (fstatvfs(fd, &v) < 0)
+        return -errno;
+    *out = (struct host_file_space){ (uint64_t)v.f_bfree * v.f_frsize, (uint64_t)v.f_bavail * v.f_frsize, (uint64_t)v.f_blocks * v.f_frsize };
+    return v.f_blocks ? 0 : -ENOTSUP;
 }

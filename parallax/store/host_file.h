@@ -11,4 +11,10 @@
 int host_file_hole(int fd, uint64_t from, uint64_t end, uint64_t *start, uint64_t *stop);
 /* Reads or writes all of it. 0 or negative errno; -EIO: the file ends before. */
 int host_file_transfer(int fd, bool writing, void *buf, size_t left, off_t at);
+/* Of the file system below, in bytes: free to root, available to anybody, and in all. -ENOTSUP: it does not tell (ramfs, some network file
+ * systems), and only a write finds out. Any thread. */
+struct host_file_space {
+    uint64_t free, available, total;
+};
+int host_file_space(int fd, struct host_file_space *out);
 #endif

@@ -113,8 +113,8 @@ static void look_at_space(struct doctor *d)
 {
     struct statvfs v;
     char size[SIZE_TEXT_MAX];
-    if (statvfs(d->cli->store_key, &v) < 0)
-        return;
+    if (statvfs(d->cli->store_key, &v) < 0 || !v.f_blocks)
+        return; /* some file systems tell no size */
     uint64_t available = (uint64_t)v.f_bavail * v.f_frsize;
     size_format(available, size);
     if (available < SPACE_WANTED)
