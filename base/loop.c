@@ -108,7 +108,7 @@ void loop_fd_remove(struct loop *l, struct loop_fd *w)
 void loop_timer_start(struct loop *l, struct loop_timer *t, uint64_t delay_ms)
 {
     loop_timer_stop(l, t);
-    t->due_ms = clock_monotonic_ms() + delay_ms;
+    t->due_ms = loop_monotonic_ns(l) / 1000000u + delay_ms;
     struct list_node *at = l->timers.prev;
     while (at != &l->timers && container_of(at, struct loop_timer, link)->due_ms > t->due_ms)
         at = at->prev;

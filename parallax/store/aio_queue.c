@@ -22,10 +22,7 @@
 #define DEPTH 256u
 #define MERGE_MAX_BYTES (1u << 20)
 #define RECENT 8u
-#define PIECE_FIRST 2u
-#define PIECE_GROWTH 3u
 #define REAP 24u
-#define HELD_PART 3u
 #define RETRY_MS 1
 
 struct transfer {
@@ -233,39 +230,13 @@ static const struct completion_ring *visible_ring(const struct aio_queue *q)
     return ring->magic == COMPLETION_RING_MAGIC && !ring->incompat_features ? ring : NULL;
 }
 
-/* How many transfers the device still works on, as far as can be seen. */
-static unsigned at_work(const struct aio_queue *q)
+/* Gives ready[] to the kernel, all by one call: to a virtual device each call is a notification, which costs both sides more than
+ * what a device that begins sooner would gain. What there is no room for stays until something completes, or for a moment if
+ * nothing is due. */
+static void send(struct aio_queue *q)
 {
-    const struct completion_ring *ring = visible_ring(q);
-    unsigned ended = ring ? (__atomic_load_n(&ring->tail, __ATOMIC_ACQUIRE) + ring->nr - ring->head) % ring->nr : 0;
-    return q->inflight > ended ? q->inflight - ended : 0;
-}
-
-/* How many of ready[] go to the kernel by the next call. Writes all go at once, to be merged.
- *
- * A call's transfers begin when all of them are prepared, so the first pieces are small: the device is to work while the rest is
- * prepared. And many devices, virtual ones above all, tell of what they were given only when all of it is done; then they have
- * nothing to do until those who waited have sent more. So a part is held back, for the moment when something has completed. */
-static unsigned piece(const struct aio_queue *q, bool hold)
-{
-    if (q->ready[0]->aio_lio_opcode != IO_CMD_PREADV)
-        return q->ready_count;
-    unsigned busy = at_work(q), all = busy + q->ready_count, most = hold ? all - all / HELD_PART : all;
-    unsigned room = most > busy ? most - busy : !busy, limit = busy * PIECE_GROWTH;
-    if (limit < PIECE_FIRST)
-        limit = PIECE_FIRST;
-    if (limit > room)
-        limit = room;
-    return limit < q->ready_count ? limit : q->ready_count;
-}
-
-/* Gives ready[] to the kernel, in pieces. What it has no room for stays until something completes, or for a moment if nothing
- * is due. */
-static void send(struct aio_queue *q, bool hold)
-{
-    unsigned count;
-    while (q->ready_count && (count = piece(q, hold)) > 0) {
-        int n = io_submit(q->context, (long)count, q->ready);
+    while (q->ready_count) {
+        int n = io_submit(q->context, (long)q->ready_count, q->ready);
         if (n > 0) {
             q->stats.submits++;
             q->inflight += (unsigned)n;
@@ -339,7 +310,7 @@ static void batch_run(struct loop_task *task)
     while (!list_empty(&q->waiting))
         if (!place(q, container_of(q->waiting.next, struct bdev_req, link)))
             break;
-    send(q, true);
+    send(q);
     /* With nothing in flight no completion will come to continue from: requests that a failed transfer left behind. */
     if (!q->inflight && !q->ready_count)
         schedule(q);
@@ -412,7 +383,6 @@ static void events_ready(struct loop_fd *w, uint32_t epoll_events)
     uint64_t ignored;
     ssize_t got = read(w->fd, &ignored, sizeof ignored);
     (void)got; /* the ring, not the counter, says what has completed */
-    send(q, false);
     /* So many a turn: those who wait for the first ones can send the device new work while the rest is looked at. */
     unsigned n = reap(q, events);
     for (unsigned i = 0; i < n; i++)

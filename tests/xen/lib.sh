@@ -70,7 +70,8 @@ block_device() { echo "i=0; until [ -b /dev/$1 ]; do usleep 100000; i=\$((i + 1)
 
 # ---- The storage domain ----
 disk() { echo "format=raw,vdev=$1,access=${3:-rw},backendtype=phy,backend=storage,${4:+$4,}target=$2"; }
-storage() { in_domain storage "export PARALLAX_STORE=/store; $1"; }
+store=/store # its URL in there
+storage() { in_domain storage "export PARALLAX_STORE='$store'; $1"; }
 start_storage() {
   config storage 384 storage "" 'driver_domain=1' "vcpus=${storage_vcpus:-1}" "disk=[${1:-$storage_disks}]"
   create storage && backend=/local/domain/$(rig id storage)/backend/vbd
