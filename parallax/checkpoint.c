@@ -254,8 +254,9 @@ void checkpoint_reclaim_soon(struct store *s)
     struct checkpoint *c = s->checkpoint;
     uint64_t rest = RECLAIM_REST * c->took_ms;
     rest = rest < RECLAIM_MIN_MS ? RECLAIM_MIN_MS : rest > IDLE_MS ? IDLE_MS : rest;
-    if (s->hurries) {
-        checkpoint_request(s);
+    if (s->hurries_until_ms) {
+        if (clock_monotonic_ms() < s->hurries_until_ms)
+            checkpoint_request(s);
     } else if (!s->failed && !c->resting) {
         c->resting = true;
         loop_timer_start(s->loop, &s->reclaim_timer, rest);

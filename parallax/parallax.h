@@ -58,6 +58,7 @@ struct store_options {
     uint64_t spare_bytes;       /* free space kept allocated for writes to come; 0: an eighth of the store, 16 … 256 MiB */
     uint32_t trim_after_ms;     /* what was free for so long, and is not spare, goes back to the file system or device; 0: 5 s */
     uint32_t reclaim_blocks;    /* freed by deletions in one checkpoint; 0: 262144 */
+    unsigned closing_ms;        /* how long closing goes on with deletions, whose rest the next opening does; 0: until they have ended */
     bool wait_when_full;        /* a guest's write waits for space instead of failing with -ENOSPC */
     bool lazy;                  /* for a process that may have nothing to do with data: as of backing_open */
     unsigned lock_timeout_ms;   /* 0: 10 s */

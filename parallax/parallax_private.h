@@ -139,7 +139,7 @@ struct store {
     struct known_digest *known_digests;  /* digest.c; the walker's */
     struct checkpoint *checkpoint;
     struct loop_timer idle_timer, reclaim_timer;
-    bool hurries;                        /* the store is being closed: deletions are not spread out */
+    uint64_t hurries_until_ms;           /* the store is being closed: deletions are not spread out, and not begun after this; 0: it is not */
     struct list_node checkpoint_waiters; /* store_op.link */
     struct list_node owned;              /* struct owned */
     struct list_node dedups;             /* dedup.c: under way, and waiting */

@@ -21,7 +21,7 @@ struct bare {
     struct image *img;
     struct error err;         /* of the last opening or operation */
     uint64_t store_bytes, seed;
-    uint32_t index_entries;   /* for the next opening */
+    uint32_t index_entries, reclaim_blocks, closing_ms; /* for the next opening */
 };
 
 /* A new store of that size with its image, checkpointed. */

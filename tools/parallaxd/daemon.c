@@ -36,6 +36,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#define CLOSING_MS 2000u /* for deletions: guests wait meanwhile */
+
 struct daemon {
     const struct daemon_options *opt;
     char key[PLACE_MAX], socket[PLACE_MAX], state_directory[PLACE_MAX];
@@ -157,6 +159,7 @@ static int open_store(struct daemon *d, struct error *err)
     struct store_options o = {
         .map_cache_bytes = d->opt->map_cache_bytes,
         .block_cache_bytes = d->opt->block_cache_bytes,
+        .closing_ms = CLOSING_MS,
         .wait_when_full = d->opt->wait_when_full,
         .command = "parallaxd",
         .lock_waiting = tell_waiting,
