@@ -59,6 +59,7 @@ struct store_options {
     uint32_t trim_after_ms;     /* what was free for so long, and is not spare, goes back to the file system or device; 0: 5 s */
     uint32_t reclaim_blocks;    /* freed by deletions in one checkpoint; 0: 262144 */
     unsigned closing_ms;        /* how long closing goes on with deletions, whose rest the next opening does; 0: until they have ended */
+    bool accept_loss;           /* blocks that are older than their catalog are opened too: what they miss is lost */
     bool wait_when_full;        /* a guest's write waits for space instead of failing with -ENOSPC */
     bool lazy;                  /* for a process that may have nothing to do with data: as of backing_open */
     unsigned lock_timeout_ms;   /* 0: 10 s */

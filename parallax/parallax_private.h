@@ -338,7 +338,7 @@ struct stored_state {
 uint8_t *state_encode(const struct stored_state *st, uint32_t *length); /* malloc'ed */
 int state_decode(const uint8_t *value, size_t length, struct stored_state *out);
 void state_fini(struct stored_state *st);
-/* -ESTALE: the blocks are older than the catalog. Writes nothing. */
+/* -ESTALE: the blocks are older than the catalog. Writes nothing, unless that is accepted. */
 int store_check_age(struct store *s, const struct stored_state *st, struct error *err);
 int store_recover(struct store *s, struct stored_state *st, struct error *err);
 

@@ -50,6 +50,7 @@ static inline bool option_set(const struct args *a, const char *name) { return o
 struct cli {
     const char *url; /* --store, or NULL */
     bool json, quiet, progress;
+    bool accept_loss;         /* of what blocks miss that are older than their catalog */
     unsigned lock_timeout_ms; /* 0: the default */
     char program[64];         /* "parallax COMMAND": what others read who wait for the store */
     int cancel_fd;            /* readable after SIGINT, SIGTERM or SIGHUP */

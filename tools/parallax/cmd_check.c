@@ -68,6 +68,7 @@ static int run_check(struct cli *cli, const struct args *a)
     static const char *const words[] = { "sound", "not checked", "corrupt", "leaked" };
     struct findings f = { .cli = cli, .list = cli->json ? json_array() : NULL };
     json_t *result = NULL;
+    cli->accept_loss = option_set(a, "accept-loss");
     int status = cli_call(cli, json_pack("{s:s,s:b,s:b}", "command", "check", "data", !option_set(a, "quick"), "repair", option_set(a, "repair")), take_finding, &f,
                           &result);
     if (status == EXIT_DONE && json_count(result, "mended"))
@@ -149,7 +150,8 @@ static int run_scrub(struct cli *cli, const struct args *a)
 const struct command check_commands[] = {
     { .name = "check", .arguments = "", .summary = "Walk the whole store and verify every block and the map", .run = run_check, .least = 0,
       .most = 0, .usage_status = CHECK_FAILED, .options = { { "quick", 0, NULL, "verify the map, and leave the data unread" },
-                   { "repair", 0, NULL, "put the space map right; data is never given up: what is lost is listed and left" } },
+                   { "repair", 0, NULL, "put the space map right; data is never given up: what is lost is listed and left" },
+                   { "accept-loss", 0, NULL, "open a store whose blocks are older than its catalog: what they miss is lost" } },
       .examples = "  parallax check                  # also while guests run\n"
                   "  parallax check --quick --json   # the map alone, and no data\n"
                   "  parallax check --repair         # frees leaked space; never gives up data\n" },
