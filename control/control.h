@@ -47,7 +47,7 @@ char *control_json_encode(const json_t *doc, uint32_t *length);
 
 /* -ENOENT or -ECONNREFUSED: nobody serves there; -EACCES; -ENAMETOOLONG: longer than a socket's path can be. */
 int control_connect(const char *path, int *fd);
-/* Serves path, also where a stale socket stands; mode 0660, of group `group` if that exists (NULL: the process's group). The
+/* Serves path, also where a stale socket stands (anything else is -EEXIST); mode 0660, of group `group` if that exists (NULL: the process's group). The
  * name appears only when the socket is ready. */
 int control_listen(const char *path, const char *group, int *fd);
 /* The process at the other end of a connected socket, or -1. */

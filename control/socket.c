@@ -1,7 +1,7 @@
 /* socket.c - the control socket in the file system.
  *
  * A socket is bound under a temporary name, given its mode and group and made to listen, and renamed last: whoever sees the
- * name can connect, and a stale socket of a daemon that was killed is replaced in one step. */
+ * name can connect, and a stale socket of a daemon that was killed is replaced in one step. Nothing but a socket is replaced. */
 #include "control/control.h"
 
 #include <errno.h>
@@ -43,6 +43,12 @@ int control_connect(const char *path, int *out)
     return 0;
 }
 
+static int refuse_other_file(const char *path)
+{
+    struct stat st;
+    return lstat(path, &st) == 0 && !S_ISSOCK(st.st_mode) ? -EEXIST : 0;
+}
+
 static int prepare(int fd, const char *path, const char *group)
 {
     struct sockaddr_un sa;
@@ -64,6 +70,11 @@ int control_listen(const char *path, const char *group, int *out)
     int n = snprintf(temporary, sizeof temporary, "%s.new", path);
     if (n < 0 || (size_t)n >= sizeof((struct sockaddr_un *)0)->sun_path)
         return -ENAMETOOLONG;
+    int other = refuse_other_file(path);
+    if (!other)
+        other = refuse_other_file(temporary);
+    if (other)
+        return other;
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         return -errno;

@@ -78,6 +78,8 @@ int page_decode(const uint8_t *b, uint32_t seed, uint32_t zone, uint32_t page, u
     return 0;
 }
 
+uint64_t page_checkpoint(const uint8_t *b) { return get_le64(b + 16); }
+
 void jblock_seal(uint8_t *b, uint32_t seed, const struct jheader *h)
 {
     memset(b, 0, JBLOCK_HEADER);

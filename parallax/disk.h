@@ -36,6 +36,8 @@ int super_decode(const uint8_t *block, struct super *out);
 
 void page_encode(uint8_t *block, uint32_t seed, uint32_t zone, uint32_t page, uint64_t checkpoint, const uint64_t *words);
 int page_decode(const uint8_t *block, uint32_t seed, uint32_t zone, uint32_t page, uint64_t *words);
+/* Of a page that was decoded: which one wrote it. */
+uint64_t page_checkpoint(const uint8_t *block);
 
 /* ---- Journal block ---- */
 #define JBLOCK_HEADER 64u

@@ -3,7 +3,9 @@
  * 1. Berkeley DB supposes that a page write is not torn: pages are 512 bytes, a sector's size, and carry checksums.
  * 2. The environment is private to the process, without shared regions and locks: the store's lock keeps others out, and the
  *    catalog's own serialises.
- * 3. Log files that a checkpoint has made needless are removed when the witness needs them no more: catalog_bdb_log.c. */
+ * 3. Log files that a checkpoint has made needless are removed when the witness needs them no more: catalog_bdb_log.c.
+ * 4. Berkeley DB opens its files by name whenever it needs them. It is given the directory's descriptor as their home, so that
+ *    they are this directory's also after it was renamed, whatever has its name then. */
 #include "parallax/store/catalog_bdb_private.h"
 
 #include "base/log.h"
@@ -11,6 +13,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #define CACHE_BYTES (4u << 20)
 #define LOG_FILE_BYTES (512u << 10) /* recovery fills the last file up with zeroes at every opening */
@@ -64,6 +67,14 @@ int catalog_bdb_checkpoint(struct catalog_bdb *b)
     return catalog_bdb_trim_log(b);
 }
 
+/* Without /proc it is the name. */
+static void name_home(const struct catalog_bdb *b, char home[PATH_MAX])
+{
+    snprintf(home, PATH_MAX, "/proc/self/fd/%d", b->directory_fd);
+    if (access(home, F_OK) < 0)
+        snprintf(home, PATH_MAX, "%s", b->directory);
+}
+
 int catalog_bdb_env_open(struct catalog_bdb *b, bool create)
 {
     int rc = create ? 0 : catalog_bdb_precheck(b);
@@ -79,7 +90,9 @@ int catalog_bdb_env_open(struct catalog_bdb *b, bool create)
     if ((rc = env->set_cachesize(env, 0, CACHE_BYTES, 1)) || (rc = env->set_lg_max(env, LOG_FILE_BYTES)) ||
         (rc = env->set_lg_bsize(env, LOG_BUFFER_BYTES)))
         return rc;
-    rc = env->open(env, b->directory, DB_CREATE | DB_PRIVATE | DB_INIT_TXN | DB_INIT_LOG | DB_INIT_MPOOL | DB_RECOVER | DB_THREAD, 0600);
+    char home[PATH_MAX];
+    name_home(b, home);
+    rc = env->open(env, home, DB_CREATE | DB_PRIVATE | DB_INIT_TXN | DB_INIT_LOG | DB_INIT_MPOOL | DB_RECOVER | DB_THREAD, 0600);
     if (!rc)
         rc = db_create(&b->db, env, 0);
     if (rc) {

@@ -425,6 +425,24 @@ static void a_socket_replaces_a_stale_one_and_is_private_to_its_group(void)
     rmdir(directory);
 }
 
+static void a_socket_replaces_nothing_but_sockets(void)
+{
+    char directory[] = "/tmp/ctl.XXXXXX", path[64], beside[80], command[160];
+    int fd;
+    CU_ASSERT_PTR_NOT_NULL_FATAL(mkdtemp(directory));
+    snprintf(path, sizeof path, "%s/s", directory);
+    snprintf(beside, sizeof beside, "%s.new", path);
+    snprintf(command, sizeof command, "printf kept >%s", path);
+    CU_ASSERT_EQUAL_FATAL(system(command), 0);
+    CU_ASSERT_EQUAL(control_listen(path, NULL, &fd), -EEXIST);
+    CU_ASSERT_EQUAL(rename(path, beside), 0);
+    CU_ASSERT_EQUAL(control_listen(path, NULL, &fd), -EEXIST);
+    snprintf(command, sizeof command, "test \"$(cat %s)\" = kept", beside);
+    CU_ASSERT_EQUAL(system(command), 0);
+    unlink(beside);
+    rmdir(directory);
+}
+
 int main(int argc, char **argv)
 {
     return unit_main(argc, argv, "control", (struct unit_test[]){
@@ -443,6 +461,7 @@ int main(int argc, char **argv)
         UNIT(frames_that_cannot_be_sent_are_given_back_once),
         UNIT(a_paused_peer_reads_nothing_and_still_sees_the_end),
         UNIT(a_socket_replaces_a_stale_one_and_is_private_to_its_group),
+        UNIT(a_socket_replaces_nothing_but_sockets),
         { 0 },
     });
 }

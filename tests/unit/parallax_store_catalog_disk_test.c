@@ -35,6 +35,36 @@ static void opening_what_is_not_a_catalog_is_an_error(void)
     CU_ASSERT(err.text[0] != 0);
 }
 
+/* Before the first change nothing has been opened that is opened when it is needed. */
+static void a_directory_that_is_renamed_keeps_its_files(void)
+{
+    struct catalog *moved, *other;
+    struct catalog_oracle o = { 0 }, empty = { 0 };
+    struct error err = ERROR_NONE;
+    uint64_t random = unit_seed();
+    char away[300];
+    memset(o.value, 0xff, sizeof o.value);
+    empty = o;
+    snprintf(away, sizeof away, "%s.away", catalog_directory);
+    catalog_close(catalog_rig_create());
+    CU_ASSERT_EQUAL_FATAL(catalog_bdb_open(catalog_directory, &moved, &err), 0);
+    CU_ASSERT_EQUAL_FATAL(rename(catalog_directory, away), 0);
+    CU_ASSERT_EQUAL_FATAL(mkdir(catalog_directory, 0700), 0);
+    CU_ASSERT_EQUAL_FATAL(catalog_bdb_create(catalog_directory, &other, &err), 0);
+    catalog_close(other);
+    for (int i = 0; i < 100; i++)
+        CU_ASSERT_EQUAL(catalog_oracle_apply(moved, "o", &o, &random, 60), 0);
+    catalog_close(moved);
+    CU_ASSERT_EQUAL_FATAL(catalog_bdb_open(away, &moved, &err), 0);
+    CU_ASSERT(catalog_oracle_holds(moved, "o", &o));
+    catalog_close(moved);
+    CU_ASSERT_EQUAL_FATAL(catalog_bdb_open(catalog_directory, &other, &err), 0);
+    CU_ASSERT(catalog_oracle_holds(other, "o", &empty));
+    catalog_close(other);
+    unit_empty_directory(away);
+    rmdir(away);
+}
+
 /* The child applies without end; each apply sets all keys to its revision and tells the parent once it has returned. */
 static void apply_without_end(int out)
 {
@@ -477,6 +507,7 @@ int main(int argc, char **argv)
         printf("skip catalog: a_full_disk_does_not_stop_the_catalog - mounting a small file system needs root\n");
     return catalog_rig_main(argc, argv,
                             (struct unit_test[]){ UNIT(opening_what_is_not_a_catalog_is_an_error),
+                                                  UNIT(a_directory_that_is_renamed_keeps_its_files),
                                                   UNIT(acknowledged_changes_survive_kill_at_any_moment),
                                                   UNIT(damaged_files_are_refused_or_read_right), UNIT(a_page_like_a_first_one_is_refused),
                                                   root ? (struct unit_test)UNIT(a_full_disk_does_not_stop_the_catalog) : (struct unit_test){ 0 },

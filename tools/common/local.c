@@ -30,7 +30,7 @@ static void report(int fd, const struct error *err)
 {
     struct control_client c;
     if (control_client_init(&c, fd, -1) == 0) {
-        json_t *doc = json_pack("{s:i,s:{s:i,s:s}}", "protocol", CONTROL_PROTOCOL, "error", "code", err->code, "text", err->text);
+        json_t *doc = server_refusal(err);
         if (doc)
             control_client_send_json(&c, CONTROL_HELLO, doc);
         json_decref(doc);

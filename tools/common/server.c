@@ -3,7 +3,8 @@
  * 1. A session has at most one operation. While it runs, and unless it takes data, no frame is read: the socket's own
  *    buffer is the only queue.
  * 2. A session is freed from the loop, never from inside a callback of its connection, and only when it has no operation.
- * 3. Sessions are bounded; when there are too many, waiting clients stay in the listen queue. */
+ * 3. Sessions are bounded; when there are too many, waiting clients stay in the listen queue.
+ * 4. A client names the store by its directory. Where another one has that name by now it means that one, so it is refused. */
 #include "tools/common/server.h"
 
 #include "base/log.h"
@@ -15,6 +16,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define SESSIONS_MAX 64u
@@ -24,6 +26,8 @@ struct server {
     struct loop_fd listener; /* fd -1: none */
     struct list_node sessions;
     unsigned count;
+    bool has_directory;
+    struct stat directory; /* which one had the store's name at the beginning */
     struct log_limit complaints;
 };
 
@@ -250,6 +254,30 @@ static void reap(struct loop_task *t)
         v->opt.emptied(v->opt.ctx);
 }
 
+static bool has_moved(const struct server *v)
+{
+    struct stat now;
+    if (!v->has_directory)
+        return false;
+    if (stat(v->opt.key, &now) < 0)
+        return errno == ENOENT || errno == ENOTDIR;
+    return now.st_dev != v->directory.st_dev || now.st_ino != v->directory.st_ino;
+}
+
+json_t *server_refusal(const struct error *why)
+{
+    return json_pack("{s:i,s:{s:i,s:s}}", "protocol", CONTROL_PROTOCOL, "error", "code", why->code, "text", why->text);
+}
+
+static json_t *make_hello(const struct server *v)
+{
+    struct error err = ERROR_NONE;
+    if (!has_moved(v))
+        return json_pack("{s:i,s:s,s:i}", "protocol", CONTROL_PROTOCOL, "store", v->opt.key, "pid", (int)getpid());
+    error_set(&err, -ESTALE, "the daemon of store %s, pid %d, serves a directory that was moved away from there; stop it, or put that back", v->opt.key, (int)getpid());
+    return server_refusal(&err);
+}
+
 int server_adopt(struct server *v, int fd)
 {
     struct session *s = calloc(1, sizeof *s);
@@ -264,7 +292,7 @@ int server_adopt(struct server *v, int fd)
     s->reap.run = reap;
     list_add_tail(&v->sessions, &s->link);
     v->count++;
-    send_document(s, CONTROL_HELLO, json_pack("{s:i,s:s,s:i}", "protocol", CONTROL_PROTOCOL, "store", v->opt.key, "pid", (int)getpid()));
+    send_document(s, CONTROL_HELLO, make_hello(v));
     return 0;
 }
 
@@ -300,6 +328,7 @@ int server_create(const struct server_options *opt, struct server **out)
         return -ENOMEM;
     v->opt = *opt;
     v->listener.fd = -1;
+    v->has_directory = stat(opt->key, &v->directory) == 0;
     list_init(&v->sessions);
     *out = v;
     return 0;

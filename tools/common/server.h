@@ -14,12 +14,15 @@
 struct server_options {
     struct store *store;
     struct loop *loop;
-    const char *key;                              /* the store's, told in HELLO */
+    const char *key;                              /* the store's, told in HELLO; its directory, if it has one */
     void (*describe)(void *ctx, json_t *status);  /* adds to the document of `status`; may be NULL */
     void (*emptied)(void *ctx);                   /* the last session has ended; may be NULL */
     void *ctx;
 };
 struct server;
+
+/* What is sent in place of HELLO. */
+json_t *server_refusal(const struct error *why);
 
 int server_create(const struct server_options *opt, struct server **out);
 /* No session may be left. */

@@ -51,7 +51,7 @@ struct daemon {
     uint64_t watchdog_ms;
     int given; /* the service manager's control socket, or -1 */
     struct exporter *exporter;
-    bool stopping, useless;
+    bool stopping, useless, made_socket;
 };
 
 /* ---- Callbacks ---- */
@@ -187,7 +187,7 @@ static int open_socket(struct daemon *d, struct error *err)
         return err->code;
     int bad = server_create(&o, &d->server);
     if (!bad && fd < 0)
-        bad = control_listen(d->socket, PLACE_GROUP, &fd);
+        d->made_socket = (bad = control_listen(d->socket, PLACE_GROUP, &fd)) == 0;
     if (!bad)
         bad = server_listen(d->server, fd);
     return bad ? error_set(err, bad, "cannot serve at %.300s: %s; name another path with --socket", d->socket, strerror(-bad)) : 0;
@@ -228,10 +228,10 @@ static void finish(struct daemon *d, struct error *err)
         blkback_stop(d->backend, true);
     if (*d->state_directory)
         rmdir(d->state_directory); /* stays while guests wait for the next daemon, because then it holds their tables */
-    if (d->server && d->given < 0) {
+    if (d->made_socket)
         unlink(d->socket);
+    if (d->server && d->given < 0)
         place_forget_socket(d->key);
-    }
     if (d->server)
         server_destroy(d->server);
     if (d->hv)
