@@ -74,7 +74,7 @@ device() { sh -c "$(device_command "$@")"; }
 # ---- A PVH guest; persistent grants; a restart; a new size ----
 part_pvh() {
   config pvh 192 guest "" 'type="pvh"' "disk=['$(disk xvda disk2)']"
-  again_if_emulation_fails pvh create pvh
+  again_if_emulation_fails pvh within 120 create pvh
   check "a PVH guest attaches its clone" in_domain pvh true || return
   check "it is one" in_domain pvh 'cat /sys/hypervisor/guest_type; [ $(cat /sys/hypervisor/guest_type) = PVH ]'
   check "and finds every byte right" in_domain pvh "disk_load verify /dev/xvda 3"

@@ -49,13 +49,25 @@ config() {
 create() {
   xl create -q "/tmp/$1.cfg" && in_domain "$1" true
 }
+# within SECONDS COMMAND…: 124 if it takes longer; what it began may go on then.
+within() {
+  local end=$(($(now | cut -d. -f1) + $1)) pid; shift
+  "$@" & pid=$!
+  while kill -0 $pid 2>/dev/null; do
+    [ "$(now | cut -d. -f1)" -lt $end ] || { kill $pid; return 124; }
+    usleep 200000
+  done
+  wait $pid
+}
 # again_if_emulation_fails NAME COMMAND…: with the PVH guest NAME. QEMU's emulation of svm now and then gives a guest a register of Xen's
-# own, and the guest ends by a triple fault; that says nothing about its disk. What COMMAND said is in /tmp/again.out.
+# own, and the guest ends by a triple fault, or stands still before its kernel says a word (COMMAND is to end with 124 then); that says
+# nothing about its disk. What COMMAND said is in /tmp/again.out.
 again_if_emulation_fails() {
-  local name=$1 n=0; shift
+  local name=$1 n=0 status; shift
   xl dmesg -c >/dev/null
   until "$@" >/tmp/again.out 2>&1; do
-    n=$((n + 1)); [ $n -lt 4 ] && xl dmesg -c | grep "Triple fault" || return
+    status=$?
+    n=$((n + 1)); [ $n -lt 4 ] && { [ $status = 124 ] || xl dmesg -c | grep "Triple fault"; } || return
     note "the emulation ended the PVH guest; once more"
     xl destroy $name 2>/dev/null
   done
