@@ -76,6 +76,20 @@ static int find_directory(const char *text, char out[PATH_MAX])
     return S_ISDIR(st.st_mode) ? EXIT_DONE : cli_fail_text("cannot mount on '%s': it is not a directory", text);
 }
 
+/* Whether a store is mounted there: nothing else is unmounted by mistake, and no mount hides another. */
+static bool shows_store(const char *directory)
+{
+    const struct mntent *e;
+    bool found = false;
+    FILE *f = setmntent("/proc/self/mounts", "re");
+    while (f && (e = getmntent(f)))
+        if (!strcmp(e->mnt_dir, directory))
+            found = !strcmp(e->mnt_type, "fuse.parallax"); /* the last one is on top */
+    if (f)
+        endmntent(f);
+    return found;
+}
+
 /* ---- mount ---- */
 
 struct mounted {
@@ -157,6 +171,8 @@ static int run_mount(struct cli *cli, const struct args *a)
         status = find_directory(a->words[0], directory);
     if (status != EXIT_DONE)
         return status;
+    if (shows_store(directory))
+        return cli_fail_text("a store is mounted on %s already; 'parallax umount %s' ends that", directory, directory);
     int bad = cli_connect_daemon(cli, &err);
     if (bad == -ENOENT && child_start(cli, "local", &w.daemon, &err) == 0)
         cli_note(cli, "parallax: no daemon serves this store: started one, pid %d; it ends with this command", (int)w.daemon);
@@ -190,20 +206,6 @@ static int unmount(const char *directory)
         if (errno != EINTR)
             return -errno;
     return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -EBUSY;
-}
-
-/* Whether a store is mounted there, so that nothing else is unmounted by mistake. */
-static bool shows_store(const char *directory)
-{
-    const struct mntent *e;
-    bool found = false;
-    FILE *f = setmntent("/proc/self/mounts", "re");
-    while (f && (e = getmntent(f)))
-        if (!strcmp(e->mnt_dir, directory))
-            found = !strcmp(e->mnt_type, "fuse.parallax"); /* the last one is on top */
-    if (f)
-        endmntent(f);
-    return found;
 }
 
 static int run_umount(struct cli *cli, const struct args *a)
