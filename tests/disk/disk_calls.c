@@ -97,8 +97,13 @@ static bool path_of(int fd, char path[PATH_MAX])
 static const char *watched_name(int directory_fd, const char *name, char path[PATH_MAX])
 {
     size_t n = 0;
+    int named_fd, skip = 0;
     if (!disk_watching)
         return NULL;
+    if (sscanf(name, "/proc/self/fd/%d/%n", &named_fd, &skip) == 1 && skip) { /* as Berkeley DB names its files */
+        directory_fd = named_fd;
+        name += skip;
+    }
     if (name[0] != '/' && directory_fd != AT_FDCWD && path_of(directory_fd, path))
         n = strlen(path);
     if (n)
