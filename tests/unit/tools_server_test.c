@@ -253,6 +253,30 @@ static void an_import_left_at_any_moment_vanishes(void)
     expect_at_rest();
 }
 
+/* All is there, and only the flush is under way. Now and then its answer is there before the client could leave. */
+static void an_import_left_in_its_flush_vanishes(void)
+{
+    unsigned char *data = malloc(CHUNK);
+    unsigned vanished = 0;
+    memset(data, 0x5a, CHUNK);
+    for (unsigned round = 0; round < 20; round++) {
+        struct control_client c;
+        struct control_frame f;
+        client_open(&c);
+        CU_ASSERT_TRUE_FATAL(begin_import(&c, "whole", CHUNK));
+        uint32_t all = c.credits;
+        CU_ASSERT_EQUAL(control_client_send_data(&c, 0, data, CHUNK), 0);
+        while (c.credits < all)
+            CU_ASSERT_EQUAL_FATAL(control_client_receive(&c, &f), 0);
+        CU_ASSERT_EQUAL(control_client_send_end(&c), 0);
+        control_client_fini(&c);
+        expect_at_rest();
+        vanished += ask_once(json_pack("{s:s,s:[s],s:b,s:b}", "command", "rm", "names", "whole", "snapshots", 0, "dry-run", 0)) == -ENOENT;
+    }
+    CU_ASSERT_TRUE(vanished > 0);
+    free(data);
+}
+
 static void data_outside_the_image_end_the_import_alone(void)
 {
     const struct { uint64_t offset; uint32_t length; } wrong[] = { { 1u << 20, 512 }, { (1u << 20) - 512, 1024 }, { 1, 512 }, { 0, 100 },
@@ -479,6 +503,7 @@ int main(int argc, char **argv)
         UNIT(any_arguments_get_an_answer),
         UNIT(malformed_requests_are_refused),
         UNIT(an_import_left_at_any_moment_vanishes),
+        UNIT(an_import_left_in_its_flush_vanishes),
         UNIT(data_outside_the_image_end_the_import_alone),
         UNIT(data_without_credit_end_the_connection),
         UNIT(an_export_left_at_any_moment_is_released),

@@ -3,8 +3,9 @@
  * 1. A fixed number of slots holds the data in flight; the client has a credit for each free one. A frame without a free
  *    slot means that the client ignored its credits, and ends the connection.
  * 2. The first error stops everything: it is answered at once, and what the client had under way is dropped until END.
- * 3. An import has no name until every byte is in the store; a client that goes away takes it along. A write is not atomic:
- *    its range was checked before the first byte, and what was written stays. */
+ * 3. An import has no name until every byte is in the store, and durable: a client that goes away until then, and be it in the
+ *    flush, which can take long, takes it along. A write is not atomic: its range was checked before the first byte, and what
+ *    was written stays. */
 #include "tools/common/session.h"
 
 #include "base/bdev.h"
@@ -110,20 +111,21 @@ static void flushed(struct image_req *req, int error)
     struct receive *r = container_of(req, struct receive, flush);
     r->in_flight--;
     note_error(r, error, "flushing", r->offset + r->length);
-    settle(r);
+    if (r->import && !r->error.code && !r->base.session->gone) {
+        r->in_flight++;
+        r->op = (struct store_op){ .done = named };
+        image_import_finish(r->image, &r->op, r->name, r->seal);
+    } else {
+        settle(r);
+    }
 }
 
 static void finish(struct receive *r)
 {
     r->finishing = true;
     r->in_flight++;
-    if (r->import) {
-        r->op = (struct store_op){ .done = named };
-        image_import_finish(r->image, &r->op, r->name, r->seal);
-    } else {
-        r->flush = (struct image_req){ .op = IMAGE_FLUSH, .done = flushed };
-        image_submit(r->image, &r->flush);
-    }
+    r->flush = (struct image_req){ .op = IMAGE_FLUSH, .done = flushed };
+    image_submit(r->image, &r->flush);
 }
 
 /* ---- Data ---- */
