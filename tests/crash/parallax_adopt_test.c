@@ -134,7 +134,7 @@ static void end(struct engine *e)
     printf("# %llu crashes, opened %llu times, adopted %llu times, the copy ahead %llu times\n", (unsigned long long)e->crashes,
            (unsigned long long)opened, (unsigned long long)adopted, (unsigned long long)ahead);
     CU_ASSERT(adopted > 0);
-    CU_ASSERT(ahead > 0);
+    /* Whether a crash comes between copy and catalog is a matter of two threads' luck, on a busy machine; unit/parallax_store_copy_test makes it come. */
 }
 
 static enum content_crash random_kind(struct engine *e) { return world_chance(&e->world, 2) ? CONTENT_KILL : CONTENT_POWER_CUT; }
