@@ -338,9 +338,13 @@ struct stored_state {
 uint8_t *state_encode(const struct stored_state *st, uint32_t *length); /* malloc'ed */
 int state_decode(const uint8_t *value, size_t length, struct stored_state *out);
 void state_fini(struct stored_state *st);
+int store_recover(struct store *s, struct stored_state *st, struct error *err);
+
+/* ---- age.c ---- */
 /* -ESTALE: the blocks are older than the catalog. Writes nothing, unless that is accepted. */
 int store_check_age(struct store *s, const struct stored_state *st, struct error *err);
-int store_recover(struct store *s, struct stored_state *st, struct error *err);
+/* Says that the catalog is older than the blocks. */
+void store_refuse_catalog(struct store *s, struct error *err);
 
 /* ---- ops.c, image_ops.c ---- */
 void op_done(struct store_op *op);

@@ -345,14 +345,6 @@ static void destroy(struct store *s)
     free(s);
 }
 
-/* A checkpoint writes the copy of a page that is not valid, so a valid one is never newer than the catalog (R5). */
-static void refuse_older_catalog(struct store *s, struct error *err)
-{
-    error_set(err, -ESTALE, "store '%s': its catalog is older than its blocks: it was put back from a copy; %s", store_name(s),
-              backing_catalog_copy(&s->backing) == BACKING_COPY_HELD ? "the device has a newer one: 'init --adopt DEVICE' with a new directory takes over both"
-                                                                     : "put back the newest catalog, or the blocks of the same time");
-}
-
 /* What is in use must be there: a file that was cut short is not grown again over its loss. */
 static int check_length(struct store *s, struct error *err)
 {
@@ -374,7 +366,7 @@ static int open_loaded(struct store *s, struct error *err)
         space_set_usable(&s->space, bdev_blocks(s->blocks));
         rc = space_load(&s->space, s->blocks, s->super.seed, l.state.checkpoint, l.page_states, l.page_states_length);
         if (rc == -ESTALE)
-            refuse_older_catalog(s, err);
+            store_refuse_catalog(s, err);
         space_opened(&s->space);
     }
     if (!rc)

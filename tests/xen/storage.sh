@@ -1,6 +1,7 @@
 #!/bin/sh
 # storage.sh: guests of a storage domain that is not dom0, with the store on disks of its own, its blocks on one of them without a file
-# system (debian.sh and dom0.sh have a file for them): attach and detach, data, snapshots, restarts of the daemon, every kind of ring, refusals, and the end of it all without a trace. /parts names the parts to do (all).
+# system (debian.sh and dom0.sh have a file for them): attach and detach, data, snapshots, restarts of the daemon, every kind of ring,
+# refusals, and the end of it all without a trace. /parts names the parts to do (all).
 . /lib.sh
 load virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk xen-blkback
 until_true 5 test -b /dev/vdc || { bad "the store's disks and one for the kernel's backend - no /dev/vdc"; exit 1; }
