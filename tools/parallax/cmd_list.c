@@ -137,7 +137,7 @@ static int print_paste(const struct cli *cli, const struct args *a, bool read_on
         return cli_usage(a, "--socket is too long");
     print(target, socket, read_only);
     if (access(socket, F_OK) && path)
-        cli_note(cli, "parallax: note: nobody serves it there yet: parallax nbd %s --socket %s", target, socket);
+        cli_note(cli, "parallax: note: nobody serves it there yet: parallax%s%s nbd %s --socket %s", cli->url ? " --store " : "", cli->url ? cli->url : "", target, socket);
     else if (access(socket, F_OK))
         cli_note(cli, "parallax: note: nobody serves it there yet: systemctl start parallax-nbd@%s", target);
     return EXIT_DONE;
