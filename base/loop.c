@@ -23,7 +23,7 @@
 struct loop {
     int epoll_fd, wake_fd;
     atomic_bool stop;
-    struct list_node timers, deferred, last;
+    struct list_node timers, deferred, last, next;
     struct epoll_event events[EVENTS_PER_TURN];
     int event_count;
     bool in_turn;
@@ -41,6 +41,7 @@ int loop_create(struct loop **out)
     list_init(&l->timers);
     list_init(&l->deferred);
     list_init(&l->last);
+    list_init(&l->next);
     list_init(&l->posted);
     pthread_mutex_init(&l->post_lock, NULL);
     int err = 0;
@@ -132,6 +133,7 @@ static void queue(struct list_node *list, struct loop_task *t)
 
 void loop_defer(struct loop *l, struct loop_task *t) { queue(&l->deferred, t); }
 void loop_defer_last(struct loop *l, struct loop_task *t) { queue(&l->last, t); }
+void loop_defer_next(struct loop *l, struct loop_task *t) { queue(&l->next, t); }
 
 void loop_cancel(struct loop *l, struct loop_task *t)
 {
@@ -232,7 +234,7 @@ static void run_tasks(struct loop *l, struct list_node *list)
 
 static int wait_ms(struct loop *l, int timeout_ms)
 {
-    if (!list_empty(&l->deferred) || !list_empty(&l->last) || atomic_load(&l->stop))
+    if (!list_empty(&l->deferred) || !list_empty(&l->last) || !list_empty(&l->next) || atomic_load(&l->stop))
         return 0;
     if (list_empty(&l->timers))
         return timeout_ms;
@@ -249,6 +251,7 @@ static void work(struct loop *l, int n)
     l->event_count = n > 0 ? n : 0;
     l->last_ns = 0;
     l->in_turn = true;
+    list_splice_tail(&l->deferred, &l->next);
     for (int i = 0; i < l->event_count; i++) {
         struct loop_fd *w = l->events[i].data.ptr;
         if (!w)

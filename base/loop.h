@@ -5,7 +5,8 @@
  *
  * One turn of the loop: ready descriptors, expired timers and posted tasks run; then deferred tasks until none is left;
  * then, once, the tasks deferred to the end of the turn (which may defer again). The end of the turn is where work gathered
- * during it is sent out as one batch: a ring's notifications, a journal write, an io_submit.
+ * during it is sent out as one batch: a ring's notifications, a journal write, an io_submit. Who has more than one turn should
+ * carry goes on in the next (loop_defer_next).
  *
  * Ownership: the caller embeds loop_fd, loop_timer and loop_task in its own objects and keeps them alive while registered
  * or queued. Errors: 0 or negative errno. */
@@ -70,6 +71,8 @@ void loop_timer_stop(struct loop *l, struct loop_timer *t);
 void loop_defer(struct loop *l, struct loop_task *t);
 /* Queues t for the end of this turn. */
 void loop_defer_last(struct loop *l, struct loop_task *t);
+/* Queues t for the next turn, which then does not wait: when all that this one gathered has been sent out. */
+void loop_defer_next(struct loop *l, struct loop_task *t);
 /* Takes a deferred task back. */
 void loop_cancel(struct loop *l, struct loop_task *t);
 

@@ -3,7 +3,8 @@
  * 1. Every index in shared memory is read once and checked against our own; a ring that breaks the rules
  *    (rsp_prod <= req_cons <= req_prod <= rsp_prod + size) is stopped, and its device disconnected.
  * 2. A request is copied out of its slot once, into its line of the restart table, and only that copy is looked at.
- * 3. A poll takes whatever is on the ring; what is in flight never exceeds the ring's size, which bounds a turn's work.
+ * 3. A poll takes whatever is on the ring, but of writes half a MiB or so: the device begins with those while the next turn copies more.
+ *    What is in flight never exceeds the ring's size. A ring that ends is taken whole.
  * 4. Requests end during a turn and are answered at its end: one batch of copies, one push, at most one notification.
  * 5. A request that finds no buffer waits, without holding anything, until its pool's turn comes to this ring; what comes after it and
  *    needs none, or one of the other pool, passes it. So writes that wait for a full store hold up no read and no discard.
@@ -17,6 +18,7 @@
 
 #define BUSY 8u    /* requests in flight */
 #define LOOK_MS 1 /* so long at most does a request wait that came without a notification */
+#define TURN_PAGES 128u /* of writes, more or less, that a poll takes */
 
 static uint32_t load(const uint32_t *shared) { return __atomic_load_n(shared, __ATOMIC_ACQUIRE); }
 static void store(uint32_t *shared, uint32_t value) { __atomic_store_n(shared, value, __ATOMIC_RELEASE); }
@@ -183,15 +185,21 @@ void blkback_ring_poll(struct blkback_ring *ring)
 {
     struct list_node batch = LIST_INIT(batch);
     struct blkback_request *r;
+    if (ring->poll_task.queued && !ring->ending)
+        return; /* it comes to that soon */
     ring->held = ring->unasked = false;
     for (unsigned i = 0; i < BLKBACK_DIRECTIONS; i++)
         equip_starved(&ring->starved[i], &batch);
-    while (ring->running && (r = take(ring))) {
+    unsigned pages = 0;
+    while (ring->running && (pages < TURN_PAGES || ring->ending) && (r = take(ring))) {
         ring->in_flight++;
         ring->idle_events = 0;
+        pages += direction(r) == BLKBACK_FROM_GUEST ? r->segment_count : 0;
         if (equip(r))
             list_add_tail(&batch, &r->link);
     }
+    if (pages >= TURN_PAGES)
+        loop_defer_next(ring->disk->b->loop, &ring->poll_task);
     if (list_empty(&batch))
         return;
     ring->disk->count.batches++;
