@@ -5,7 +5,8 @@
  * 2. A request is copied out of its slot once, into its line of the restart table, and only that copy is looked at.
  * 3. A poll takes whatever is on the ring, but of writes half a MiB or so: the device begins with those while the next turn copies more.
  *    What is in flight never exceeds the ring's size. A ring that ends is taken whole.
- * 4. Requests end during a turn and are answered at its end: one batch of copies, one push, at most one notification.
+ * 4. Requests end during a turn and are answered at its end: one batch of copies, one push, at most one notification. Of reads, too,
+ *    half a MiB or so a turn: the guest goes on with those.
  * 5. A request that finds no buffer waits, without holding anything, until its pool's turn comes to this ring; what comes after it and
  *    needs none, or one of the other pool, passes it. So writes that wait for a full store hold up no read and no discard.
  * 6. A barrier is taken when nothing else is in flight, and nothing else is taken until it has ended.
@@ -18,7 +19,7 @@
 
 #define BUSY 8u    /* requests in flight */
 #define LOOK_MS 1 /* so long at most does a request wait that came without a notification */
-#define TURN_PAGES 128u /* of writes, more or less, that a poll takes */
+#define TURN_PAGES 128u /* of data, more or less, that a turn copies each way */
 
 static uint32_t load(const uint32_t *shared) { return __atomic_load_n(shared, __ATOMIC_ACQUIRE); }
 static void store(uint32_t *shared, uint32_t value) { __atomic_store_n(shared, value, __ATOMIC_RELEASE); }
@@ -300,22 +301,35 @@ static void release(struct blkback_request *r)
     ring->in_flight--;
 }
 
+/* Takes off what is answered now: whatever ended, but of reads not more than a turn's. */
+static void take_ended(struct blkback_ring *ring, struct list_node *ended)
+{
+    unsigned pages = 0;
+    while (!list_empty(&ring->done) && (pages < TURN_PAGES || ring->discarding)) {
+        struct blkback_request *r = container_of(list_pop(&ring->done), struct blkback_request, link);
+        pages += direction(r) == BLKBACK_TO_GUEST ? r->segment_count : 0;
+        list_add_tail(ended, &r->link);
+    }
+}
+
 static void publish(struct blkback_ring *ring)
 {
+    struct list_node ended = LIST_INIT(ended);
+    take_ended(ring, &ended);
     if (!ring->discarding) {
-        list_for_each (n, &ring->done) {
+        list_for_each (n, &ended) {
             struct blkback_request *r = container_of(n, struct blkback_request, link);
             if (!r->error && r->op == BLKIF_OP_READ)
                 blkback_copy_data(r, true);
         }
         blkback_copy_run(ring->disk->b);
-        list_for_each (n, &ring->done)
+        list_for_each (n, &ended)
             if (!is_left(container_of(n, struct blkback_request, link)))
                 answer(container_of(n, struct blkback_request, link));
         blkback_ring_push(ring, false);
     }
     struct list_node *n;
-    while ((n = list_pop(&ring->done)))
+    while ((n = list_pop(&ended)))
         release(container_of(n, struct blkback_request, link));
 }
 
@@ -327,6 +341,10 @@ void blkback_ring_finish_all(struct loop_task *task)
     while ((n = list_pop(&rings))) {
         struct blkback_ring *ring = container_of(n, struct blkback_ring, finishing);
         publish(ring);
+        if (!list_empty(&ring->done)) {
+            list_add_tail(&b->finishing, &ring->finishing);
+            loop_defer_next(b->loop, &b->finish_task);
+        }
         /* A guest that has seen its first responses may have sent more by now: no need to wait for its notification. */
         if (ring->held || (ring->unasked && ring->in_flight < BUSY) || load(&ring->shared->req_prod) != ring->req_cons)
             blkback_ring_poll(ring);

@@ -593,24 +593,52 @@ static void a_guest_that_leaves_may_have_writes_that_wait(void)
     end();
 }
 
-static void writes_go_to_the_image_while_the_next_are_copied(void)
+enum { LARGE = 20, LARGE_SEGMENTS = 32, LARGE_A_TURN = 4 }; /* requests of 128 KiB; a turn carries half a MiB */
+
+static void send_large(uint8_t op, hv_gref segments)
 {
-    enum { COUNT = 20, SEGMENTS = 32 };
-    begin();
-    hv_gref segments;
-    indirect_page(&segments);
     fake.hold = true;
-    for (unsigned i = 0; i < COUNT; i++)
-        raw_indirect(&ring, BLKIF_OP_WRITE, i, i * SEGMENTS * 8, segments, SEGMENTS);
+    for (unsigned i = 0; i < LARGE; i++)
+        raw_indirect(&ring, op, i, i * LARGE_SEGMENTS * 8, segments, LARGE_SEGMENTS);
     raw_push(&ring);
     CU_ASSERT(world_until(fake.in_flight));
-    CU_ASSERT_EQUAL(fake.in_flight, 4); /* half a MiB a turn, */
-    CU_ASSERT(world_until(fake.in_flight == COUNT)); /* and the next turn needs neither an event nor the end of something */
-    fake_release();
-    for (unsigned i = 0; i < COUNT; i++)
+}
+
+static void expect_large_to_end(hv_gref segments)
+{
+    for (unsigned i = 0; i < LARGE; i++)
         CU_ASSERT_EQUAL(answer().status, 0);
     still_serves();
     CU_ASSERT_EQUAL(hv_grant_unshare(world.guest, segments), 0);
+}
+
+static void writes_go_to_the_image_while_the_next_are_copied(void)
+{
+    begin();
+    hv_gref segments;
+    indirect_page(&segments);
+    send_large(BLKIF_OP_WRITE, segments);
+    CU_ASSERT_EQUAL(fake.in_flight, LARGE_A_TURN);
+    CU_ASSERT(world_until(fake.in_flight == LARGE)); /* the next turn needs neither an event nor the end of something */
+    fake_release();
+    expect_large_to_end(segments);
+    end();
+}
+
+static uint32_t responses(void) { return __atomic_load_n(&ring.shared->rsp_prod, __ATOMIC_ACQUIRE) - ring.rsp_cons; }
+
+static void reads_are_answered_while_the_next_are_copied(void)
+{
+    begin();
+    hv_gref segments;
+    indirect_page(&segments);
+    send_large(BLKIF_OP_READ, segments);
+    CU_ASSERT_EQUAL(fake.in_flight, LARGE);
+    fake_release();
+    CU_ASSERT(world_until(responses()));
+    CU_ASSERT_EQUAL(responses(), LARGE_A_TURN);
+    CU_ASSERT(world_until(responses() == LARGE));
+    expect_large_to_end(segments);
     end();
 }
 
@@ -698,7 +726,7 @@ int main(int argc, char **argv)
         UNIT(discards_are_checked_for_overflow_and_begin_anywhere), UNIT(unknown_operations_are_not_supported), UNIT(bad_grants_fail_their_request_only),
         UNIT(one_bad_request_in_a_batch_leaves_the_others_alone), UNIT(a_changed_page_after_the_request_changes_nothing),
         UNIT(flush_and_barrier_keep_their_order),
-        UNIT(a_request_that_changes_after_it_was_taken_is_what_it_was), UNIT(the_guest_is_notified_when_it_asked_for_it), UNIT(a_busy_ring_is_looked_at_without_notifications), UNIT(writes_go_to_the_image_while_the_next_are_copied), UNIT(an_error_of_the_image_reaches_the_guest), UNIT(reads_return_partial_pages_where_asked),
+        UNIT(a_request_that_changes_after_it_was_taken_is_what_it_was), UNIT(the_guest_is_notified_when_it_asked_for_it), UNIT(a_busy_ring_is_looked_at_without_notifications), UNIT(writes_go_to_the_image_while_the_next_are_copied), UNIT(reads_are_answered_while_the_next_are_copied), UNIT(an_error_of_the_image_reaches_the_guest), UNIT(reads_return_partial_pages_where_asked),
         UNIT(a_run_away_producer_disconnects_and_may_come_back), UNIT(a_storm_of_events_costs_little),
         UNIT(requests_wait_when_buffers_are_used_up), UNIT(writes_that_wait_for_room_hold_up_nothing_else),
         UNIT(writes_that_wait_are_done_by_the_next_backend), UNIT(a_guest_that_leaves_may_have_writes_that_wait),
