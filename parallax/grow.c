@@ -58,6 +58,7 @@ uint64_t space_room(struct store *s)
     }
     if (!limit || limit > s->blocks->max_blocks)
         limit = s->blocks->max_blocks;
+    limit = limit < s->space.max_blocks ? limit : s->space.max_blocks;
     return limit > present ? limit - present : 0;
 }
 
