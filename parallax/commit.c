@@ -81,7 +81,10 @@ void checkpoint_work(struct job *j)
            || (err = step(c, "counting shared blocks", pool_write(&s->pool, put_pool, c)))
            || (err = step(c, "writing the space map", write_space(c)))
            || (err = step(c, "writing the state record", write_state(c)))
+           || (err = step(c, "announcing the commit", store_announce(s, &c->state_record)))
            || (err = step(c, "flushing the device", bdev_flush(s->blocks)))
            || (err = step(c, "committing the catalog", catalog_apply(s->backing.catalog, "store", s->catalog_revision, c->changes, c->change_count))));
+    if (!err)
+        store_committed(s, &c->state_record);
     c->error = err;
 }

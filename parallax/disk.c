@@ -10,7 +10,10 @@ _Static_assert(PAGE_BLOCKS / 8 + 64 == BDEV_BLOCK_SIZE, "a space-map page fills 
 _Static_assert(ZONE_PAGES * PAGE_BLOCKS == ZONE_BLOCKS, "pages cover their zone");
 _Static_assert(PAGE_BLOCKS % 64 == 0, "pages are made of whole words");
 
+#define FEATURE_TIMED 1u /* of those that forbid writing to who does not know them */
+
 static const char super_magic[8] = "PARALLAX";
+#define TIME_MAGIC 0x4d495450u /* PTIM */
 #define PAGE_MAGIC 0x4d505350u /* PSPM */
 #define JBLOCK_MAGIC 0x4c4e4a50u /* PJNL */
 
@@ -28,6 +31,7 @@ void super_encode(const struct super *s, uint8_t *b)
     memset(b, 0, BDEV_BLOCK_SIZE);
     memcpy(b, super_magic, 8);
     put_le32(b + 8, SUPER_VERSION);
+    put_le64(b + 24, s->timed ? FEATURE_TIMED : 0);
     memcpy(b + 40, s->uuid, 16);
     put_le32(b + 56, s->seed);
     put_le32(b + 60, ZONE_BLOCKS);
@@ -42,8 +46,9 @@ int super_decode(const uint8_t *b, struct super *s)
 {
     if (memcmp(b, super_magic, 8) || get_le32(b + 12) != block_crc(b, 0, 12))
         return -EBADMSG;
-    if (get_le32(b + 8) != SUPER_VERSION || get_le64(b + 16) || get_le64(b + 24))
+    if (get_le32(b + 8) != SUPER_VERSION || get_le64(b + 16) || get_le64(b + 24) & ~(uint64_t)FEATURE_TIMED)
         return -EPROTONOSUPPORT;
+    s->timed = get_le64(b + 24) & FEATURE_TIMED;
     memcpy(s->uuid, b + 40, 16);
     s->seed = get_le32(b + 56);
     s->journal_start = get_le64(b + 64);
@@ -56,6 +61,16 @@ int super_decode(const uint8_t *b, struct super *s)
         return -EBADMSG;
     return 0;
 }
+
+void time_encode(uint8_t *b, uint32_t seed, uint64_t time)
+{
+    memset(b, 0, BDEV_BLOCK_SIZE);
+    put_le32(b, TIME_MAGIC);
+    put_le64(b + 8, time);
+    put_le32(b + 4, block_crc(b, seed, 4));
+}
+
+uint64_t time_decode(const uint8_t *b, uint32_t seed) { return get_le32(b) == TIME_MAGIC && get_le32(b + 4) == block_crc(b, seed, 4) ? get_le64(b + 8) : 0; }
 
 void page_encode(uint8_t *b, uint32_t seed, uint32_t zone, uint32_t page, uint64_t checkpoint, const uint64_t *words)
 {
@@ -77,8 +92,6 @@ int page_decode(const uint8_t *b, uint32_t seed, uint32_t zone, uint32_t page, u
         words[i] = get_le64(b + 64 + 8 * i);
     return 0;
 }
-
-uint64_t page_checkpoint(const uint8_t *b) { return get_le64(b + 16); }
 
 void jblock_seal(uint8_t *b, uint32_t seed, const struct jheader *h)
 {

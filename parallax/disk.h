@@ -21,10 +21,20 @@ struct super {
     uint64_t journal_start, journal_blocks; /* blocks */
     uint64_t zone_start;
     uint64_t limit_blocks; /* 0: none */
+    bool timed;            /* commits are timed (below); stores of an older Parallax are not */
 };
 void super_encode(const struct super *s, uint8_t *block);
 /* -EBADMSG damaged or not a superblock; -EPROTONOSUPPORT made by a newer version. */
 int super_decode(const uint8_t *block, struct super *out);
+
+/* ---- Times of commits ---- */
+/* The first two are written before a commit, the even times to the first, the odd to the second; the third after it. */
+#define TIME_ANNOUNCED 2u
+#define TIME_COMMITTED 4u
+
+void time_encode(uint8_t *block, uint32_t seed, uint64_t time);
+/* 0: nothing that can be believed stands there. */
+uint64_t time_decode(const uint8_t *block, uint32_t seed);
 
 /* ---- Space-map page ---- */
 #define ZONE_BLOCKS 258048u
@@ -36,8 +46,6 @@ int super_decode(const uint8_t *block, struct super *out);
 
 void page_encode(uint8_t *block, uint32_t seed, uint32_t zone, uint32_t page, uint64_t checkpoint, const uint64_t *words);
 int page_decode(const uint8_t *block, uint32_t seed, uint32_t zone, uint32_t page, uint64_t *words);
-/* Of a page that was decoded: which one wrote it. */
-uint64_t page_checkpoint(const uint8_t *block);
 
 /* ---- Journal block ---- */
 #define JBLOCK_HEADER 64u

@@ -118,6 +118,7 @@ struct store {
     uint64_t catalog_revision, checkpoint_number;
     int failed;            /* first error of a metadata write */
     bool has_lost;         /* some map may have lost entries */
+    bool age_accepted;     /* the blocks were older than the catalog when this was opened */
     bool closing;
 
     struct list_node write_queue;  /* image_req.link: whole-block writes and discards without a ticket yet */
@@ -340,11 +341,14 @@ int state_decode(const uint8_t *value, size_t length, struct stored_state *out);
 void state_fini(struct stored_state *st);
 int store_recover(struct store *s, struct stored_state *st, struct error *err);
 
-/* ---- age.c ---- */
-/* -ESTALE: the blocks are older than the catalog. Writes nothing, unless that is accepted. */
+/* ---- age.c: blocking, on any thread ---- */
+/* Before and after the commit of that state; the first is durable with the flush that must follow. */
+int store_announce(struct store *s, const struct stored_state *st);
+void store_committed(struct store *s, const struct stored_state *st);
+/* Of a new store; its flush follows. */
+int store_begin_time(struct bdev *blocks, const struct super *super, const struct stored_state *st);
+/* -ESTALE: blocks and catalog are not of one time. Writes nothing. */
 int store_check_age(struct store *s, const struct stored_state *st, struct error *err);
-/* Says that the catalog is older than the blocks. */
-void store_refuse_catalog(struct store *s, struct error *err);
 
 /* ---- ops.c, image_ops.c ---- */
 void op_done(struct store_op *op);

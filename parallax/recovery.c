@@ -4,9 +4,7 @@
  * first; what is missing at or below H is damage; above H a block of a write counts if its data verifies. The verdict
  * becomes durable, with a new epoch, before the store allocates anything. That holds also if nothing was found but a torn or
  * unreadable block: a later write of the same place could be torn so that it completes the old block.
- * Replay goes in order of tickets and uses the functions that running uses.
- * What the journal got last before the catalog was written was durable before that (C1), and stays until the journal comes round to
- * it again. Where it is not, the blocks are of an earlier time than the catalog (R4). */
+ * Replay goes in order of tickets and uses the functions that running uses. */
 #include "base/clock.h"
 #include "base/endian.h"
 #include "base/log.h"
@@ -333,13 +331,16 @@ static int seal_verdict(struct recovery *r, struct stored_state *st)
     if (!value)
         return -ENOMEM;
     struct catalog_change change = { "S", 1, value, length };
-    int err = bdev_flush(s->blocks);
+    int err = s->age_accepted ? 0 : store_announce(s, st);
+    if (!err)
+        err = bdev_flush(s->blocks);
     if (!err)
         err = catalog_apply(s->backing.catalog, "store", s->catalog_revision, &change, 1);
     free(value);
     if (err)
         return error_set(r->err, err, "store '%s': cannot make the result of recovery durable: %s", store_name(s), strerror(-err));
     s->catalog_revision++;
+    store_committed(s, st);
     return 0;
 }
 

@@ -428,13 +428,12 @@ static int read_page(const struct space *sp, struct bdev *device, uint32_t seed,
     return err;
 }
 
-int space_load(struct space *sp, struct bdev *device, uint32_t seed, uint64_t checkpoint, const uint8_t *states, size_t length)
+int space_load(struct space *sp, struct bdev *device, uint32_t seed, const uint8_t *states, size_t length)
 {
     uint8_t *buffer = bdev_buffer_alloc(1);
-    int stale = 0;
     if (!buffer)
         return -ENOMEM;
-    for (uint32_t p = 0; p < sp->max_pages && p / 4 < length && !stale; p++) {
+    for (uint32_t p = 0; p < sp->max_pages && p / 4 < length; p++) {
         unsigned s = states[p / 4] >> 2 * (p % 4) & 3;
         if (!s)
             continue;
@@ -444,10 +443,14 @@ int space_load(struct space *sp, struct bdev *device, uint32_t seed, uint64_t ch
         if (err) {
             log_error("space map page unreadable, its blocks stay unused page=%u error=%d", p, err);
             sp->page_lost[p] = 1;
-        } else if (page_checkpoint(buffer) > checkpoint) {
-            stale = -ESTALE;
         }
     }
     free(buffer);
-    return stale;
+    return 0;
+}
+
+void space_lose_pages(struct space *sp)
+{
+    for (uint32_t p = 0; p < sp->stored_pages; p++)
+        sp->page_lost[p] |= sp->page_state[p] != 0;
 }

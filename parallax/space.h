@@ -84,9 +84,10 @@ uint32_t space_encode_states(const struct space *sp, uint8_t *states);
 void space_install(struct space *sp);
 /* L: no old reader is left: held and freed blocks are free. Returns how many. */
 uint64_t space_release(struct space *sp);
-/* While opening: states as stored, then the pages. A page that cannot be read is lost, and logged. -ESTALE: one that is valid was
- * written by a checkpoint later than that one, the catalog's last. */
-int space_load(struct space *sp, struct bdev *device, uint32_t seed, uint64_t checkpoint, const uint8_t *states, size_t length);
+/* While opening: states as stored, then the pages. A page that cannot be read is lost, and logged. */
+int space_load(struct space *sp, struct bdev *device, uint32_t seed, const uint8_t *states, size_t length);
+/* After space_load: no page that was ever written is to be believed. */
+void space_lose_pages(struct space *sp);
 /* After space_load: the device cannot be whole if it ends before this address. */
 uint64_t space_end_in_use(const struct space *sp);
 #endif

@@ -47,7 +47,7 @@ static uint64_t journal_blocks_for(uint64_t size_bytes)
 
 static struct super layout(uint64_t size_bytes)
 {
-    struct super sb = { .journal_start = JOURNAL_START, .journal_blocks = journal_blocks_for(size_bytes), .limit_blocks = size_bytes / BDEV_BLOCK_SIZE };
+    struct super sb = { .timed = true, .journal_start = JOURNAL_START, .journal_blocks = journal_blocks_for(size_bytes), .limit_blocks = size_bytes / BDEV_BLOCK_SIZE };
     sb.zone_start = (sb.journal_start + sb.journal_blocks + 15) & ~15ull;
     return sb;
 }
@@ -82,10 +82,12 @@ int store_create_backing(struct backing *b, uint64_t size_bytes, struct error *e
     for (unsigned i = 0; i < SUPER_COPIES && !rc; i++)
         rc = bdev_write(b->blocks, i, block, 1);
     free(block);
-    if (!rc)
-        rc = bdev_flush(b->blocks);
     struct stored_state st = { .epoch = 1, .tail = 1, .next_version = 1, .next_image = 1, .next_line = 1 };
     memcpy(st.uuid, sb.uuid, 16);
+    if (!rc)
+        rc = store_begin_time(b->blocks, &sb, &st);
+    if (!rc)
+        rc = bdev_flush(b->blocks);
     uint32_t length;
     uint8_t *value = state_encode(&st, &length);
     if (!rc)
@@ -364,13 +366,11 @@ static int open_loaded(struct store *s, struct error *err)
     rc = load_catalog(&l, err);
     if (!rc) {
         space_set_usable(&s->space, bdev_blocks(s->blocks));
-        rc = space_load(&s->space, s->blocks, s->super.seed, l.state.checkpoint, l.page_states, l.page_states_length);
-        if (rc == -ESTALE)
-            store_refuse_catalog(s, err);
+        rc = space_load(&s->space, s->blocks, s->super.seed, l.page_states, l.page_states_length);
+        if (!rc)
+            rc = store_check_age(s, &l.state, err);
         space_opened(&s->space);
     }
-    if (!rc)
-        rc = store_check_age(s, &l.state, err);
     if (!rc)
         rc = check_length(s, err);
     if (!rc)

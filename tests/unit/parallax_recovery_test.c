@@ -379,11 +379,11 @@ static void the_second_superblock_serves_when_the_first_is_damaged(void)
 }
 
 /* Sets a bit of the superblock in both copies, with a right checksum. */
-static void set_feature(unsigned byte)
+static void set_features(unsigned byte, uint8_t features)
 {
     uint8_t block[BDEV_BLOCK_SIZE];
     bare_get(&b, 0, block);
-    block[byte] |= 4;
+    block[byte] = features;
     put_le32(block + 12, 0);
     put_le32(block + 12, crc32c(0, block, sizeof block));
     for (unsigned i = 0; i < 2; i++)
@@ -395,11 +395,37 @@ static void features_of_a_later_version_are_refused_but_for_compatible_ones(void
     static const struct { unsigned byte; int answer; } bits[] = { { 16, -EPROTONOSUPPORT }, { 24, -EPROTONOSUPPORT }, { 32, 0 } };
     for (unsigned i = 0; i < 3; i++) {
         bare_begin(&b, STORE_BYTES);
-        set_feature(bits[i].byte);
+        set_features(bits[i].byte, 4);
         bare_kill(&b);
         CU_ASSERT_EQUAL(bare_open(&b), bits[i].answer);
         bare_end(&b);
     }
+}
+
+/* It has none of the blocks that tell the time, and gets none. */
+static void a_store_from_before_there_were_times_goes_on_without(void)
+{
+    static const uint8_t zero[BDEV_BLOCK_SIZE];
+    uint8_t block[BDEV_BLOCK_SIZE];
+    bare_begin(&b, STORE_BYTES);
+    bare_kill(&b);
+    set_features(24, 0);
+    for (uint64_t i = TIME_ANNOUNCED; i <= TIME_COMMITTED; i++)
+        bare_put(&b, i, zero);
+    CU_ASSERT_EQUAL_FATAL(bare_open(&b), 0);
+    for (uint32_t i = 1; i <= 3; i++) {
+        CU_ASSERT_EQUAL(bare_write(&b, 0, 200, i), 0);
+        CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
+        bare_kill(&b);
+        CU_ASSERT_EQUAL_FATAL(bare_open(&b), 0);
+        CU_ASSERT_EQUAL(bare_read(&b, 199), i);
+    }
+    for (uint64_t i = TIME_ANNOUNCED; i <= TIME_COMMITTED; i++) {
+        bare_get(&b, i, block);
+        CU_ASSERT_FALSE(memcmp(block, zero, sizeof zero));
+    }
+    CU_ASSERT(bare_is_sound(&b));
+    bare_end(&b);
 }
 
 /* Nothing is taken from it: what it said was free may hold anything. */
@@ -438,6 +464,7 @@ int main(int argc, char **argv)
         UNIT(no_more_is_unflushed_than_recovery_looks_at), UNIT(recovery_does_not_judge_what_the_store_flushed_by_itself),
         UNIT(a_write_whose_data_failed_is_taken_back), UNIT(a_failed_journal_write_fails_the_store),
         UNIT(a_change_of_several_blocks_is_there_whole_or_not_at_all), UNIT(an_import_gets_its_name_when_what_was_written_is_durable), UNIT(the_second_superblock_serves_when_the_first_is_damaged),
-        UNIT(features_of_a_later_version_are_refused_but_for_compatible_ones), UNIT(a_space_map_page_that_cannot_be_read_gives_no_space),
+        UNIT(features_of_a_later_version_are_refused_but_for_compatible_ones), UNIT(a_store_from_before_there_were_times_goes_on_without),
+        UNIT(a_space_map_page_that_cannot_be_read_gives_no_space),
         { 0 } });
 }
