@@ -140,7 +140,7 @@ struct store {
     struct known_digest *known_digests;  /* digest.c; the walker's */
     struct checkpoint *checkpoint;
     struct loop_timer idle_timer, reclaim_timer;
-    uint64_t hurries_until_ms;           /* the store is being closed: deletions are not spread out, and not begun after this; 0: it is not */
+    uint64_t hurries_until_ms;           /* the store is being closed: deletions are not spread out, and end at this; 0: it is not. The checkpointer reads it */
     struct list_node checkpoint_waiters; /* store_op.link */
     struct list_node owned;              /* struct owned */
     struct list_node dedups;             /* dedup.c: under way, and waiting */

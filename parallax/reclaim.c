@@ -7,6 +7,7 @@
  * A dead run's block or a node that is damaged costs the space of what it named, nothing else: the store goes on. */
 #include "parallax/checkpoint.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 
 #include <errno.h>
@@ -93,6 +94,14 @@ static int add_dead(struct checkpoint *c, struct version *v, enum radix_drop wha
     return dead_gather_full(&c->gather) ? write_run(c, v) : 0;
 }
 
+/* One block of the budget, of which nothing is left when a store that closes has had its time. */
+static void spend(struct checkpoint *c)
+{
+    uint64_t until_ms = __atomic_load_n(&c->store->hurries_until_ms, __ATOMIC_RELAXED);
+    if (c->budget != UINT64_MAX)
+        c->budget = until_ms && clock_monotonic_ms() >= until_ms ? 0 : c->budget - 1;
+}
+
 /* Frees a subtree's blocks born after limit; older parts go to v's dead list. */
 static int drop_subtree(struct checkpoint *c, struct version *v, uint64_t limit, const struct radix_entry *node, unsigned level)
 {
@@ -121,8 +130,7 @@ int checkpoint_drop(struct checkpoint *c, struct version *v, uint64_t limit, enu
 {
     if (e->birth <= limit || c->budget == 0)
         return add_dead(c, v, what, e, level);
-    if (c->budget != UINT64_MAX)
-        c->budget--;
+    spend(c);
     if (what == RADIX_DROP_SUBTREE)
         return drop_subtree(c, v, limit, e, level);
     checkpoint_free_block(c, e->address);
@@ -250,7 +258,7 @@ static int walk_data(void *ctx, uint64_t block, const struct radix_entry *e)
         w->v->delete_cursor = block;
         return -EINTR;
     }
-    w->c->budget--;
+    spend(w->c);
     checkpoint_free_block(w->c, e->address);
     return 0;
 }

@@ -446,7 +446,7 @@ static void closing_done(struct store_op *op) { container_of(op, struct closing,
 int store_close(struct store *s)
 {
     struct closing c = { .op = { .done = closing_done } };
-    s->hurries_until_ms = s->opt.closing_ms ? clock_monotonic_ms() + s->opt.closing_ms : UINT64_MAX;
+    __atomic_store_n(&s->hurries_until_ms, s->opt.closing_ms ? clock_monotonic_ms() + s->opt.closing_ms : UINT64_MAX, __ATOMIC_RELAXED);
     if (is_clean(s))
         c.done = true;
     else

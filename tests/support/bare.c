@@ -11,6 +11,8 @@
 #include "tests/support/engine_pattern.h"
 #include "tests/support/unit.h"
 
+#include <poll.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,6 +27,7 @@ static struct {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     unsigned flushing, walking, writes_held;
+    atomic_uint walk_ms;
 } held = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
 
 /* ---- Holding up ---- */
@@ -51,6 +54,7 @@ static int flush(struct bdev *d)
 
 static void wait_to_walk(void)
 {
+    poll(NULL, 0, (int)atomic_load(&held.walk_ms));
     pthread_mutex_lock(&held.lock);
     held.walking++;
     while (held.walks)
@@ -80,6 +84,7 @@ static void interpose(struct bare *b)
     held.ops.read = read_blocking;
     held.ops.read_many = read_many;
     held.reads = held.writes = held.submitted_flushes = held.walks = held.flushes = false;
+    atomic_store(&held.walk_ms, 0);
     list_init(&held.waiting);
     b->backing.blocks->ops = &held.ops;
 }
@@ -136,6 +141,12 @@ void bare_hold_walks(struct bare *b)
 {
     (void)b;
     set_blocking(&held.walks, true);
+}
+
+void bare_slow_walks(struct bare *b, unsigned ms)
+{
+    (void)b;
+    atomic_store(&held.walk_ms, ms);
 }
 
 void bare_release_walks(struct bare *b)

@@ -84,6 +84,8 @@ void bare_hold_submitted_flushes(struct bare *b);
 void bare_hold_walks(struct bare *b);
 bool bare_walk_held(struct bare *b);
 void bare_release_walks(struct bare *b);
+/* From now on each of them takes so long at least; 0: no longer. */
+void bare_slow_walks(struct bare *b, unsigned ms);
 /* From now on blocking flushes wait; until bare_release. bare_flush_held: whether one does. */
 void bare_hold_flushes(struct bare *b);
 bool bare_flush_held(struct bare *b);

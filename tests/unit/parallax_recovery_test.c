@@ -402,6 +402,28 @@ static void features_of_a_later_version_are_refused_but_for_compatible_ones(void
     }
 }
 
+/* As a power cut may leave it that comes before the flush of the next commit. */
+static void an_announcement_that_is_not_whole_leaves_the_one_before_it(void)
+{
+    uint8_t block[BDEV_BLOCK_SIZE], seed[BDEV_BLOCK_SIZE];
+    bare_begin(&b, STORE_BYTES);
+    bare_get(&b, 0, seed);
+    for (uint32_t i = 1; i <= 4; i++) {
+        CU_ASSERT_EQUAL(bare_write(&b, 0, 10, i), 0);
+        CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
+        bare_kill(&b);
+        bare_get(&b, TIME_COMMITTED, block);
+        uint64_t now = time_decode(block, get_le32(seed + 56));
+        CU_ASSERT(now > 1);
+        memset(block, 0xa5, sizeof block);
+        bare_put(&b, TIME_ANNOUNCED + (now + 1) % 2, block);
+        CU_ASSERT_EQUAL_FATAL(bare_open(&b), 0);
+        CU_ASSERT_EQUAL(bare_read(&b, 9), i);
+    }
+    CU_ASSERT(bare_is_sound(&b));
+    bare_end(&b);
+}
+
 /* It has none of the blocks that tell the time, and gets none. */
 static void a_store_from_before_there_were_times_goes_on_without(void)
 {
@@ -464,7 +486,7 @@ int main(int argc, char **argv)
         UNIT(no_more_is_unflushed_than_recovery_looks_at), UNIT(recovery_does_not_judge_what_the_store_flushed_by_itself),
         UNIT(a_write_whose_data_failed_is_taken_back), UNIT(a_failed_journal_write_fails_the_store),
         UNIT(a_change_of_several_blocks_is_there_whole_or_not_at_all), UNIT(an_import_gets_its_name_when_what_was_written_is_durable), UNIT(the_second_superblock_serves_when_the_first_is_damaged),
-        UNIT(features_of_a_later_version_are_refused_but_for_compatible_ones), UNIT(a_store_from_before_there_were_times_goes_on_without),
+        UNIT(features_of_a_later_version_are_refused_but_for_compatible_ones), UNIT(a_store_from_before_there_were_times_goes_on_without), UNIT(an_announcement_that_is_not_whole_leaves_the_one_before_it),
         UNIT(a_space_map_page_that_cannot_be_read_gives_no_space),
         { 0 } });
 }

@@ -416,6 +416,37 @@ static void closing_goes_on_with_deletions_for_so_long_only(void)
     bare_end(&b);
 }
 
+/* One that a single checkpoint carries out, but for the time. */
+static void closing_stops_in_the_middle_of_a_deletion(void)
+{
+    struct bare_run run;
+    struct store_status status;
+    const char *name = "a";
+    bare_begin(&b, 2 * STORE_BYTES);
+    for (uint64_t i = 0; i < 1024; i++)
+        CU_ASSERT_EQUAL(bare_write(&b, i * 256, 1, 1), 0);
+    b.closing_ms = 1;
+    bare_reopen(&b);
+    image_close(b.img);
+    bare_arm(&run);
+    image_delete(b.store, &run.op, &name, 1, true, false);
+    CU_ASSERT_EQUAL_FATAL(bare_wait(&b, &run), 0);
+    bare_slow_walks(&b, 10);
+    CU_ASSERT_EQUAL(store_close(b.store), 0);
+    b.store = NULL;
+    bare_slow_walks(&b, 0);
+    CU_ASSERT_EQUAL(bare_open(&b), -ENOENT); /* the image is gone; the store is open */
+    store_get_status(b.store, &status);
+    CU_ASSERT(status.deletions_pending > 0);
+    for (unsigned i = 0; i < 4; i++)
+        CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
+    store_get_status(b.store, &status);
+    CU_ASSERT_EQUAL(status.deletions_pending, 0);
+    CU_ASSERT(bare_is_sound(&b));
+    bare_kill(&b);
+    bare_end(&b);
+}
+
 static void no_finding(void *ctx, const char *line) { (void)ctx, (void)line; }
 
 /* A check takes as long as the store is large; guests that write meanwhile need space. */
@@ -687,6 +718,7 @@ int main(int argc, char **argv)
         UNIT(a_block_that_is_being_read_is_not_used_again), UNIT(a_full_store_can_still_checkpoint_discard_and_delete), UNIT(a_write_gets_what_was_discarded_before_it), UNIT(requests_that_come_together_wait_for_room_that_a_checkpoint_makes),
         UNIT(no_number_of_discards_takes_the_reserve_of_a_full_store), UNIT(no_number_of_snapshots_takes_the_reserve_of_a_full_store),
         UNIT(deletions_one_after_another_share_checkpoints), UNIT(closing_ends_what_is_being_deleted), UNIT(closing_goes_on_with_deletions_for_so_long_only),
+        UNIT(closing_stops_in_the_middle_of_a_deletion),
         UNIT(a_check_does_not_keep_the_store_from_growing), UNIT(writes_that_failed_take_no_space),
         UNIT(space_that_could_not_be_given_back_is_not_filled_over_its_users),
         UNIT(space_that_was_given_back_in_part_is_filled_before_it_is_used), UNIT(a_block_that_rotted_is_an_error_and_costs_no_other), { 0 } });
