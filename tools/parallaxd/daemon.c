@@ -33,6 +33,7 @@
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -51,7 +52,8 @@ struct daemon {
     uint64_t watchdog_ms;
     int given; /* the service manager's control socket, or -1 */
     struct exporter *exporter;
-    bool stopping, useless, made_socket;
+    bool stopping, useless;
+    struct stat socket_file; /* what was made at `socket`; st_ino 0: nothing */
 };
 
 /* ---- Callbacks ---- */
@@ -186,8 +188,8 @@ static int open_socket(struct daemon *d, struct error *err)
     if (fd < 0 && place_socket_to_serve(d->key, d->opt->socket, d->socket, err))
         return err->code;
     int bad = server_create(&o, &d->server);
-    if (!bad && fd < 0)
-        d->made_socket = (bad = control_listen(d->socket, PLACE_GROUP, &fd)) == 0;
+    if (!bad && fd < 0 && !(bad = control_listen(d->socket, PLACE_GROUP, &fd)) && lstat(d->socket, &d->socket_file) < 0)
+        bad = -errno;
     if (!bad)
         bad = server_listen(d->server, fd);
     return bad ? error_set(err, bad, "cannot serve at %.300s: %s; name another path with --socket", d->socket, strerror(-bad)) : 0;
@@ -214,6 +216,14 @@ static int begin(struct daemon *d, struct error *err)
 
 /* ---- The end ---- */
 
+/* Unless another daemon's stands there by now. */
+static void remove_socket(const struct daemon *d)
+{
+    struct stat now;
+    if (d->socket_file.st_ino && lstat(d->socket, &now) == 0 && now.st_dev == d->socket_file.st_dev && now.st_ino == d->socket_file.st_ino)
+        unlink(d->socket);
+}
+
 static void finish(struct daemon *d, struct error *err)
 {
     if (d->exporter)
@@ -228,8 +238,7 @@ static void finish(struct daemon *d, struct error *err)
         blkback_stop(d->backend, true);
     if (*d->state_directory)
         rmdir(d->state_directory); /* stays while guests wait for the next daemon, because then it holds their tables */
-    if (d->made_socket)
-        unlink(d->socket);
+    remove_socket(d);
     if (d->server && d->given < 0)
         place_forget_socket(d->key);
     if (d->server)
