@@ -6,6 +6,8 @@
  * Nodes and data are read many at a time: one by one, a store of small blocks would take hours, and days beside busy guests.
  * Order: versions that somebody can name; hidden ones with branches, so that what only they hold is known; the rest. A
  * version whose deletion into its child has begun (V5) is no longer walked: what is left of it stands in the child's dead runs.
+ * A block that is met again must be the same to who names it, by its checksum: else it was given to two, and one has lost it. Of
+ * each a byte is kept.
  * References are counted by a second walk: each version by the births that are its own (consistency.md, 31a). */
 #include "parallax/mend.h"
 #include "parallax/references.h"
@@ -54,6 +56,7 @@ struct check {
     struct dead_run *runs;
     uint32_t run_count;
     uint64_t *image, *reached; /* bit maps from zone_start on */
+    uint8_t *prints;           /* of the checksum of each block that was reached */
     uint64_t marked;
     uint64_t words, usable;
     struct list_node findings;
@@ -79,6 +82,8 @@ static void check_free(struct check *c)
         munmap(c->image, c->words * 8);
     if (c->reached)
         munmap(c->reached, c->words * 8);
+    if (c->prints)
+        munmap(c->prints, c->words * 64);
     for (uint32_t i = 0; i < c->run_count; i++)
         free(c->runs[i].crcs);
     references_fini(&c->references);
@@ -106,8 +111,18 @@ __attribute__((format(printf, 2, 3))) static void report(struct check *c, const 
 
 /* ---- On the helper's thread ---- */
 
-/* Marks a block; false if it was marked before. */
-static bool mark(struct check *c, uint64_t address)
+static uint8_t print_of(uint32_t crc) { return (uint8_t)(crc ^ crc >> 8 ^ crc >> 16 ^ crc >> 24); }
+
+/* The one who lost it may hold more blocks below it, which nobody knows. */
+static void tell_two_users(struct check *c, uint64_t address)
+{
+    c->result->damaged++;
+    c->mend.blind = true;
+    report(c, "%s: block %llu has another user, for whom it holds something else", c->name, (unsigned long long)address);
+}
+
+/* Marks a block, of which its user knows the checksum; false if it was marked before. */
+static bool mark(struct check *c, uint64_t address, uint32_t crc)
 {
     uint64_t i = address - c->store->super.zone_start, bit = 1ull << (i % 64);
     if (address < c->store->super.zone_start || address >= c->usable) {
@@ -115,9 +130,13 @@ static bool mark(struct check *c, uint64_t address)
         report(c, "%s: address %llu lies outside the store", c->name, (unsigned long long)address);
         return false;
     }
-    if (c->reached[i / 64] & bit)
+    if (c->reached[i / 64] & bit) {
+        if (c->prints[i] != print_of(crc))
+            tell_two_users(c, address);
         return false;
+    }
     c->reached[i / 64] |= bit;
+    c->prints[i] = print_of(crc);
     c->marked++;
     if (!(c->image[i / 64] & bit)) {
         c->result->wrongly_free++;
@@ -143,7 +162,7 @@ static void check_gathered(struct check *c)
 static int check_data(void *ctx, uint64_t block, const struct radix_entry *e)
 {
     struct check *c = ctx;
-    if (!mark(c, e->address))
+    if (!mark(c, e->address, e->crc))
         return 0;
     c->result->blocks_checked++;
     if (!(c->flags & STORE_CHECK_DATA))
@@ -158,7 +177,7 @@ static int check_data(void *ctx, uint64_t block, const struct radix_entry *e)
 static bool enter_node(void *ctx, const struct radix_entry *node)
 {
     struct check *c = ctx;
-    return mark(c, node->address) || c->version->cursor;
+    return mark(c, node->address, node->crc) || c->version->cursor;
 }
 
 static int count_node(void *ctx, unsigned level, uint64_t first, const struct radix_entry *node)
@@ -263,7 +282,7 @@ static int check_dead_entry(struct check *c, const struct checked_version *v, co
 {
     static const struct checked_version whole = { .cursor = 0 };
     if (v->parent_begun) {
-        int err = e->what == RADIX_DROP_SUBTREE ? check_subtree(c, &whole, e->level, &e->block) : (mark(c, e->block.address), 0);
+        int err = e->what == RADIX_DROP_SUBTREE ? check_subtree(c, &whole, e->level, &e->block) : (mark(c, e->block.address, e->block.crc), 0);
         return err ? err : count_dead_reference(c, v, e);
     }
     if (is_marked(c, e->block.address) || c->mend.blind)
@@ -279,7 +298,7 @@ static int check_run(struct check *c, const struct checked_version *v, const str
     int err = 0;
     for (uint32_t b = 0; b < dead_run_blocks(r) && !err; b++) {
         uint32_t n;
-        mark(c, r->address + b);
+        mark(c, r->address + b, r->crcs[b]);
         err = dead_run_read(r, c->store->blocks, c->store->super.seed, b, entries, &n, c->buffer);
         if (err == -EIO)
             err = dead_run_read(r, c->store->blocks, c->store->super.seed, b, entries, &n, c->buffer);
@@ -447,9 +466,9 @@ static int copy_version(struct check *c, const struct version *v)
     return 0;
 }
 
-static uint64_t *bit_map(uint64_t words)
+static void *zeroes(uint64_t bytes)
 {
-    void *p = mmap(NULL, words * 8, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     return p == MAP_FAILED ? NULL : p;
 }
 
@@ -465,10 +484,11 @@ static int copy_all(struct check *c)
     c->words = (uint64_t)s->space.pages * PAGE_WORDS;
     c->versions = calloc(h->count + 1, sizeof *c->versions);
     c->runs = calloc(runs + 1, sizeof *c->runs);
-    c->image = bit_map(c->words);
-    c->reached = bit_map(c->words);
+    c->image = zeroes(c->words * 8);
+    c->reached = zeroes(c->words * 8);
+    c->prints = zeroes(c->words * 64);
     c->buffer = bdev_buffer_alloc(DATA_BATCH);
-    if (references_init(&c->references, s) || !c->versions || !c->runs || !c->image || !c->reached || !c->buffer)
+    if (references_init(&c->references, s) || !c->versions || !c->runs || !c->image || !c->reached || !c->prints || !c->buffer)
         return -ENOMEM;
     memcpy(c->image, s->space.image, c->words * 8);
     for (uint64_t w = 0; w < c->words; w++)
