@@ -138,7 +138,9 @@ static uint64_t read_number(const char *path)
 static void look_at_aio(struct doctor *d)
 {
     uint64_t used = read_number("/proc/sys/fs/aio-nr"), most = read_number("/proc/sys/fs/aio-max-nr");
-    if (most < used + 4096)
+    if (!most)
+        report(d, WARN, "aio", "/proc/sys/fs/aio-max-nr cannot be read: how much asynchronous I/O there is stays unknown");
+    else if (most < used + 4096)
         report(d, FAIL, "aio", "%llu of %llu asynchronous requests are taken; raise fs.aio-max-nr with sysctl", (unsigned long long)used,
                (unsigned long long)most);
     else if (most < AIO_WANTED)

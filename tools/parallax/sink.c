@@ -85,10 +85,11 @@ static int open_file(struct sink *s, struct error *err)
     char directory[PATH_MAX];
     s->kind = SINK_FILE;
     directory_of(s->path, directory);
-    s->fd = open(directory, O_TMPFILE | O_WRONLY | O_CLOEXEC, 0666);
+    bool can_be_named = access("/proc/self/fd", X_OK) == 0; /* a file that has no name gets one by that */
+    s->fd = can_be_named ? open(directory, O_TMPFILE | O_WRONLY | O_CLOEXEC, 0666) : -1;
     if (s->fd >= 0)
         return 0;
-    if (errno == EOPNOTSUPP || errno == EISDIR) {
+    if (!can_be_named || errno == EOPNOTSUPP || errno == EISDIR) {
         int n = snprintf(s->temporary, sizeof s->temporary, "%s/.%.200s.XXXXXX", directory, base_of(s->path));
         s->fd = n < (int)sizeof s->temporary ? mkostemp(s->temporary, O_CLOEXEC) : -1;
         s->named = s->fd >= 0;
