@@ -7,6 +7,7 @@
 #include "tools/parallax/child.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <grp.h>
 #include <limits.h>
 #include <mntent.h>
@@ -17,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -71,7 +73,10 @@ static int check_mode(const struct args *a)
 static int find_directory(const char *text, char out[PATH_MAX])
 {
     struct stat st;
-    if (!realpath(text, out) || stat(out, &st) < 0)
+    bool there = realpath(text, out) && stat(out, &st) == 0;
+    if (!there && errno == ENOTCONN)
+        return cli_fail_text("what was mounted on '%s' has died; 'parallax umount %s' takes it away", text, text);
+    if (!there)
         return cli_fail_text("cannot mount on '%s': %s", text, strerror(errno));
     return S_ISDIR(st.st_mode) ? EXIT_DONE : cli_fail_text("cannot mount on '%s': it is not a directory", text);
 }
@@ -91,6 +96,23 @@ static bool shows_store(const char *directory)
 }
 
 /* ---- mount ---- */
+
+/* Whether the store lies in the directory, or is it: a mount would hide it from all who come later. */
+static bool holds_store(const char *directory, const char *store)
+{
+    size_t length = strlen(directory);
+    length -= directory[length - 1] == '/';
+    return !strncmp(store, directory, length) && (store[length] == '/' || !store[length]);
+}
+
+/* Open and locked until the mount is there, so that of two at a time the second sees the first; -1 if it cannot be. */
+static int lock_directory(const char *directory)
+{
+    int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    while (fd >= 0 && flock(fd, LOCK_EX) < 0 && errno == EINTR)
+        ;
+    return fd;
+}
 
 struct mounted {
     struct cli *cli;
@@ -171,8 +193,13 @@ static int run_mount(struct cli *cli, const struct args *a)
         status = find_directory(a->words[0], directory);
     if (status != EXIT_DONE)
         return status;
-    if (shows_store(directory))
+    if (holds_store(directory, cli->store_key))
+        return cli_fail_text("cannot mount on %s: the store itself lies there, and would be hidden", directory);
+    int lock = lock_directory(directory);
+    if (shows_store(directory)) {
+        close(lock);
         return cli_fail_text("a store is mounted on %s already; 'parallax umount %s' ends that", directory, directory);
+    }
     int bad = cli_connect_daemon(cli, &err);
     if (bad == -ENOENT && child_start(cli, "local", &w.daemon, &err) == 0)
         cli_note(cli, "parallax: no daemon serves this store: started one, pid %d; it ends with this command", (int)w.daemon);
@@ -180,10 +207,14 @@ static int run_mount(struct cli *cli, const struct args *a)
     bool stays = w.daemon || option_set(a, "foreground");
     door_arguments(cli, a, &owner, directory, !stays, argv);
     if (!err.code && child_run(cli, argv, !stays, &w.door, &err) == 0) {
+        close(lock);
+        lock = -1;
         print_mounted(&w, directory);
         if (stays)
             stay(&w, &err);
     }
+    if (lock >= 0)
+        close(lock);
     if (w.daemon)
         child_stop(w.daemon);
     return err.code ? cli_fail(&err) : EXIT_DONE;
