@@ -1,60 +1,10 @@
 /* blkback_ring_test.c - what the backend does with requests made by hand: good ones in odd shapes, bad ones, broken rings. */
-#include "tests/support/blkback_world.h"
+#include "tests/support/blkback_lone_ring.h"
 
 #include <errno.h>
 
-#define DISK_BYTES (4u << 20)
 #define DISK_SECTORS (DISK_BYTES / 512)
 #define SECOND_VDEV 51728u
-
-static struct raw ring;
-static uint8_t *page; /* granted */
-static hv_gref page_ref;
-
-static void begin_with(const struct blkback_options *opt, const char *mode, enum blkif_abi abi)
-{
-    world_begin(opt, DISK_BYTES);
-    world.device.mode = mode;
-    world_attach();
-    ring = world_raw(abi, 0);
-    CU_ASSERT_EQUAL_FATAL(raw_connect(&ring), 0);
-    raw_put(&ring, "state", "4");
-    page = hv_arena_alloc(world.guest, 1);
-    CU_ASSERT_EQUAL_FATAL(hv_grant_share(world.guest, ring.backend, page, false, &page_ref), 0);
-}
-
-static void begin(void) { begin_with(&(struct blkback_options){ 0 }, "w", BLKIF_ABI_X86_64); }
-
-static void end(void)
-{
-    raw_put(&ring, "state", "6");
-    CU_ASSERT_EQUAL(raw_wait_backend(&ring, 6, 5000), 0);
-    CU_ASSERT(raw_release(&ring)); /* nothing of ours is mapped any more */
-    CU_ASSERT_EQUAL(hv_grant_unshare(world.guest, page_ref), 0);
-    world_end();
-}
-
-static struct raw_response answer(void)
-{
-    struct raw_response rsp = { .status = 99 };
-    raw_push(&ring);
-    CU_ASSERT_EQUAL(raw_response(&ring, 5000, &rsp), 0);
-    CU_ASSERT(rsp.clean);
-    return rsp;
-}
-
-static struct blkif_segment whole(void) { return (struct blkif_segment){ .gref = page_ref, .last_sect = 7 }; }
-
-/* A good request still works: the ring and the disk are in order. */
-static void still_serves(void)
-{
-    struct blkif_segment s = whole();
-    memset(page, 0x5a, 4096);
-    raw_rw(&ring, BLKIF_OP_WRITE, 4711, 16, &s, 1);
-    struct raw_response rsp = answer();
-    CU_ASSERT(rsp.id == 4711 && rsp.op == BLKIF_OP_WRITE && rsp.status == 0);
-    CU_ASSERT_EQUAL(fake.data[16 * 512], 0x5a);
-}
 
 static void expect_error(uint64_t id, uint8_t op, int status)
 {
@@ -497,15 +447,6 @@ static void requests_wait_when_buffers_are_used_up(void)
 /* Writes that wait, in a store that is full, as many as a ring has room for, and of a MiB each: ids 0, 1, … */
 enum { WAITING = 28 };
 
-static struct blkif_segment *indirect_page(hv_gref *ref)
-{
-    struct blkif_segment *s = hv_arena_alloc(world.guest, 1);
-    CU_ASSERT_EQUAL_FATAL(hv_grant_share(world.guest, ring.backend, s, false, ref), 0);
-    for (unsigned i = 0; i < 256; i++)
-        s[i] = whole();
-    return s;
-}
-
 static void fill_up(hv_gref segments)
 {
     fake.hold_writes = true;
@@ -593,55 +534,6 @@ static void a_guest_that_leaves_may_have_writes_that_wait(void)
     end();
 }
 
-enum { LARGE = 20, LARGE_SEGMENTS = 32, LARGE_A_TURN = 4 }; /* requests of 128 KiB; a turn carries half a MiB */
-
-static void send_large(uint8_t op, hv_gref segments)
-{
-    fake.hold = true;
-    for (unsigned i = 0; i < LARGE; i++)
-        raw_indirect(&ring, op, i, i * LARGE_SEGMENTS * 8, segments, LARGE_SEGMENTS);
-    raw_push(&ring);
-    CU_ASSERT(world_until(fake.in_flight));
-}
-
-static void expect_large_to_end(hv_gref segments)
-{
-    for (unsigned i = 0; i < LARGE; i++)
-        CU_ASSERT_EQUAL(answer().status, 0);
-    still_serves();
-    CU_ASSERT_EQUAL(hv_grant_unshare(world.guest, segments), 0);
-}
-
-static void writes_go_to_the_image_while_the_next_are_copied(void)
-{
-    begin();
-    hv_gref segments;
-    indirect_page(&segments);
-    send_large(BLKIF_OP_WRITE, segments);
-    CU_ASSERT_EQUAL(fake.in_flight, LARGE_A_TURN);
-    CU_ASSERT(world_until(fake.in_flight == LARGE)); /* the next turn needs neither an event nor the end of something */
-    fake_release();
-    expect_large_to_end(segments);
-    end();
-}
-
-static uint32_t responses(void) { return __atomic_load_n(&ring.shared->rsp_prod, __ATOMIC_ACQUIRE) - ring.rsp_cons; }
-
-static void reads_are_answered_while_the_next_are_copied(void)
-{
-    begin();
-    hv_gref segments;
-    indirect_page(&segments);
-    send_large(BLKIF_OP_READ, segments);
-    CU_ASSERT_EQUAL(fake.in_flight, LARGE);
-    fake_release();
-    CU_ASSERT(world_until(responses()));
-    CU_ASSERT_EQUAL(responses(), LARGE_A_TURN);
-    CU_ASSERT(world_until(responses() == LARGE));
-    expect_large_to_end(segments);
-    end();
-}
-
 /* Each of the pages in turn is what a request reads or writes. */
 static void use_pages(struct raw *r, uint8_t op, unsigned count, hv_gref refs[])
 {
@@ -726,7 +618,7 @@ int main(int argc, char **argv)
         UNIT(discards_are_checked_for_overflow_and_begin_anywhere), UNIT(unknown_operations_are_not_supported), UNIT(bad_grants_fail_their_request_only),
         UNIT(one_bad_request_in_a_batch_leaves_the_others_alone), UNIT(a_changed_page_after_the_request_changes_nothing),
         UNIT(flush_and_barrier_keep_their_order),
-        UNIT(a_request_that_changes_after_it_was_taken_is_what_it_was), UNIT(the_guest_is_notified_when_it_asked_for_it), UNIT(a_busy_ring_is_looked_at_without_notifications), UNIT(writes_go_to_the_image_while_the_next_are_copied), UNIT(reads_are_answered_while_the_next_are_copied), UNIT(an_error_of_the_image_reaches_the_guest), UNIT(reads_return_partial_pages_where_asked),
+        UNIT(a_request_that_changes_after_it_was_taken_is_what_it_was), UNIT(the_guest_is_notified_when_it_asked_for_it), UNIT(a_busy_ring_is_looked_at_without_notifications), UNIT(an_error_of_the_image_reaches_the_guest), UNIT(reads_return_partial_pages_where_asked),
         UNIT(a_run_away_producer_disconnects_and_may_come_back), UNIT(a_storm_of_events_costs_little),
         UNIT(requests_wait_when_buffers_are_used_up), UNIT(writes_that_wait_for_room_hold_up_nothing_else),
         UNIT(writes_that_wait_are_done_by_the_next_backend), UNIT(a_guest_that_leaves_may_have_writes_that_wait),
