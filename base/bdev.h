@@ -2,8 +2,8 @@
  * delay and power-cut devices.
  *
  * Words: a block is BDEV_BLOCK_SIZE bytes; an address is a block number on the device.
- * Threads: bdev_submit belongs to the device's loop; bdev_read, bdev_read_many, bdev_write, bdev_flush, bdev_grow, bdev_punch, bdev_fill and bdev_zero block and
- * may be called from any other thread, at any time.
+ * Threads: bdev_submit belongs to the device's loop; bdev_read, bdev_read_many, bdev_write, bdev_write_many, bdev_flush, bdev_grow,
+ * bdev_punch, bdev_fill and bdev_zero block and may be called from any other thread, at any time.
  * Errors: 0 or negative errno. A device that has no room says -ENOSPC; a short transfer is -EIO.
  * Order: requests complete in any order, and a request sees the effect of another only if that one had completed before it
  * was submitted. A completed write is in the device but survives power loss only after a flush that was submitted later has
@@ -42,6 +42,8 @@ struct bdev_ops {
     int (*write)(struct bdev *d, uint64_t block, const void *buf, uint32_t blocks);
     /* Reads `count` single blocks at once, in any order: bufs[i] gets blocks[i]. The first error, if any. */
     int (*read_many)(struct bdev *d, const uint64_t *blocks, void *const *bufs, unsigned count);
+    /* Likewise the other way: blocks[i] gets bufs[i]. After an error any of them may have been written. */
+    int (*write_many)(struct bdev *d, const uint64_t *blocks, void *const *bufs, unsigned count);
     int (*flush)(struct bdev *d);
     /* Makes addresses up to `blocks` usable and physically allocated, durably; what is new reads as zeroes. Grows the file if there is
      * one. */
@@ -76,6 +78,10 @@ static inline int bdev_write(struct bdev *d, uint64_t block, const void *buf, ui
 static inline int bdev_read_many(struct bdev *d, const uint64_t *blocks, void *const *bufs, unsigned count)
 {
     return d->ops->read_many(d, blocks, bufs, count);
+}
+static inline int bdev_write_many(struct bdev *d, const uint64_t *blocks, void *const *bufs, unsigned count)
+{
+    return d->ops->write_many(d, blocks, bufs, count);
 }
 static inline int bdev_flush(struct bdev *d) { return d->ops->flush(d); }
 static inline int bdev_grow(struct bdev *d, uint64_t blocks) { return d->ops->grow(d, blocks); }

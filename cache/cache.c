@@ -219,6 +219,11 @@ static int cache_read_many(struct bdev *d, const uint64_t *blocks, void *const *
     return bdev_read_many(self(d)->lower, blocks, bufs, count);
 }
 
+static int cache_write_many(struct bdev *d, const uint64_t *blocks, void *const *bufs, unsigned count)
+{
+    return bdev_write_many(self(d)->lower, blocks, bufs, count);
+}
+
 static int cache_flush(struct bdev *d) { return bdev_flush(self(d)->lower); }
 static int cache_punch(struct bdev *d, uint64_t block, uint64_t blocks) { return bdev_punch(self(d)->lower, block, blocks); }
 static int cache_fill(struct bdev *d, uint64_t block, uint64_t blocks) { return bdev_fill(self(d)->lower, block, blocks); }
@@ -248,7 +253,7 @@ static void cache_close(struct bdev *d)
 }
 
 static const struct bdev_ops cache_ops = {
-    .submit = cache_submit, .read = cache_read, .write = cache_write, .read_many = cache_read_many,
+    .submit = cache_submit, .read = cache_read, .write = cache_write, .read_many = cache_read_many, .write_many = cache_write_many,
     .flush = cache_flush,   .grow = cache_grow, .punch = cache_punch, .fill = cache_fill, .zero = cache_zero, .hole = cache_hole, .close = cache_close,
 };
 

@@ -15,33 +15,45 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define REFILL_BLOCKS 1024u
 #define IDLE_MS 2000u
 #define RECLAIM_MIN_MS 20u
 #define RECLAIM_REST 4u /* between two checkpoints for deletions, times as long as the last one took */
 
-/* Blocks for the thread. When all that is free is lent to the data, part of that loan is taken back: the reserve of S1 counts
- * it as free. */
-static int lend_blocks(struct store *s, struct space_run *out)
+/* Blocks for the thread: many runs at once, because in a store that is old they are short. When all that is free is lent to the
+ * data, part of that loan is taken back: the reserve of S1 counts it as free. */
+static int lend(struct checkpoint *c)
 {
-    int err = space_take(&s->space, REFILL_BLOCKS, out);
-    uint64_t lent = s->run.end - s->run.next;
-    if (err != -ENOSPC || lent == 0)
-        return err;
-    uint64_t part = lent < REFILL_BLOCKS ? lent : REFILL_BLOCKS;
+    struct store *s = c->store;
+    uint64_t want = LOAN_BLOCKS, of_data = s->run.end - s->run.next;
+    c->loan_at = c->loan_count = 0;
+    while (want && c->loan_count < LOAN_RUNS && !space_take(&s->space, want, &c->loan[c->loan_count])) {
+        want -= c->loan[c->loan_count].end - c->loan[c->loan_count].next;
+        c->loan_count++;
+    }
+    if (c->loan_count)
+        return 0;
+    if (of_data == 0)
+        return -ENOSPC;
+    uint64_t part = of_data < LOAN_BLOCKS ? of_data : LOAN_BLOCKS;
     s->run.end -= part;
-    *out = (struct space_run){ s->run.end, s->run.end + part };
+    c->loan[c->loan_count++] = (struct space_run){ s->run.end, s->run.end + part };
     return 0;
 }
 
-static void refill_run(struct loop_task *t)
+static void lend_run(struct loop_task *t)
 {
-    struct checkpoint *c = container_of(t, struct checkpoint, refill_task);
+    struct checkpoint *c = container_of(t, struct checkpoint, lend_task);
     pthread_mutex_lock(&c->lock);
-    c->refill_error = lend_blocks(c->store, &c->run);
-    c->refill_done = true;
-    pthread_cond_signal(&c->refilled);
+    c->lend_error = lend(c);
+    c->lend_done = true;
+    pthread_cond_signal(&c->lent);
     pthread_mutex_unlock(&c->lock);
+}
+
+static void end_loan(struct checkpoint *c)
+{
+    for (; c->loan_at < c->loan_count; c->loan_at++)
+        space_give_back(&c->store->space, c->loan[c->loan_at].next, c->loan[c->loan_at].end - c->loan[c->loan_at].next);
 }
 
 static void idle_expired(struct loop_timer *t)
@@ -65,8 +77,8 @@ int checkpoint_init(struct store *s)
     c->store = s;
     c->gather.entries = malloc(DEAD_RUN_ENTRIES * sizeof *c->gather.entries);
     pthread_mutex_init(&c->lock, NULL);
-    pthread_cond_init(&c->refilled, NULL);
-    c->refill_task.run = refill_run;
+    pthread_cond_init(&c->lent, NULL);
+    c->lend_task.run = lend_run;
     s->idle_timer.expired = idle_expired;
     s->reclaim_timer.expired = reclaim_expired;
     return c->gather.entries ? 0 : -ENOMEM;
@@ -184,9 +196,7 @@ static void install(struct loop_task *t)
     struct checkpoint *c = container_of(t, struct checkpoint, job.done);
     struct store *s = c->store;
     struct index *frozen = &s->index[1 - s->active];
-    if (c->run.next < c->run.end)
-        space_give_back(&s->space, c->run.next, c->run.end - c->run.next);
-    c->run = (struct space_run){ 0 };
+    end_loan(c);
     if (c->error) {
         char what[128];
         snprintf(what, sizeof what, "a checkpoint (%s)", c->error_what);
@@ -311,7 +321,7 @@ void checkpoint_abandon(struct store *s)
         return;
     pthread_mutex_lock(&c->lock);
     c->abandoned = true;
-    pthread_cond_signal(&c->refilled);
+    pthread_cond_signal(&c->lent);
     pthread_mutex_unlock(&c->lock);
 }
 
@@ -323,9 +333,9 @@ void checkpoint_fini(struct store *s)
     plan_end(c);
     loop_timer_stop(s->loop, &s->idle_timer);
     loop_timer_stop(s->loop, &s->reclaim_timer);
-    loop_unpost(s->loop, &c->refill_task);
+    loop_unpost(s->loop, &c->lend_task);
     free(c->gather.entries);
     pthread_mutex_destroy(&c->lock);
-    pthread_cond_destroy(&c->refilled);
+    pthread_cond_destroy(&c->lent);
     free(c);
 }

@@ -5,6 +5,8 @@
 #include "parallax/parallax_private.h"
 
 #define DELETIONS_MAX 256u
+#define LOAN_BLOCKS 1024u       /* lent to the thread at a time, */
+#define LOAN_RUNS 256u          /* in so many runs at most */
 #define RECLAIM_DEAD_BLOCKS 192u /* of dead runs that deletions may write in one checkpoint: less than the fixed reserve (S1) */
 
 enum { PLAN_NONE, PLAN_DELETED, PLAN_NEIGHBOUR };
@@ -74,16 +76,17 @@ struct checkpoint {
     struct job job;
     int error;
     const char *error_what;
-    struct space_run run;          /* the thread's blocks */
+    struct space_run loan[LOAN_RUNS]; /* the thread's blocks: those of loan[loan_at] next */
+    uint32_t loan_at, loan_count;
     struct dead_gather gather;
     uint64_t budget;               /* blocks that may still be freed by deletions; while merging: no bound */
     uint32_t dead_blocks;          /* of dead runs written by deletions */
 
-    pthread_mutex_t lock;          /* refill: the thread asks the loop for blocks */
-    pthread_cond_t refilled;
-    struct loop_task refill_task;
-    bool refill_done, abandoned;
-    int refill_error;
+    pthread_mutex_t lock;          /* the thread asks the loop for a loan */
+    pthread_cond_t lent;
+    struct loop_task lend_task;
+    bool lend_done, abandoned;
+    int lend_error;
 };
 
 /* ---- plan.c, on the loop ---- */

@@ -16,29 +16,32 @@
 
 /* ---- Blocks for the thread: lent by the loop ---- */
 
-static int refill(struct checkpoint *c)
+static int borrow(struct checkpoint *c)
 {
     pthread_mutex_lock(&c->lock);
-    c->refill_done = false;
-    loop_post(c->store->loop, &c->refill_task);
-    while (!c->refill_done && !c->abandoned)
-        pthread_cond_wait(&c->refilled, &c->lock);
-    int err = c->refill_done ? c->refill_error : -ECANCELED;
+    c->lend_done = false;
+    loop_post(c->store->loop, &c->lend_task);
+    while (!c->lend_done && !c->abandoned)
+        pthread_cond_wait(&c->lent, &c->lock);
+    int err = c->lend_done ? c->lend_error : -ECANCELED;
     pthread_mutex_unlock(&c->lock);
     return err;
 }
 
 int checkpoint_allocate(struct checkpoint *c, uint32_t want, uint64_t *address, uint32_t *got)
 {
-    if (c->run.next == c->run.end) {
-        int err = refill(c);
+    if (c->loan_at == c->loan_count) {
+        int err = borrow(c);
         if (err)
             return err;
     }
-    uint64_t left = c->run.end - c->run.next;
+    struct space_run *run = &c->loan[c->loan_at];
+    uint64_t left = run->end - run->next;
     *got = left < want ? (uint32_t)left : want;
-    *address = c->run.next;
-    c->run.next += *got;
+    *address = run->next;
+    run->next += *got;
+    if (run->next == run->end)
+        c->loan_at++;
     for (uint32_t i = 0; i < *got; i++)
         space_image_set(&c->store->space, *address + i);
     return 0;

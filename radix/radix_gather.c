@@ -1,5 +1,4 @@
-/* radix_gather.c - see radix_gather.h. The buffer holds one run of consecutive addresses; a node that does not continue it,
- * or finds it full, sends it out first. */
+/* radix_gather.c - see radix_gather.h. */
 #include "radix/radix_gather.h"
 
 #include "radix/radix_private.h"
@@ -21,9 +20,16 @@ void radix_gather_fini(struct radix_gather *g)
 
 int radix_gather_flush(struct radix_gather *g)
 {
+    void *nodes[RADIX_GATHER_NODES];
+    bool consecutive = true;
+    for (unsigned i = 0; i < g->count; i++) {
+        nodes[i] = &g->nodes[i];
+        consecutive = consecutive && g->address[i] == g->address[0] + i;
+    }
     if (g->count == 0)
         return 0;
-    int err = bdev_write(g->io->device, g->first, g->nodes, g->count);
+    int err = consecutive ? bdev_write(g->io->device, g->address[0], g->nodes, g->count)
+                          : bdev_write_many(g->io->device, g->address, nodes, g->count);
     if (!err)
         g->count = 0;
     return err;
@@ -39,13 +45,9 @@ int radix_gather_add(struct radix_gather *g, const struct radix_disk_node *n, un
     /* A node that no reader would accept must not become part of a tree. */
     if (radix_node_entry_check(&e, level, radix_device_blocks(g->io->device)))
         return -EINVAL;
-    if (g->count && (g->count == RADIX_GATHER_NODES || address != g->first + g->count)) {
-        err = radix_gather_flush(g);
-        if (err)
-            return err;
-    }
-    if (g->count == 0)
-        g->first = address;
+    if (g->count == RADIX_GATHER_NODES && (err = radix_gather_flush(g)))
+        return err;
+    g->address[g->count] = address;
     g->nodes[g->count++] = *n;
     g->written++;
     e.crc = radix_node_checksum(g->io->seed, n, level, birth, address);

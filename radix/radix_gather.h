@@ -1,4 +1,4 @@
-/* radix_gather.h - new nodes on their way to the device: those with consecutive addresses leave as one write.
+/* radix_gather.h - new nodes on their way to the device: many at a time, and as one write if their addresses are consecutive.
  *
  * Private to radix/. Threads: those of the radix_io. Errors: 0 or negative errno. */
 #ifndef RADIX_RADIX_GATHER_H
@@ -10,7 +10,7 @@
 struct radix_gather {
     struct radix_io *io;
     struct radix_disk_node *nodes; /* RADIX_GATHER_NODES of them */
-    uint64_t first;                /* address of nodes[0] */
+    uint64_t address[RADIX_GATHER_NODES];
     unsigned count;
     uint64_t written;              /* nodes given to the device or waiting to be */
 };

@@ -1,9 +1,9 @@
 /* aio_batch.c - see aio_batch.h.
  *
- * One Linux AIO context with DEPTH iocbs, kept full: whatever completes makes room for the next reads. Context, iocbs and
- * events belong to whoever holds the lock; no read is in flight when it is free. The context is made at the first read: to
+ * One Linux AIO context with DEPTH iocbs, kept full: whatever completes makes room for the next. Context, iocbs and
+ * events belong to whoever holds the lock; nothing is in flight when it is free. The context is made at the first use: to
  * destroy one takes the kernel tens of milliseconds, which a command that only lists must not pay. Where the host has none left,
- * blocks are read one after the other. */
+ * blocks are read and written one after the other. */
 #include "parallax/store/aio_batch.h"
 
 #include "base/bdev.h"
@@ -48,7 +48,7 @@ void aio_batch_close(struct aio_batch *b)
     free(b);
 }
 
-/* Hands as many of the prepared reads to the kernel as it takes. */
+/* Hands as many of the prepared iocbs to the kernel as it takes. */
 static int send(struct aio_batch *b)
 {
     unsigned sent = 0;
@@ -94,29 +94,30 @@ static void drop_ready(struct aio_batch *b)
         b->free[b->free_count++] = b->ready[--b->ready_count];
 }
 
-static int read_in_turn(struct aio_batch *b, const uint64_t *blocks, void *const *bufs, unsigned count)
+static int in_turn(struct aio_batch *b, bool write, const uint64_t *blocks, void *const *bufs, unsigned count)
 {
     int err = 0;
     for (unsigned i = 0; i < count; i++) {
-        ssize_t n = pread(b->fd, bufs[i], BDEV_BLOCK_SIZE, (off_t)(b->offset_bytes + blocks[i] * BDEV_BLOCK_SIZE));
+        off_t offset = (off_t)(b->offset_bytes + blocks[i] * BDEV_BLOCK_SIZE);
+        ssize_t n = write ? pwrite(b->fd, bufs[i], BDEV_BLOCK_SIZE, offset) : pread(b->fd, bufs[i], BDEV_BLOCK_SIZE, offset);
         if (n != (ssize_t)BDEV_BLOCK_SIZE && !err)
             err = n < 0 ? -errno : -EIO;
     }
     return err;
 }
 
-int aio_batch_read(struct aio_batch *b, const uint64_t *blocks, void *const *bufs, unsigned count)
+int aio_batch_transfer(struct aio_batch *b, bool write, const uint64_t *blocks, void *const *bufs, unsigned count)
 {
     pthread_mutex_lock(&b->lock);
     int err = b->context ? 0 : io_setup((int)DEPTH, &b->context);
     if (err == -EAGAIN) {
         pthread_mutex_unlock(&b->lock);
-        return read_in_turn(b, blocks, bufs, count);
+        return in_turn(b, write, blocks, bufs, count);
     }
     for (unsigned next = 0; (next < count && !err) || b->ready_count || b->inflight;) {
         for (; next < count && !err && b->free_count; next++) {
             struct iocb *cb = b->free[--b->free_count];
-            io_prep_pread(cb, b->fd, bufs[next], BDEV_BLOCK_SIZE, (long long)(b->offset_bytes + blocks[next] * BDEV_BLOCK_SIZE));
+            (write ? io_prep_pwrite : io_prep_pread)(cb, b->fd, bufs[next], BDEV_BLOCK_SIZE, (long long)(b->offset_bytes + blocks[next] * BDEV_BLOCK_SIZE));
             b->ready[b->ready_count++] = cb;
         }
         int step = send(b);

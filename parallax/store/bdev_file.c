@@ -72,15 +72,25 @@ static int write_blocks(struct bdev *d, uint64_t block, const void *buf, uint32_
     return host_file_transfer(f->sync_fd, true, (void *)(uintptr_t)buf, (size_t)blocks * BDEV_BLOCK_SIZE, offset_of(f, block));
 }
 
-static int read_many(struct bdev *d, const uint64_t *blocks, void *const *bufs, unsigned count)
+static int transfer_many(struct bdev *d, bool write, const uint64_t *blocks, void *const *bufs, unsigned count)
 {
     struct bdev_file *f = file_of(d);
     for (unsigned i = 0; i < count; i++)
         if (!in_range(f, blocks[i], 1))
             return -EINVAL;
     if (count == 1)
-        return read_blocks(d, blocks[0], bufs[0], 1);
-    return aio_batch_read(f->batch, blocks, bufs, count);
+        return write ? write_blocks(d, blocks[0], bufs[0], 1) : read_blocks(d, blocks[0], bufs[0], 1);
+    return aio_batch_transfer(f->batch, write, blocks, bufs, count);
+}
+
+static int read_many(struct bdev *d, const uint64_t *blocks, void *const *bufs, unsigned count)
+{
+    return transfer_many(d, false, blocks, bufs, count);
+}
+
+static int write_many(struct bdev *d, const uint64_t *blocks, void *const *bufs, unsigned count)
+{
+    return transfer_many(d, true, blocks, bufs, count);
 }
 
 static int flush(struct bdev *d)
@@ -219,7 +229,7 @@ static void close_file(struct bdev *d)
 }
 
 static const struct bdev_ops file_ops = {
-    .submit = submit, .read = read_blocks, .write = write_blocks, .read_many = read_many,
+    .submit = submit, .read = read_blocks, .write = write_blocks, .read_many = read_many, .write_many = write_many,
     .flush = flush, .grow = grow, .punch = punch, .fill = fill, .zero = zero, .hole = hole, .close = close_file,
 };
 

@@ -216,14 +216,24 @@ static int write_blocks(struct bdev *d, uint64_t block, const void *buf, uint32_
     return err;
 }
 
-static int read_many(struct bdev *d, const uint64_t *blocks, void *const *bufs, unsigned count)
+static int transfer_many(struct bdev *d, bool write, const uint64_t *blocks, void *const *bufs, unsigned count)
 {
     int err = 0;
     for (unsigned i = 0; i < count; i++) {
-        int one = read_blocks(d, blocks[i], bufs[i], 1);
+        int one = write ? write_blocks(d, blocks[i], bufs[i], 1) : read_blocks(d, blocks[i], bufs[i], 1);
         err = err ? err : one;
     }
     return err;
+}
+
+static int read_many(struct bdev *d, const uint64_t *blocks, void *const *bufs, unsigned count)
+{
+    return transfer_many(d, false, blocks, bufs, count);
+}
+
+static int write_many(struct bdev *d, const uint64_t *blocks, void *const *bufs, unsigned count)
+{
+    return transfer_many(d, true, blocks, bufs, count);
 }
 
 static int flush(struct bdev *d)
@@ -333,7 +343,7 @@ static void close_memory(struct bdev *d)
 }
 
 static const struct bdev_ops memory_ops = {
-    .submit = submit, .read = read_blocks, .write = write_blocks, .read_many = read_many,
+    .submit = submit, .read = read_blocks, .write = write_blocks, .read_many = read_many, .write_many = write_many,
     .flush = flush, .grow = grow, .punch = punch, .fill = fill, .hole = hole, .close = close_memory,
 };
 

@@ -64,6 +64,13 @@ static int c_read_many(struct bdev *d, const uint64_t *blocks, void *const *bufs
     count(&device.n.read_blocks, number);
     return bdev_read_many(device.lower, blocks, bufs, number);
 }
+static int c_write_many(struct bdev *d, const uint64_t *blocks, void *const *bufs, unsigned number)
+{
+    (void)d;
+    count(&device.n.writes, number);
+    count(&device.n.write_blocks, number);
+    return bdev_write_many(device.lower, blocks, bufs, number);
+}
 static int c_flush(struct bdev *d)
 {
     (void)d;
@@ -87,7 +94,7 @@ static int c_zero(struct bdev *d, uint64_t block, uint64_t blocks)
 static int c_hole(struct bdev *d, uint64_t from, uint64_t *start, uint64_t *end) { return (void)d, bdev_hole(device.lower, from, start, end); }
 static void c_close(struct bdev *d) { (void)d; }
 
-static const struct bdev_ops counted_ops = { .submit = c_submit, .read = c_read, .write = c_write, .read_many = c_read_many, .flush = c_flush,
+static const struct bdev_ops counted_ops = { .submit = c_submit, .read = c_read, .write = c_write, .read_many = c_read_many, .write_many = c_write_many, .flush = c_flush,
                                              .grow = c_grow, .punch = c_punch, .fill = c_fill, .zero = c_zero, .hole = c_hole, .close = c_close };
 
 /* ---- The work ---- */

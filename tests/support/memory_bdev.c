@@ -46,21 +46,30 @@ static int mem_read(struct bdev *b, uint64_t block, void *buf, uint32_t blocks)
     return err;
 }
 
-static int mem_read_many(struct bdev *b, const uint64_t *blocks, void *const *bufs, unsigned count)
+static int transfer_many(struct memory_bdev *d, enum bdev_op op, uint64_t *calls, const uint64_t *blocks, void *const *bufs, unsigned count)
 {
-    struct memory_bdev *d = self(b);
     int first = 0;
     pthread_mutex_lock(&d->lock);
-    d->read_manys++;
+    (*calls)++;
     for (unsigned i = 0; i < count; i++) {
         int err = begin(d, blocks[i], 1);
         if (!err)
-            err = copy(d, BDEV_READ, blocks[i], bufs[i], 1);
+            err = copy(d, op, blocks[i], bufs[i], 1);
         if (!first)
             first = err;
     }
     pthread_mutex_unlock(&d->lock);
     return first;
+}
+
+static int mem_read_many(struct bdev *b, const uint64_t *blocks, void *const *bufs, unsigned count)
+{
+    return transfer_many(self(b), BDEV_READ, &self(b)->read_manys, blocks, bufs, count);
+}
+
+static int mem_write_many(struct bdev *b, const uint64_t *blocks, void *const *bufs, unsigned count)
+{
+    return transfer_many(self(b), BDEV_WRITE, &self(b)->write_manys, blocks, bufs, count);
 }
 
 static int mem_write(struct bdev *b, uint64_t block, const void *buf, uint32_t blocks)
@@ -160,7 +169,7 @@ static void mem_close(struct bdev *b)
 }
 
 static const struct bdev_ops ops = {
-    .submit = mem_submit, .read = mem_read, .write = mem_write, .read_many = mem_read_many,
+    .submit = mem_submit, .read = mem_read, .write = mem_write, .read_many = mem_read_many, .write_many = mem_write_many,
     .flush = mem_flush,   .grow = mem_grow, .punch = mem_punch, .close = mem_close,
 };
 

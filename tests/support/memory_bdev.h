@@ -23,7 +23,7 @@ struct memory_bdev {
     bool held; /* nothing completes while set; memory_bdev_release ends it */
     pthread_mutex_t lock;
     /* Counts of blocks and of calls; read and reset by the test at will. */
-    uint64_t blocks_read, blocks_written, reads, read_manys, writes, flushes;
+    uint64_t blocks_read, blocks_written, reads, read_manys, writes, write_manys, flushes;
     uint64_t ios;     /* calls and requests so far */
     uint64_t fail_at; /* the one that fails with -EIO, counted like ios from 1; 0: none */
     uint64_t bad_block; /* reading this address fails with -EIO; 0: none */

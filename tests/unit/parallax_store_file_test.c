@@ -194,6 +194,12 @@ static void model_blocking(struct model *m)
     CU_ASSERT_EQUAL(bdev_read_many(m->w.d, blocks, bufs, 300), 0);
     for (unsigned i = 0; i < 300; i++)
         CU_ASSERT(holds(bufs[i], blocks[i], m->version[blocks[i]]));
+    unsigned apart = BLOCKS / 300, shift = (unsigned)(unit_random(&m->random) % apart);
+    for (unsigned i = 0; i < 300; i++) {
+        blocks[i] = (uint64_t)i * apart + shift;
+        fill(bufs[i], blocks[i], ++m->version[blocks[i]]);
+    }
+    CU_ASSERT_EQUAL(bdev_write_many(m->w.d, blocks, bufs, 300), 0);
     for (uint32_t k = 0; k < LONGEST; k++)
         fill(buf + (size_t)k * BDEV_BLOCK_SIZE, block + k, ++m->version[block + k]);
     CU_ASSERT_EQUAL(bdev_write(m->w.d, block, buf, LONGEST), 0);
@@ -291,6 +297,7 @@ static void requests_outside_the_device_are_refused(void)
     CU_ASSERT_EQUAL(bdev_read(w.d, 63, buf, 2), -EINVAL);
     CU_ASSERT_EQUAL(bdev_write(w.d, UINT64_MAX, buf, 1), -EINVAL);
     CU_ASSERT_EQUAL(bdev_read_many(w.d, (uint64_t[]){ 1, 64 }, bufs, 2), -EINVAL);
+    CU_ASSERT_EQUAL(bdev_write_many(w.d, (uint64_t[]){ 1, 64 }, bufs, 2), -EINVAL);
     CU_ASSERT_EQUAL(bdev_punch(w.d, 60, 5), -EINVAL);
     free(buf);
     world_close(&w);
@@ -338,18 +345,18 @@ static void without_a_context_each_request_fails_until_there_is_one(void)
     world_close(&w);
 }
 
-static void without_a_context_many_blocks_are_read_in_turn(void)
+static void without_a_context_many_blocks_are_read_and_written_in_turn(void)
 {
     struct world w;
     unsigned char *buf = bdev_buffer_alloc(3);
     uint64_t blocks[] = { 5, 60, 17 };
     void *bufs[] = { buf, buf + BDEV_BLOCK_SIZE, buf + 2 * BDEV_BLOCK_SIZE };
     world_open_as(&w, 64, true);
-    for (unsigned i = 0; i < 3; i++) {
-        fill(buf, blocks[i], 3);
-        CU_ASSERT_EQUAL(bdev_write(w.d, blocks[i], buf, 1), 0);
-    }
     setup_error = -EAGAIN;
+    for (unsigned i = 0; i < 3; i++)
+        fill(bufs[i], blocks[i], 3);
+    CU_ASSERT_EQUAL(bdev_write_many(w.d, blocks, bufs, 3), 0);
+    memset(buf, 0, 3 * BDEV_BLOCK_SIZE);
     CU_ASSERT_EQUAL(bdev_read_many(w.d, blocks, bufs, 3), 0);
     for (unsigned i = 0; i < 3; i++)
         CU_ASSERT(holds(bufs[i], blocks[i], 3));
@@ -616,7 +623,7 @@ int main(int argc, char **argv)
                                              UNIT(more_requests_than_the_kernel_takes_wait_their_turn),
                                              UNIT(requests_outside_the_device_are_refused), UNIT(a_request_of_1024_pieces_is_one_transfer),
                                              UNIT(without_a_context_each_request_fails_until_there_is_one),
-                                             UNIT(without_a_context_many_blocks_are_read_in_turn),
+                                             UNIT(without_a_context_many_blocks_are_read_and_written_in_turn),
                                              UNIT(growing_allocates_zeroes_and_survives_reopening),
                                              UNIT(what_is_allocated_is_no_hole_before_it_is_written),
                                              UNIT(holes_of_a_scattered_file_are_all_found), UNIT(a_read_past_what_is_there_fails_alone),

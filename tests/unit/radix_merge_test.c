@@ -135,6 +135,14 @@ static void leaves_are_read_in_parallel_and_written_in_runs(void)
     /* Per slice of 254 leaves a call a level at most; the rest are the walks of the check. */
     CU_ASSERT(w.device->read_manys < 3 * (2000 / 254 + 1) + 3 * (2000 / 64 + 20));
     CU_ASSERT(w.device->writes <= 2000 / 256 + 3);
+    /* Free space in short runs makes no more calls. */
+    w.scatter = 2;
+    for (uint64_t b = 0; b < 2000; b++)
+        radix_world_map(&w, b * 256 + 2);
+    w.device->writes = 0;
+    CU_ASSERT_EQUAL(radix_world_merge(&w, 0), 0);
+    CU_ASSERT(w.device->write_manys > 0);
+    CU_ASSERT(w.device->writes + w.device->write_manys <= 2000 / 256 + 3);
     radix_world_close(&w);
 }
 
