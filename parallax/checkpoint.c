@@ -249,6 +249,8 @@ static void start(struct checkpoint *c)
 
 uint64_t checkpoint_versions(const struct store *s) { return s->tree.dirty_version_count + s->checkpoint->version_count; }
 
+uint64_t checkpoint_nodes(const struct store *s) { return s->tree.changing_nodes + s->checkpoint->changing_nodes; }
+
 bool checkpoint_busy(const struct store *s) { return s->checkpoint->state != CHECKPOINT_IDLE || s->checkpoint->wanted; }
 
 void checkpoint_request(struct store *s)

@@ -17,6 +17,7 @@
 #define SPARE_MAX_BLOCKS (256u << 20 >> BDEV_BLOCK_SHIFT)
 #define FLUSHES_WORTH 16u /* a chunk's zeroes: so many flushes, before they are waited for, take as long as writing them */
 #define RETRY_MS 1000u
+#define EARLY_CHANGES 256u     /* for fewer no checkpoint is begun ahead of need */
 #define RESERVE_FIXED 512u     /* deletions write less than 200 of them */
 #define DISCARD_SHARE 256u     /* so many discards may take, so that a full store can be emptied */
 #define NODES_PER_CHANGE 4u    /* the height of the highest map */
@@ -39,13 +40,22 @@ static uint64_t changes_pending(const struct store *s)
     return a->used + a->reserved + b->used + b->reserved;
 }
 
-/* Each version that changes has a dead list of its own, whose last block is padded; what is in the blocks before weighs less
- * than the nodes that were saved where changes are many. */
+static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
+
+/* New nodes: so many for each change, or all that the maps have, if those are fewer; and what then goes to dead lists, a block
+ * for each change and each node. Where changes are few that weighs less than the nodes that they share. */
+static uint64_t blocks_for_changes(const struct store *s, uint64_t changes, uint64_t more)
+{
+    uint64_t nodes = checkpoint_nodes(s) + NODES_PER_CHANGE * more;
+    return least(NODES_PER_CHANGE * changes, nodes + (changes + nodes) / DEAD_PER_BLOCK);
+}
+
+/* Each version that changes has a dead list of its own, whose last block is padded. */
 uint64_t space_reserve(const struct store *s, uint64_t more, uint64_t ranges)
 {
     uint64_t changes = changes_pending(s) + more, versions = checkpoint_versions(s) + 1;
     ranges += s->range_count;
-    return RESERVE_FIXED + s->space.usable / 1024 + NODES_PER_CHANGE * changes + BLOCKS_PER_RANGE * ranges
+    return RESERVE_FIXED + s->space.usable / 1024 + blocks_for_changes(s, changes, more) + BLOCKS_PER_RANGE * ranges
            + (changes + ranges < versions ? changes + ranges : versions);
 }
 
@@ -85,7 +95,6 @@ static void work(struct job *j)
         g->error = bdev_flush(d);
 }
 
-static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
 static uint64_t short_chunk(const struct store *s) { return least(2 * space_spare(s), CHUNK_BLOCKS); }
 static uint64_t long_chunk(const struct store *s)
 {
@@ -179,10 +188,18 @@ void space_restore_reserve(struct store *s)
     }
 }
 
+/* Where the store cannot grow, a checkpoint is begun when half of what data may take since the last one is taken, so that no write
+ * has to wait for its end. */
 void space_grow_ahead(struct store *s)
 {
-    if (s->space.free_blocks < space_reserve(s, 0, 0) + space_spare(s))
-        grow(s);
+    uint64_t reserve = space_reserve(s, 0, 0), free = s->space.free_blocks + (s->run.end - s->run.next);
+    const struct index *ix = &s->index[s->active];
+    uint64_t since = ix->used + ix->held_used;
+    if (s->space.free_blocks >= reserve + space_spare(s))
+        return;
+    grow(s);
+    if (!s->growing && since >= EARLY_CHANGES && since + reserve >= free)
+        checkpoint_request(s);
 }
 
 /* Whether a checkpoint could make room: something is held, was written, discarded or deleted since the last one, is about to

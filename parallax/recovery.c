@@ -192,7 +192,7 @@ static struct line *replay_line(struct recovery *r, uint32_t id)
     struct line *l = tree_line(&r->s->tree, id);
     if (!l || list_empty(&l->unmerged))
         return NULL;
-    tree_dirty_version(&r->s->tree, container_of(l->unmerged.prev, struct version, line_link));
+    tree_changing(&r->s->tree, container_of(l->unmerged.prev, struct version, line_link));
     return l;
 }
 

@@ -103,7 +103,7 @@ static int share_leaf(struct sharing *g, struct vdisk *d)
         append(b, d->head->line, &now[i], k - i);
     }
     ix->reserved += n;
-    tree_dirty_version(&s->tree, d->head);
+    tree_changing(&s->tree, d->head);
     batch_submit(b);
     checkpoint_touch(s);
     g->shared += n;

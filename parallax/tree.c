@@ -232,6 +232,16 @@ void tree_dirty_version(struct tree *t, struct version *v)
     }
 }
 
+void tree_changing(struct tree *t, struct version *v)
+{
+    uint64_t nodes = radix_nodes_at_most(version_blocks(v));
+    tree_dirty_version(t, v);
+    if (nodes > v->changing_nodes) {
+        t->changing_nodes += nodes - v->changing_nodes;
+        v->changing_nodes = nodes;
+    }
+}
+
 static int add_gone(struct tree *t, char kind, uint64_t id)
 {
     struct gone_key *g = malloc(sizeof *g);
@@ -281,6 +291,7 @@ void tree_remove_version(struct tree *t, struct version *v)
     tree_set_parent(v, NULL);
     hash_remove(&t->versions, &v->node);
     t->dirty_version_count -= v->dirty;
+    t->changing_nodes -= v->changing_nodes;
     struct line *l = v->line;
     free_version(v);
     if (--l->versions == 0) {

@@ -57,6 +57,7 @@ struct version {
     uint32_t clones;           /* as query.c counted last */
     uint32_t pins;             /* walks of it under way: it is not deleted meanwhile */
     bool dirty;                /* record or root will differ from the catalog's */
+    uint64_t changing_nodes;   /* that its map can have, if blocks of it have changed since the last cut */
     uint8_t plan_mark;         /* in the checkpoint being planned: PLAN_… */
     struct list_node orphan_link; /* in tree->orphans while nobody owns it */
     struct list_node dirty_link;
@@ -89,6 +90,7 @@ struct tree {
     struct list_node all_images;
     struct list_node dirty_images, dirty_versions;
     uint64_t dirty_version_count;
+    uint64_t changing_nodes;   /* sum over the versions */
     struct list_node orphans;  /* versions without an image */
     struct list_node gone;     /* struct gone_key: catalog keys to remove at the next checkpoint */
     uint64_t next_version, next_image;
@@ -123,6 +125,8 @@ void tree_set_owner(struct tree *t, struct version *v, struct vdisk *d);
 int tree_set_image_name(struct tree *t, struct vdisk *d, const char *name);
 void tree_dirty_image(struct tree *t, struct vdisk *d);
 void tree_dirty_version(struct tree *t, struct version *v);
+/* Blocks of it change: it is dirty, and the next checkpoint writes no more nodes for it than its map can have. */
+void tree_changing(struct tree *t, struct version *v);
 /* Forget; the catalog key goes with the next checkpoint. */
 int tree_remove_image(struct tree *t, struct vdisk *d);
 void tree_remove_version(struct tree *t, struct version *v);

@@ -176,7 +176,7 @@ void write_pump(struct store *s)
         list_remove(&req->link);
         list_add_tail(&b->requests, &req->link);
         s->index[s->active].reserved += changes;
-        tree_dirty_version(&s->tree, req->image->disk->head);
+        tree_changing(&s->tree, req->image->disk->head);
         if (req->op == IMAGE_DISCARD)
             add_discard(s, b, req);
         else

@@ -107,7 +107,8 @@ static void what_was_written_lately_stays_at_hand_when_the_store_closes(void)
     rig_open(&r);
     used = rig_status(&r).used_bytes;
     printf("# %llu MiB in use, %llu MiB kept\n", (unsigned long long)(used / MIB), (unsigned long long)(kept / MIB));
-    CU_ASSERT(kept >= used + 50 * MIB && kept <= used + 70 * MIB);
+    /* An eighth of what was allocated, and what is kept in any case. */
+    CU_ASSERT(kept >= used + 38 * MIB && kept <= used + 70 * MIB);
     rig_close(&r); /* nothing was written this time */
     all = rig_allocated_bytes(&r);
     CU_ASSERT(all + 10 * MIB <= kept);
@@ -229,10 +230,11 @@ static void the_limit_moves_up_and_down_while_the_store_is_open(void)
     CU_ASSERT(full.warned_percent >= 80);
     CU_ASSERT_EQUAL(resize(&r, 96 * MIB), 0);
     CU_ASSERT_EQUAL(rig_status(&r).capacity_bytes, 96 * MIB);
-    CU_ASSERT_EQUAL(rig_write(&r, img, first, BLOCKS(20), 2), 0);
+    CU_ASSERT_EQUAL(rig_write(&r, img, first, BLOCKS(40), 2), 0);
     CU_ASSERT_EQUAL(resize(&r, limit), -ENOSPC);
     CU_ASSERT_EQUAL(resize(&r, MIB), -EINVAL);
     CU_ASSERT_EQUAL(rig_discard(&r, img, BLOCKS(8), first - BLOCKS(8)), 0);
+    CU_ASSERT_EQUAL(rig_discard(&r, img, first + BLOCKS(20), BLOCKS(20)), 0);
     rig_settle(&r);
     for (unsigned i = 0; i < 8192 && r.store->run.end - r.store->run.next < BLOCKS(7); i++) /* much is lent to data and not used */
         rig_write(&r, img, first, 1, 2);

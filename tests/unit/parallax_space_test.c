@@ -17,6 +17,8 @@
 #define RUN 64u            /* blocks of one write */
 #define FAR 100000u        /* where the filling begins, in the image */
 
+enum { LEAVES = 1024, LEAF = 256 }; /* of the image's map, and the blocks below one */
+
 static struct bare b;
 
 static bool until_flush_held(void)
@@ -238,18 +240,18 @@ static uint64_t leaf(unsigned i) { return i < 380 ? i : i + 60; }
 /* Each spoils two leaves of the map, or one, of which something is left. They come together, to a store that is full. */
 static void discards_that_come_together(uint32_t blocks, unsigned first, unsigned step)
 {
-    enum { LEAVES = 960, LEAF = 256 };
-    static struct bare_io io[LEAVES];
+    enum { SPOILT = 960 };
+    static struct bare_io io[SPOILT];
     struct store_status status;
     unsigned n = 0;
     bare_begin(&b, STORE_BYTES);
     b.index_entries = 200000;
     bare_reopen(&b);
-    for (unsigned i = 0; i < LEAVES; i++)
+    for (unsigned i = 0; i < SPOILT; i++)
         for (unsigned k = 10; k < LEAF; k += 110) /* 10, 120, 230 */
             CU_ASSERT_EQUAL_FATAL(bare_write(&b, leaf(i) * LEAF + k, 1, 11), 0);
     fill_to_the_brim();
-    for (unsigned i = 0; i + step <= LEAVES; i += step)
+    for (unsigned i = 0; i + step <= SPOILT; i += step)
         bare_submit(&b, &io[n++], IMAGE_DISCARD, leaf(i) * LEAF + first, blocks, 0);
     all_end_well(io, n);
     CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
@@ -316,6 +318,78 @@ static void no_number_of_snapshots_takes_the_reserve_of_a_full_store(void)
     bare_io_fini(&stuck);
     CU_ASSERT(bare_is_sound(&b));
     bare_end(&b);
+}
+
+/* A block of each leaf, together, and a snapshot after it; or false, and some of them are not answered. */
+static bool change_every_leaf(unsigned round, struct bare_io io[LEAVES])
+{
+    struct bare_run run;
+    char name[32];
+    const char *target = name;
+    unsigned pending = LEAVES;
+    for (unsigned i = 0; i < LEAVES; i++)
+        bare_submit(&b, &io[i], IMAGE_WRITE, (uint64_t)i * LEAF + round, 1, 1000 + round);
+    for (unsigned turns = 0; turns < 300 && pending; turns++) {
+        bare_turn(&b, 1);
+        pending = 0;
+        for (unsigned i = 0; i < LEAVES; i++)
+            pending += io[i].error == BARE_PENDING;
+    }
+    if (pending)
+        return false;
+    all_end_well(io, LEAVES);
+    snprintf(name, sizeof name, "a@r%u", round);
+    bare_arm(&run);
+    snapshot_create(b.store, &run.op, &target, 1);
+    CU_ASSERT_EQUAL_FATAL(bare_wait(&b, &run), 0);
+    return true;
+}
+
+/* Each version needs all the nodes of its map, which are fewer than four for each change. The checkpoint is held before it has taken
+ * its blocks. */
+static void versions_changed_all_over_take_no_reserve(bool before_the_cut)
+{
+    enum { BEFORE = 8 };
+    static struct bare_io io[LEAVES];
+    struct bare_run checkpoint;
+    struct bare_io stuck;
+    struct store_status status;
+    unsigned rounds = 0;
+    bare_begin(&b, LARGER_BYTES);
+    b.index_entries = 200000;
+    bare_reopen(&b);
+    CU_ASSERT_FATAL(change_every_leaf(rounds++, io));
+    CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
+    for (; before_the_cut && rounds <= BEFORE; rounds++)
+        CU_ASSERT_FATAL(change_every_leaf(rounds, io));
+    bare_hold_walks(&b);
+    CU_ASSERT_EQUAL_FATAL(bare_write(&b, 200, 1, 11), 0);
+    bare_arm(&checkpoint);
+    store_checkpoint(b.store, &checkpoint.op);
+    for (unsigned i = 0; i < 2000 && !bare_walk_held(&b); i++)
+        bare_turn(&b, 5);
+    CU_ASSERT_FATAL(bare_walk_held(&b));
+    if (before_the_cut)
+        fill(RUN, &stuck);
+    else
+        while (change_every_leaf(rounds, io))
+            rounds++;
+    bare_release_walks(&b);
+    all_end_well(before_the_cut ? &stuck : io, before_the_cut ? 1 : LEAVES);
+    CU_ASSERT(rounds > BEFORE);
+    CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
+    store_get_status(b.store, &status);
+    CU_ASSERT_EQUAL_FATAL(status.failed, 0);
+    for (unsigned round = 0; round < rounds; round++)
+        CU_ASSERT_EQUAL(bare_read(&b, (LEAVES - 1) * LEAF + round), 1000 + round);
+    CU_ASSERT(bare_is_sound(&b));
+    bare_end(&b);
+}
+
+static void no_number_of_changed_maps_takes_the_reserve_of_a_full_store(void)
+{
+    versions_changed_all_over_take_no_reserve(true);
+    versions_changed_all_over_take_no_reserve(false);
 }
 
 static void no_finding(void *ctx, const char *line) { (void)ctx, (void)line; }
@@ -588,6 +662,7 @@ int main(int argc, char **argv)
         UNIT(changes_never_exceed_the_index),
         UNIT(a_block_that_is_being_read_is_not_used_again), UNIT(a_full_store_can_still_checkpoint_discard_and_delete), UNIT(a_write_gets_what_was_discarded_before_it), UNIT(requests_that_come_together_wait_for_room_that_a_checkpoint_makes),
         UNIT(no_number_of_discards_takes_the_reserve_of_a_full_store), UNIT(no_number_of_snapshots_takes_the_reserve_of_a_full_store),
+        UNIT(no_number_of_changed_maps_takes_the_reserve_of_a_full_store),
         UNIT(a_check_does_not_keep_the_store_from_growing), UNIT(writes_that_failed_take_no_space),
         UNIT(space_that_could_not_be_given_back_is_not_filled_over_its_users),
         UNIT(space_that_was_given_back_in_part_is_filled_before_it_is_used), UNIT(a_block_that_rotted_is_an_error_and_costs_no_other), { 0 } });
