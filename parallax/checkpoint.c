@@ -249,7 +249,11 @@ static void start(struct checkpoint *c)
 
 uint64_t checkpoint_versions(const struct store *s) { return s->tree.dirty_version_count + s->checkpoint->version_count; }
 
-uint64_t checkpoint_nodes(const struct store *s) { return s->tree.changing_nodes + s->checkpoint->changing_nodes; }
+uint64_t checkpoint_nodes(const struct store *s, uint64_t changes)
+{
+    uint64_t nodes = s->tree.changing_nodes + s->checkpoint->changing_nodes, inner = s->tree.changing_inner + s->checkpoint->changing_inner;
+    return nodes < changes + inner ? nodes : changes + inner;
+}
 
 bool checkpoint_busy(const struct store *s) { return s->checkpoint->state != CHECKPOINT_IDLE || s->checkpoint->wanted; }
 

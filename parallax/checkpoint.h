@@ -64,7 +64,7 @@ struct checkpoint {
     struct planned_line *lines;
     struct deletion *deletions;
     uint32_t version_count, line_count, deletion_count; /* versions: those to merge first, by line and cut */
-    uint64_t changing_nodes;   /* of the maps of versions to merge, at most */
+    uint64_t changing_nodes, changing_inner; /* of the maps of versions to merge, at most */
     struct change_order *order;
     uint32_t order_count;
     struct loss losses[LOSSES_TOLD];

@@ -42,12 +42,13 @@ static uint64_t changes_pending(const struct store *s)
 
 static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
-/* New nodes: so many for each change, or all that the maps have, if those are fewer; and what then goes to dead lists, a block
- * for each change and each node. Where changes are few that weighs less than the nodes that they share. */
-static uint64_t blocks_for_changes(const struct store *s, uint64_t changes, uint64_t more)
+/* New nodes: so many for each change, or as the maps of the versions that change have it, if that is less; then what goes to dead
+ * lists as well, an entry for each change and each node. (Of the first that is a part, as it counts what changes share.) `more`
+ * changes may be of a version that has none yet. */
+static uint64_t blocks_for_changes(const struct store *s, uint64_t more)
 {
-    uint64_t nodes = checkpoint_nodes(s) + NODES_PER_CHANGE * more;
-    return least(NODES_PER_CHANGE * changes, nodes + (changes + nodes) / DEAD_PER_BLOCK);
+    uint64_t changes = changes_pending(s), nodes = checkpoint_nodes(s, changes) + NODES_PER_CHANGE * more;
+    return least(NODES_PER_CHANGE * (changes + more), nodes + (changes + more + nodes) / DEAD_PER_BLOCK);
 }
 
 /* Each version that changes has a dead list of its own, whose last block is padded. */
@@ -55,7 +56,7 @@ uint64_t space_reserve(const struct store *s, uint64_t more, uint64_t ranges)
 {
     uint64_t changes = changes_pending(s) + more, versions = checkpoint_versions(s) + 1;
     ranges += s->range_count;
-    return RESERVE_FIXED + s->space.usable / 1024 + blocks_for_changes(s, changes, more) + BLOCKS_PER_RANGE * ranges
+    return RESERVE_FIXED + s->space.usable / 1024 + blocks_for_changes(s, more) + BLOCKS_PER_RANGE * ranges
            + (changes + ranges < versions ? changes + ranges : versions);
 }
 

@@ -276,8 +276,9 @@ void checkpoint_release(struct store *s);
 bool checkpoint_busy(const struct store *s);
 /* Versions that the checkpoint under way and the next one write. */
 uint64_t checkpoint_versions(const struct store *s);
-/* Likewise the nodes that the maps of those whose blocks change can have. */
-uint64_t checkpoint_nodes(const struct store *s);
+/* Likewise the nodes that they write at most if so many changes begin that are known to be theirs: a leaf for each change and all
+ * that are no leaves, or all that the maps of the versions can have. */
+uint64_t checkpoint_nodes(const struct store *s, uint64_t changes);
 /* Some deletion can go on. */
 bool checkpoint_deletions_wait(const struct store *s);
 /* Something changed: checkpoint when idle. */

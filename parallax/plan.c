@@ -45,7 +45,7 @@ void plan_end(struct checkpoint *c)
     c->deletions = NULL;
     c->order = NULL;
     c->change_count = c->change_capacity = c->version_count = c->line_count = c->deletion_count = c->order_count = c->loss_count = 0;
-    c->changing_nodes = 0;
+    c->changing_nodes = c->changing_inner = 0;
 }
 
 bool plan_wants_deletion(const struct version *v)
@@ -122,8 +122,10 @@ static int plan_versions(struct checkpoint *c)
         v->dirty = false;
         t->dirty_version_count--;
         t->changing_nodes -= v->changing_nodes;
+        t->changing_inner -= v->changing_inner;
         c->changing_nodes += v->changing_nodes;
-        v->changing_nodes = 0;
+        c->changing_inner += v->changing_inner;
+        v->changing_nodes = v->changing_inner = 0;
         *p = (struct planned_version){ .v = v, .cut = v->cut, .blocks = version_blocks(v), .line = v->line->id,
                                        .merge = !list_empty(&v->line_link), .parent_id = v->parent ? v->parent->id : 0 };
         p->record_length = version_record_encode(v, record);

@@ -234,11 +234,13 @@ void tree_dirty_version(struct tree *t, struct version *v)
 
 void tree_changing(struct tree *t, struct version *v)
 {
-    uint64_t nodes = radix_nodes_at_most(version_blocks(v));
+    uint64_t nodes = radix_nodes_at_most(version_blocks(v)), inner = radix_inner_at_most(version_blocks(v));
     tree_dirty_version(t, v);
     if (nodes > v->changing_nodes) {
         t->changing_nodes += nodes - v->changing_nodes;
+        t->changing_inner += inner - v->changing_inner;
         v->changing_nodes = nodes;
+        v->changing_inner = inner;
     }
 }
 
@@ -292,6 +294,7 @@ void tree_remove_version(struct tree *t, struct version *v)
     hash_remove(&t->versions, &v->node);
     t->dirty_version_count -= v->dirty;
     t->changing_nodes -= v->changing_nodes;
+    t->changing_inner -= v->changing_inner;
     struct line *l = v->line;
     free_version(v);
     if (--l->versions == 0) {

@@ -57,7 +57,7 @@ struct version {
     uint32_t clones;           /* as query.c counted last */
     uint32_t pins;             /* walks of it under way: it is not deleted meanwhile */
     bool dirty;                /* record or root will differ from the catalog's */
-    uint64_t changing_nodes;   /* that its map can have, if blocks of it have changed since the last cut */
+    uint64_t changing_nodes, changing_inner; /* that its map can have, if blocks of it have changed since the last cut */
     uint8_t plan_mark;         /* in the checkpoint being planned: PLAN_… */
     struct list_node orphan_link; /* in tree->orphans while nobody owns it */
     struct list_node dirty_link;
@@ -90,7 +90,7 @@ struct tree {
     struct list_node all_images;
     struct list_node dirty_images, dirty_versions;
     uint64_t dirty_version_count;
-    uint64_t changing_nodes;   /* sum over the versions */
+    uint64_t changing_nodes, changing_inner; /* sums over the versions */
     struct list_node orphans;  /* versions without an image */
     struct list_node gone;     /* struct gone_key: catalog keys to remove at the next checkpoint */
     uint64_t next_version, next_image;

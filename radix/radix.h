@@ -38,8 +38,9 @@ struct radix_root {
 
 /* Heights needed for an image of that many blocks. */
 unsigned radix_height_for(uint64_t blocks);
-/* What a map of an image of that many blocks has at most. */
+/* What a map of an image of that many blocks has at most: nodes in all, and those that are no leaves. */
 static inline uint64_t radix_nodes_at_most(uint64_t blocks) { return blocks / (RADIX_FANOUT - 1) + RADIX_MAX_HEIGHT; }
+static inline uint64_t radix_inner_at_most(uint64_t blocks) { return radix_nodes_at_most(blocks / RADIX_FANOUT); }
 /* Checksum of one block as entries carry it. */
 uint32_t radix_checksum(uint32_t seed, const void *block);
 /* 16 bytes little-endian, for those who store a root elsewhere. decode: -EBADMSG for reserved bits or an unknown kind. */
