@@ -5,7 +5,9 @@
  *    more after it. That is not flushed: it tells more when it is there, and nothing depends on it.
  * 2. Two announcements alternate, so that the one of the catalog's time is whole while the next is written.
  * 3. So blocks whose last announcement lies before the catalog's time are older than the catalog; and the catalog is older than the
- *    blocks if the announcements go further than to its next commit, or if that was committed. */
+ *    blocks if the announcements go further than to its next commit, or if that was committed.
+ * 4. Blocks whose age was accepted keep their times until the catalog says that their space map is not believed: who dies before
+ *    that finds them refused again. */
 #include "parallax/parallax_private.h"
 
 #include "base/log.h"
@@ -28,12 +30,12 @@ static int write_time(struct bdev *blocks, const struct super *super, uint64_t a
 
 int store_announce(struct store *s, const struct stored_state *st)
 {
-    return s->super.timed ? write_time(s->blocks, &s->super, TIME_ANNOUNCED + time_of(st) % 2, time_of(st)) : 0;
+    return s->super.timed && !s->age_accepted ? write_time(s->blocks, &s->super, TIME_ANNOUNCED + time_of(st) % 2, time_of(st)) : 0;
 }
 
 void store_committed(struct store *s, const struct stored_state *st)
 {
-    int err = s->super.timed ? write_time(s->blocks, &s->super, TIME_COMMITTED, time_of(st)) : 0;
+    int err = s->super.timed && !s->age_accepted ? write_time(s->blocks, &s->super, TIME_COMMITTED, time_of(st)) : 0;
     if (err)
         log_warning("the time of a commit is not written down: an older catalog that is put back might not be noticed store=%s error=%d", store_name(s), err);
 }
@@ -44,6 +46,19 @@ int store_begin_time(struct bdev *blocks, const struct super *super, const struc
     for (uint64_t address = TIME_ANNOUNCED; address <= TIME_COMMITTED && !err; address++)
         err = write_time(blocks, super, address, time_of(st));
     return err;
+}
+
+/* What the catalog says now is durable. Should a time be missing after a crash, the others are no later: it is refused again. */
+void store_end_acceptance(struct store *s, const struct stored_state *st)
+{
+    if (!s->age_accepted)
+        return;
+    int err = store_begin_time(s->blocks, &s->super, st);
+    if (!err)
+        err = bdev_flush(s->blocks);
+    s->age_accepted = err != 0;
+    if (err)
+        log_warning("the time of blocks that were accepted is not written down: they will be refused again store=%s error=%d", store_name(s), err);
 }
 
 /* What cannot be read tells nothing. */

@@ -118,7 +118,7 @@ struct store {
     uint64_t catalog_revision, checkpoint_number;
     int failed;            /* first error of a metadata write */
     bool has_lost;         /* some map may have lost entries */
-    bool age_accepted;     /* the blocks were older than the catalog when this was opened */
+    bool age_accepted;     /* the blocks were older than the catalog when this was opened, and the catalog does not say so yet */
     bool closing;
 
     struct list_node write_queue;  /* image_req.link: whole-block writes and discards without a ticket yet */
@@ -345,6 +345,8 @@ int store_recover(struct store *s, struct stored_state *st, struct error *err);
 /* Before and after the commit of that state; the first is durable with the flush that must follow. */
 int store_announce(struct store *s, const struct stored_state *st);
 void store_committed(struct store *s, const struct stored_state *st);
+/* After the commit of a checkpoint: blocks whose age was accepted are of the catalog's time from now on. */
+void store_end_acceptance(struct store *s, const struct stored_state *st);
 /* Of a new store; its flush follows. */
 int store_begin_time(struct bdev *blocks, const struct super *super, const struct stored_state *st);
 /* -ESTALE: blocks and catalog are not of one time. Writes nothing. */
