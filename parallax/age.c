@@ -4,8 +4,9 @@
  * 1. The time that a commit makes is announced on the device before, durably with what the commit names (C1), and written down once
  *    more after it. That is not flushed: it tells more when it is there, and nothing depends on it.
  * 2. Two announcements alternate, so that the one of the catalog's time is whole while the next is written.
- * 3. So blocks whose last announcement lies before the catalog's time are older than the catalog; and the catalog is older than the
- *    blocks if the announcements go further than to its next commit, or if that was committed.
+ * 3. So blocks that tell of no time but earlier ones are older than the catalog; and the catalog is older than the blocks if the
+ *    announcements go further than to its next commit, or if that was committed. Of the three blocks any one may rot: opening
+ *    writes once more what is not as a commit leaves it.
  * 4. Blocks whose age was accepted keep their times until the catalog says that their space map is not believed: who dies before
  *    that finds them refused again. */
 #include "parallax/parallax_private.h"
@@ -61,10 +62,11 @@ void store_end_acceptance(struct store *s, const struct stored_state *st)
         log_warning("the time of blocks that were accepted is not written down: they will be refused again store=%s error=%d", store_name(s), err);
 }
 
-/* What cannot be read tells nothing. */
+/* What cannot be read, at a second attempt too, tells nothing. */
 static uint64_t read_time(struct store *s, uint64_t address, uint8_t *block)
 {
-    return bdev_read(s->blocks, address, block, 1) ? 0 : time_decode(block, s->super.seed);
+    bool read = !bdev_read(s->blocks, address, block, 1) || !bdev_read(s->blocks, address, block, 1);
+    return read ? time_decode(block, s->super.seed) : 0;
 }
 
 static int refuse_blocks(struct store *s, struct error *err)
@@ -96,9 +98,23 @@ int store_check_age(struct store *s, const struct stored_state *st, struct error
     if (!block)
         return s->super.timed ? -ENOMEM : 0;
     uint64_t even = read_time(s, TIME_ANNOUNCED, block), odd = read_time(s, TIME_ANNOUNCED + 1, block), committed = read_time(s, TIME_COMMITTED, block);
-    uint64_t announced = even > odd ? even : odd;
+    uint64_t announced = even > odd ? even : odd, reached = announced > committed ? announced : committed;
     free(block);
-    if (announced && announced < now)
+    if (reached && reached < now)
         return refuse_blocks(s, err);
-    return announced > now + 1 || committed > now ? refuse_catalog(s, err) : 0;
+    if (announced > now + 1 || committed > now)
+        return refuse_catalog(s, err);
+    s->time_gone = (now % 2 ? odd : even) != now;
+    s->commit_unnoted = committed != now;
+    return 0;
+}
+
+void store_settle_age(struct store *s, const struct stored_state *st)
+{
+    if (s->time_gone) {
+        int err = write_time(s->blocks, &s->super, TIME_ANNOUNCED + time_of(st) % 2, time_of(st));
+        log_warning("a block that tells the time of the last commit was damaged and is written anew store=%s error=%d", store_name(s), err);
+    }
+    if (s->commit_unnoted)
+        store_committed(s, st);
 }

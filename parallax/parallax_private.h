@@ -119,6 +119,7 @@ struct store {
     int failed;            /* first error of a metadata write */
     bool has_lost;         /* some map may have lost entries */
     bool age_accepted;     /* the blocks were older than the catalog when this was opened, and the catalog does not say so yet */
+    bool time_gone, commit_unnoted; /* of the blocks that tell the time: what opening is to write once more */
     bool closing;
 
     struct list_node write_queue;  /* image_req.link: whole-block writes and discards without a ticket yet */
@@ -349,8 +350,10 @@ void store_committed(struct store *s, const struct stored_state *st);
 void store_end_acceptance(struct store *s, const struct stored_state *st);
 /* Of a new store; its flush follows. */
 int store_begin_time(struct bdev *blocks, const struct super *super, const struct stored_state *st);
-/* -ESTALE: blocks and catalog are not of one time. Writes nothing. */
+/* -ESTALE: blocks and catalog are not of one time. Writes nothing, unless that is accepted. */
 int store_check_age(struct store *s, const struct stored_state *st, struct error *err);
+/* After it: writes down what the blocks lack of their time. */
+void store_settle_age(struct store *s, const struct stored_state *st);
 
 /* ---- ops.c, image_ops.c ---- */
 void op_done(struct store_op *op);

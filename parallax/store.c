@@ -376,6 +376,8 @@ static int open_loaded(struct store *s, struct error *err)
     if (!rc)
         rc = backing_settle(&s->backing, err);
     if (!rc)
+        store_settle_age(s, &l.state);
+    if (!rc)
         rc = trim_find_holes(s);
     if (!rc)
         rc = store_recover(s, &l.state, err);

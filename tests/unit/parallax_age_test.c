@@ -35,6 +35,14 @@ static void put_time(uint64_t address, uint64_t time)
     bare_put(&b, address, block);
 }
 
+static void rot(uint64_t address)
+{
+    uint8_t block[BDEV_BLOCK_SIZE];
+    bare_get(&b, address, block);
+    block[8] ^= 1;
+    bare_put(&b, address, block);
+}
+
 /* The store is closed, by a kill, after `checkpoints` of them, each of which holds another id. */
 static void begin(uint32_t checkpoints)
 {
@@ -61,6 +69,33 @@ static int open_accepting(void)
     int err = bare_open(&b);
     b.accept_loss = false;
     return err;
+}
+
+static void any_block_that_tells_the_time_may_rot_and_is_written_anew(void)
+{
+    for (uint32_t checkpoints = 2; checkpoints <= 3; checkpoints++)
+        for (uint64_t at = TIME_ANNOUNCED; at <= TIME_COMMITTED; at++) {
+            begin(checkpoints);
+            uint64_t now = time_at(TIME_COMMITTED);
+            rot(at);
+            CU_ASSERT_EQUAL_FATAL(bare_open(&b), 0);
+            CU_ASSERT_EQUAL(bare_read(&b, 199), checkpoints);
+            CU_ASSERT_EQUAL(time_at(TIME_ANNOUNCED + now % 2), now);
+            CU_ASSERT_EQUAL(time_at(TIME_COMMITTED), now);
+            CU_ASSERT(bare_is_sound(&b));
+            bare_end(&b);
+        }
+}
+
+/* A kill may come between a commit and the note of it. */
+static void a_commit_that_was_not_noted_is_noted_by_the_next_opening(void)
+{
+    begin(2);
+    uint64_t now = time_at(TIME_COMMITTED);
+    put_time(TIME_COMMITTED, now - 1);
+    CU_ASSERT_EQUAL_FATAL(bare_open(&b), 0);
+    CU_ASSERT_EQUAL(time_at(TIME_COMMITTED), now);
+    bare_end(&b);
 }
 
 static void blocks_that_are_older_are_refused(void)
@@ -141,6 +176,7 @@ static void older_blocks_may_lack_what_a_recovery_has_sealed(void)
 int main(int argc, char **argv)
 {
     return unit_main(argc, argv, "parallax", (const struct unit_test[]){
+        UNIT(any_block_that_tells_the_time_may_rot_and_is_written_anew), UNIT(a_commit_that_was_not_noted_is_noted_by_the_next_opening),
         UNIT(blocks_that_are_older_are_refused), UNIT(accepted_blocks_stay_refused_until_the_catalog_says_so),
         UNIT(a_verdict_alone_does_not_accept_blocks), UNIT(older_blocks_may_lack_what_a_recovery_has_sealed), { 0 } });
 }
