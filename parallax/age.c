@@ -15,6 +15,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 static uint64_t time_of(const struct stored_state *st) { return st->checkpoint + st->epoch; }
 
@@ -69,16 +70,28 @@ static uint64_t read_time(struct store *s, uint64_t address, uint8_t *block)
     return read ? time_decode(block, s->super.seed) : 0;
 }
 
+/* The first checkpoint says so in the catalog; then the times agree. What the catalog names may lie behind the end of shorter blocks:
+ * they are made as long as it may ask for, or what is put there later would have two users. */
+static int accept_blocks(struct store *s, struct error *err)
+{
+    uint64_t end = space_stored_end(&s->space);
+    end = end < s->blocks->max_blocks ? end : s->blocks->max_blocks;
+    int rc = end > bdev_blocks(s->blocks) ? bdev_grow(s->blocks, end) : 0;
+    if (rc)
+        return error_set(err, rc, "store '%s': its blocks are older than its catalog, and cannot be made as long as that knows them (%llu bytes): %s", store_name(s),
+                         (unsigned long long)end * BDEV_BLOCK_SIZE, strerror(-rc));
+    log_warning("blocks older than their catalog are accepted: what they miss is lost, and no free block is known store=%s", store_name(s));
+    space_lose_pages(&s->space);
+    space_set_usable(&s->space, bdev_blocks(s->blocks));
+    s->age_accepted = true;
+    return 0;
+}
+
 static int refuse_blocks(struct store *s, struct error *err)
 {
     bool adoptable = backing_catalog_copy(&s->backing) == BACKING_COPY_HELD;
-    if (s->opt.accept_loss && !adoptable) {
-        /* The first checkpoint says so in the catalog and makes the times agree. Until then the store is refused again. */
-        log_warning("blocks older than their catalog are accepted: what they miss is lost, and no free block is known store=%s", store_name(s));
-        space_lose_pages(&s->space);
-        s->age_accepted = true;
-        return 0;
-    }
+    if (s->opt.accept_loss && !adoptable)
+        return accept_blocks(s, err);
     return error_set(err, -ESTALE, "store '%s': its blocks are older than its catalog: they were put back from a copy; %s", store_name(s),
                      adoptable ? "the device has the catalog of that time too: 'init --adopt DEVICE' with a new directory takes over both"
                                : "put back the catalog of the same time, or these blocks' newest state; if there is neither, 'parallax check --accept-loss' opens it without what they miss");
