@@ -89,7 +89,7 @@ static int accept_blocks(struct store *s, struct error *err)
 
 static int refuse_blocks(struct store *s, struct error *err)
 {
-    bool adoptable = backing_catalog_copy(&s->backing) == BACKING_COPY_HELD;
+    bool adoptable = backing_copy_age(&s->backing) < 0;
     if (s->opt.accept_loss && !adoptable)
         return accept_blocks(s, err);
     return error_set(err, -ESTALE, "store '%s': its blocks are older than its catalog: they were put back from a copy; %s", store_name(s),
@@ -100,8 +100,8 @@ static int refuse_blocks(struct store *s, struct error *err)
 static int refuse_catalog(struct store *s, struct error *err)
 {
     return error_set(err, -ESTALE, "store '%s': its catalog is older than its blocks: it was put back from a copy; %s", store_name(s),
-                     backing_catalog_copy(&s->backing) == BACKING_COPY_HELD ? "the device has a newer one: 'init --adopt DEVICE' with a new directory takes over both"
-                                                                            : "put back the newest catalog, or the blocks of the same time");
+                     backing_copy_age(&s->backing) > 0 ? "the device has a newer one: 'init --adopt DEVICE' with a new directory takes over both"
+                                                       : "put back the newest catalog, or the blocks of the same time");
 }
 
 int store_check_age(struct store *s, const struct stored_state *st, struct error *err)

@@ -30,6 +30,7 @@ struct backing {
     int (*free_bytes)(struct backing *b, uint64_t *free_bytes, uint64_t *total_bytes);
     int (*settle)(struct backing *b, struct error *err);        /* backing_settle; NULL: nothing to do */
     enum backing_copy (*catalog_copy)(const struct backing *b); /* any thread; NULL: needless */
+    int (*copy_age)(const struct backing *b);                   /* backing_copy_age; NULL: there is none */
 };
 
 /* Any thread: what bdev_grow can still take from the file system or device below (a file system's reserve for root is not
@@ -44,6 +45,10 @@ static inline int backing_free_bytes(struct backing *b, uint64_t *free_bytes, ui
 static inline int backing_settle(struct backing *b, struct error *err) { return b->settle ? b->settle(b, err) : 0; }
 
 static inline enum backing_copy backing_catalog_copy(const struct backing *b) { return b->catalog_copy ? b->catalog_copy(b) : BACKING_COPY_NEEDLESS; }
+
+/* Before backing_settle: -1 if the device's copy is of an older state than the catalog, 1 of a newer one; 0: of the same, or
+ * nobody knows. */
+static inline int backing_copy_age(const struct backing *b) { return b->copy_age ? b->copy_age(b) : 0; }
 
 struct backing_create_options {
     uint64_t size_bytes; /* the store's --size; 0: what the file system or device gives */
