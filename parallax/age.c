@@ -7,7 +7,9 @@
  * 3. So blocks that tell of no time but earlier ones are older than the catalog; and the catalog is older than the blocks if the
  *    announcements go further than to its next commit, or if that was committed. Of the three blocks any one may rot: opening
  *    writes once more what is not as a commit leaves it.
- * 4. Blocks whose age was accepted keep their times until the catalog says that their space map is not believed: who dies before
+ * 4. A store of which one half was put back may reach the same time twice: each commit has a random tag, in the catalog and beside
+ *    its time.
+ * 5. Blocks whose age was accepted keep their times until the catalog says that their space map is not believed: who dies before
  *    that finds them refused again. */
 #include "parallax/parallax_private.h"
 
@@ -16,15 +18,22 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 static uint64_t time_of(const struct stored_state *st) { return st->checkpoint + st->epoch; }
 
-static int write_time(struct bdev *blocks, const struct super *super, uint64_t address, uint64_t time)
+uint32_t store_new_tag(void)
+{
+    uint32_t tag;
+    return getrandom(&tag, sizeof tag, 0) == sizeof tag ? tag : 0;
+}
+
+static int write_time(struct bdev *blocks, const struct super *super, uint64_t address, const struct stored_state *st)
 {
     uint8_t *block = bdev_buffer_alloc(1);
     if (!block)
         return -ENOMEM;
-    time_encode(block, super->seed, time);
+    time_encode(block, super->seed, time_of(st), st->tag);
     int err = bdev_write(blocks, address, block, 1);
     free(block);
     return err;
@@ -32,12 +41,12 @@ static int write_time(struct bdev *blocks, const struct super *super, uint64_t a
 
 int store_announce(struct store *s, const struct stored_state *st)
 {
-    return s->super.timed && !s->age_accepted ? write_time(s->blocks, &s->super, TIME_ANNOUNCED + time_of(st) % 2, time_of(st)) : 0;
+    return s->super.timed && !s->age_accepted ? write_time(s->blocks, &s->super, TIME_ANNOUNCED + time_of(st) % 2, st) : 0;
 }
 
 void store_committed(struct store *s, const struct stored_state *st)
 {
-    int err = s->super.timed && !s->age_accepted ? write_time(s->blocks, &s->super, TIME_COMMITTED, time_of(st)) : 0;
+    int err = s->super.timed && !s->age_accepted ? write_time(s->blocks, &s->super, TIME_COMMITTED, st) : 0;
     if (err)
         log_warning("the time of a commit is not written down: an older catalog that is put back might not be noticed store=%s error=%d", store_name(s), err);
 }
@@ -46,7 +55,7 @@ int store_begin_time(struct bdev *blocks, const struct super *super, const struc
 {
     int err = 0;
     for (uint64_t address = TIME_ANNOUNCED; address <= TIME_COMMITTED && !err; address++)
-        err = write_time(blocks, super, address, time_of(st));
+        err = write_time(blocks, super, address, st);
     return err;
 }
 
@@ -63,12 +72,20 @@ void store_end_acceptance(struct store *s, const struct stored_state *st)
         log_warning("the time of blocks that were accepted is not written down: they will be refused again store=%s error=%d", store_name(s), err);
 }
 
+struct told {
+    uint64_t time; /* 0: nothing */
+    uint32_t tag;
+};
+
 /* What cannot be read, at a second attempt too, tells nothing. */
-static uint64_t read_time(struct store *s, uint64_t address, uint8_t *block)
+static struct told read_time(struct store *s, uint64_t address, uint8_t *block)
 {
     bool read = !bdev_read(s->blocks, address, block, 1) || !bdev_read(s->blocks, address, block, 1);
-    return read ? time_decode(block, s->super.seed) : 0;
+    return read ? (struct told){ time_decode(block, s->super.seed), time_tag(block) } : (struct told){ 0 };
 }
+
+/* Of the catalog's time, but of another commit. */
+static bool is_other(const struct told *t, const struct stored_state *st) { return t->time == time_of(st) && t->tag && st->tag && t->tag != st->tag; }
 
 /* The first checkpoint says so in the catalog; then the times agree. What the catalog names may lie behind the end of shorter blocks:
  * they are made as long as it may ask for, or what is put there later would have two users. */
@@ -104,28 +121,36 @@ static int refuse_catalog(struct store *s, struct error *err)
                                                        : "put back the newest catalog, or the blocks of the same time");
 }
 
+static int refuse_both(struct store *s, struct error *err)
+{
+    return error_set(err, -ESTALE, "store '%s': its blocks and its catalog are of different histories: one of them was put back from a copy; put back both from one copy, "
+                     "or the one that belongs to the other", store_name(s));
+}
+
 int store_check_age(struct store *s, const struct stored_state *st, struct error *err)
 {
     uint64_t now = time_of(st);
     uint8_t *block = s->super.timed ? bdev_buffer_alloc(1) : NULL;
     if (!block)
         return s->super.timed ? -ENOMEM : 0;
-    uint64_t even = read_time(s, TIME_ANNOUNCED, block), odd = read_time(s, TIME_ANNOUNCED + 1, block), committed = read_time(s, TIME_COMMITTED, block);
-    uint64_t announced = even > odd ? even : odd, reached = announced > committed ? announced : committed;
+    struct told announced[2] = { read_time(s, TIME_ANNOUNCED, block), read_time(s, TIME_ANNOUNCED + 1, block) }, committed = read_time(s, TIME_COMMITTED, block);
+    uint64_t last = announced[0].time > announced[1].time ? announced[0].time : announced[1].time, reached = last > committed.time ? last : committed.time;
     free(block);
     if (reached && reached < now)
         return refuse_blocks(s, err);
-    if (announced > now + 1 || committed > now)
+    if (last > now + 1 || committed.time > now)
         return refuse_catalog(s, err);
-    s->time_gone = (now % 2 ? odd : even) != now;
-    s->commit_unnoted = committed != now;
+    if (is_other(&announced[now % 2], st) || is_other(&committed, st))
+        return refuse_both(s, err);
+    s->time_gone = announced[now % 2].time != now;
+    s->commit_unnoted = committed.time != now;
     return 0;
 }
 
 void store_settle_age(struct store *s, const struct stored_state *st)
 {
     if (s->time_gone) {
-        int err = write_time(s->blocks, &s->super, TIME_ANNOUNCED + time_of(st) % 2, time_of(st));
+        int err = write_time(s->blocks, &s->super, TIME_ANNOUNCED + time_of(st) % 2, st);
         log_warning("a block that tells the time of the last commit was damaged and is written anew store=%s error=%d", store_name(s), err);
     }
     if (s->commit_unnoted)

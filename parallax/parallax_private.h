@@ -334,6 +334,7 @@ struct stored_state {
     uint8_t uuid[16];
     uint64_t checkpoint, epoch, tail, next_version, next_image;
     uint32_t next_line, sealed_count;
+    uint32_t tag;                                        /* of the commit that made it (age.c); 0: it had none */
     bool has_lost;
     struct sealed_range *sealed;
 };
@@ -343,6 +344,8 @@ void state_fini(struct stored_state *st);
 int store_recover(struct store *s, struct stored_state *st, struct error *err);
 
 /* ---- age.c: blocking, on any thread ---- */
+/* For the state that is to be committed. */
+uint32_t store_new_tag(void);
 /* Before and after the commit of that state; the first is durable with the flush that must follow. */
 int store_announce(struct store *s, const struct stored_state *st);
 void store_committed(struct store *s, const struct stored_state *st);

@@ -326,6 +326,7 @@ static int seal_verdict(struct recovery *r, struct stored_state *st)
         r->now.rejected = NULL;
     }
     st->epoch++;
+    st->tag = store_new_tag();
     uint32_t length;
     uint8_t *value = state_encode(st, &length);
     if (!value)

@@ -82,7 +82,7 @@ int store_create_backing(struct backing *b, uint64_t size_bytes, struct error *e
     for (unsigned i = 0; i < SUPER_COPIES && !rc; i++)
         rc = bdev_write(b->blocks, i, block, 1);
     free(block);
-    struct stored_state st = { .epoch = 1, .tail = 1, .next_version = 1, .next_image = 1, .next_line = 1 };
+    struct stored_state st = { .epoch = 1, .tag = store_new_tag(), .tail = 1, .next_version = 1, .next_image = 1, .next_line = 1 };
     memcpy(st.uuid, sb.uuid, 16);
     if (!rc)
         rc = store_begin_time(b->blocks, &sb, &st);

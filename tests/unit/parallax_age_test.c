@@ -31,7 +31,7 @@ static uint64_t time_at(uint64_t address)
 static void put_time(uint64_t address, uint64_t time)
 {
     uint8_t block[BDEV_BLOCK_SIZE];
-    time_encode(block, seed(), time);
+    time_encode(block, seed(), time, 0);
     bare_put(&b, address, block);
 }
 
