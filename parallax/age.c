@@ -77,12 +77,39 @@ struct told {
     uint32_t tag;
 };
 
+/* What the blocks say. */
+struct times {
+    struct told announced[2], committed;
+    uint64_t last; /* that was announced */
+};
+
 /* What cannot be read, at a second attempt too, tells nothing. */
-static struct told read_time(struct store *s, uint64_t address, uint8_t *block)
+static struct told read_time(struct bdev *blocks, const struct super *super, uint64_t address, uint8_t *block)
 {
-    bool read = !bdev_read(s->blocks, address, block, 1) || !bdev_read(s->blocks, address, block, 1);
-    return read ? (struct told){ time_decode(block, s->super.seed), time_tag(block) } : (struct told){ 0 };
+    bool read = !bdev_read(blocks, address, block, 1) || !bdev_read(blocks, address, block, 1);
+    return read ? (struct told){ time_decode(block, super->seed), time_tag(block) } : (struct told){ 0 };
 }
+
+static int read_times(struct bdev *blocks, const struct super *super, struct times *t)
+{
+    uint8_t *block = bdev_buffer_alloc(1);
+    if (!block)
+        return -ENOMEM;
+    for (unsigned i = 0; i < 2; i++)
+        t->announced[i] = read_time(blocks, super, TIME_ANNOUNCED + i, block);
+    t->committed = read_time(blocks, super, TIME_COMMITTED, block);
+    t->last = t->announced[0].time > t->announced[1].time ? t->announced[0].time : t->announced[1].time;
+    free(block);
+    return 0;
+}
+
+static bool blocks_are_older(const struct times *t, const struct stored_state *st)
+{
+    uint64_t reached = t->last > t->committed.time ? t->last : t->committed.time;
+    return reached && reached < time_of(st);
+}
+
+static bool catalog_is_older(const struct times *t, const struct stored_state *st) { return t->last > time_of(st) + 1 || t->committed.time > time_of(st); }
 
 /* Of the catalog's time, but of another commit. */
 static bool is_other(const struct told *t, const struct stored_state *st) { return t->time == time_of(st) && t->tag && st->tag && t->tag != st->tag; }
@@ -129,22 +156,44 @@ static int refuse_both(struct store *s, struct error *err)
 
 int store_check_age(struct store *s, const struct stored_state *st, struct error *err)
 {
-    uint64_t now = time_of(st);
-    uint8_t *block = s->super.timed ? bdev_buffer_alloc(1) : NULL;
-    if (!block)
-        return s->super.timed ? -ENOMEM : 0;
-    struct told announced[2] = { read_time(s, TIME_ANNOUNCED, block), read_time(s, TIME_ANNOUNCED + 1, block) }, committed = read_time(s, TIME_COMMITTED, block);
-    uint64_t last = announced[0].time > announced[1].time ? announced[0].time : announced[1].time, reached = last > committed.time ? last : committed.time;
-    free(block);
-    if (reached && reached < now)
+    struct times t;
+    int rc = s->super.timed ? read_times(s->blocks, &s->super, &t) : 0;
+    if (rc || !s->super.timed)
+        return rc;
+    if (blocks_are_older(&t, st))
         return refuse_blocks(s, err);
-    if (last > now + 1 || committed.time > now)
+    if (catalog_is_older(&t, st))
         return refuse_catalog(s, err);
-    if (is_other(&announced[now % 2], st) || is_other(&committed, st))
+    if (is_other(&t.announced[time_of(st) % 2], st) || is_other(&t.committed, st))
         return refuse_both(s, err);
-    s->time_gone = announced[now % 2].time != now;
-    s->commit_unnoted = committed.time != now;
+    s->time_gone = t.announced[time_of(st) % 2].time != time_of(st);
+    s->commit_unnoted = t.committed.time != time_of(st);
     return 0;
+}
+
+static int take_state(void *ctx, const void *key, size_t key_length, const void *value, size_t length)
+{
+    struct stored_state *st = ctx;
+    if (key_length != 1 || *(const uint8_t *)key != 'S')
+        return 0;
+    state_fini(st);
+    return state_decode(value, length, st);
+}
+
+int age_check_adopted(struct bdev *blocks, struct catalog *catalog)
+{
+    struct stored_state st = { 0 };
+    struct super super;
+    struct times t;
+    int rc = super_read(blocks, &super);
+    if (!rc && super.timed)
+        rc = catalog_scan(catalog, "store", NULL, take_state, &st);
+    if (!rc && super.timed)
+        rc = read_times(blocks, &super, &t);
+    if (!rc && super.timed && catalog_is_older(&t, &st))
+        rc = -ESTALE;
+    state_fini(&st);
+    return rc;
 }
 
 void store_settle_age(struct store *s, const struct stored_state *st)

@@ -343,6 +343,10 @@ int state_decode(const uint8_t *value, size_t length, struct stored_state *out);
 void state_fini(struct stored_state *st);
 int store_recover(struct store *s, struct stored_state *st, struct error *err);
 
+/* ---- store.c ---- */
+/* From whichever copy of it is whole. */
+int super_read(struct bdev *blocks, struct super *out);
+
 /* ---- age.c: blocking, on any thread ---- */
 /* For the state that is to be committed. */
 uint32_t store_new_tag(void);
@@ -355,7 +359,9 @@ void store_end_acceptance(struct store *s, const struct stored_state *st);
 int store_begin_time(struct bdev *blocks, const struct super *super, const struct stored_state *st);
 /* -ESTALE: blocks and catalog are not of one time. Writes nothing, unless that is accepted. */
 int store_check_age(struct store *s, const struct stored_state *st, struct error *err);
-/* After it: writes down what the blocks lack of their time. */
+/* Before a device is taken over with the copy of its catalog: -ESTALE if that is older than the blocks. */
+int age_check_adopted(struct bdev *blocks, struct catalog *catalog);
+/* After store_check_age: writes down what the blocks lack of their time. */
 void store_settle_age(struct store *s, const struct stored_state *st);
 
 /* ---- ops.c, image_ops.c ---- */

@@ -71,12 +71,13 @@ int backing_created(struct backing *b, struct error *err);
 
 /* Makes a store of what another directory or host has left: `what` is a device with a store's blocks and the copy of its
  * catalog, for which url names a new directory (force as in backing_create); or it is the directory of url, a store of another
- * host, which becomes this host's. A device that was adopted is refused to the directory that had it before. */
+ * host, which becomes this host's. A device that was adopted is refused to the directory that had it before. check: NULL, or whether a
+ * device's copy is right for its blocks: -ESTALE if it is older. */
 struct backing_adopted {
     char previous_host[65];
     char device[512]; /* empty: its blocks are in a file */
 };
-int backing_adopt(const char *url, const char *what, bool force, struct backing_adopted *out, struct error *err);
+int backing_adopt(const char *url, const char *what, bool force, int (*check)(struct bdev *blocks, struct catalog *catalog), struct backing_adopted *out, struct error *err);
 
 #define BACKING_COMMAND_SIZE 256u
 /* The process that has the store open at this moment, and `command` as it named it (backing_open_options); 0: nobody, or nobody who
