@@ -84,7 +84,9 @@ void checkpoint_work(struct job *j)
            || (err = step(c, "announcing the commit", store_announce(s, &c->state_record)))
            || (err = step(c, "flushing the device", bdev_flush(s->blocks)))
            || (err = step(c, "committing the catalog", catalog_apply(s->backing.catalog, "store", s->catalog_revision, c->changes, c->change_count))));
-    if (!err)
+    if (!err) {
+        store_end_acceptance(s, &c->state_record);
         store_committed(s, &c->state_record);
+    }
     c->error = err;
 }

@@ -62,13 +62,16 @@ int super_decode(const uint8_t *b, struct super *s)
     return 0;
 }
 
-void time_encode(uint8_t *b, uint32_t seed, uint64_t time)
+void time_encode(uint8_t *b, uint32_t seed, uint64_t time, uint32_t tag)
 {
     memset(b, 0, BDEV_BLOCK_SIZE);
     put_le32(b, TIME_MAGIC);
     put_le64(b + 8, time);
+    put_le32(b + 16, tag);
     put_le32(b + 4, block_crc(b, seed, 4));
 }
+
+uint32_t time_tag(const uint8_t *b) { return get_le32(b + 16); }
 
 uint64_t time_decode(const uint8_t *b, uint32_t seed) { return get_le32(b) == TIME_MAGIC && get_le32(b + 4) == block_crc(b, seed, 4) ? get_le64(b + 8) : 0; }
 

@@ -32,9 +32,12 @@ int super_decode(const uint8_t *block, struct super *out);
 #define TIME_ANNOUNCED 2u
 #define TIME_COMMITTED 4u
 
-void time_encode(uint8_t *block, uint32_t seed, uint64_t time);
+/* tag: tells this commit from another of that time; 0: it has none. */
+void time_encode(uint8_t *block, uint32_t seed, uint64_t time, uint32_t tag);
 /* 0: nothing that can be believed stands there. */
 uint64_t time_decode(const uint8_t *block, uint32_t seed);
+/* Of a block that can be believed. */
+uint32_t time_tag(const uint8_t *block);
 
 /* ---- Space-map page ---- */
 #define ZONE_BLOCKS 258048u

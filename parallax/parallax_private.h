@@ -118,7 +118,8 @@ struct store {
     uint64_t catalog_revision, checkpoint_number;
     int failed;            /* first error of a metadata write */
     bool has_lost;         /* some map may have lost entries */
-    bool age_accepted;     /* the blocks were older than the catalog when this was opened */
+    bool age_accepted;     /* the blocks were older than the catalog when this was opened, and the catalog does not say so yet */
+    bool time_gone, commit_unnoted; /* of the blocks that tell the time: what opening is to write once more */
     bool closing;
 
     struct list_node write_queue;  /* image_req.link: whole-block writes and discards without a ticket yet */
@@ -336,6 +337,7 @@ struct stored_state {
     uint8_t uuid[16];
     uint64_t checkpoint, epoch, tail, next_version, next_image;
     uint32_t next_line, sealed_count;
+    uint32_t tag;                                        /* of the commit that made it (age.c); 0: it had none */
     bool has_lost;
     struct sealed_range *sealed;
 };
@@ -344,14 +346,26 @@ int state_decode(const uint8_t *value, size_t length, struct stored_state *out);
 void state_fini(struct stored_state *st);
 int store_recover(struct store *s, struct stored_state *st, struct error *err);
 
+/* ---- store.c ---- */
+/* From whichever copy of it is whole. */
+int super_read(struct bdev *blocks, struct super *out);
+
 /* ---- age.c: blocking, on any thread ---- */
+/* For the state that is to be committed. */
+uint32_t store_new_tag(void);
 /* Before and after the commit of that state; the first is durable with the flush that must follow. */
 int store_announce(struct store *s, const struct stored_state *st);
 void store_committed(struct store *s, const struct stored_state *st);
+/* After the commit of a checkpoint: blocks whose age was accepted are of the catalog's time from now on. */
+void store_end_acceptance(struct store *s, const struct stored_state *st);
 /* Of a new store; its flush follows. */
 int store_begin_time(struct bdev *blocks, const struct super *super, const struct stored_state *st);
-/* -ESTALE: blocks and catalog are not of one time. Writes nothing. */
+/* -ESTALE: blocks and catalog are not of one time. Writes nothing, unless that is accepted. */
 int store_check_age(struct store *s, const struct stored_state *st, struct error *err);
+/* Before a device is taken over with the copy of its catalog: -ESTALE if that is older than the blocks. */
+int age_check_adopted(struct bdev *blocks, struct catalog *catalog);
+/* After store_check_age: writes down what the blocks lack of their time. */
+void store_settle_age(struct store *s, const struct stored_state *st);
 
 /* ---- ops.c, image_ops.c ---- */
 void op_done(struct store_op *op);

@@ -175,7 +175,7 @@ static int plan_images(struct checkpoint *c)
 static void plan_state(struct checkpoint *c)
 {
     struct store *s = c->store;
-    c->state_record = (struct stored_state){ .checkpoint = s->checkpoint_number + 1, .epoch = s->journal.epoch, .tail = c->cut_seq + 1,
+    c->state_record = (struct stored_state){ .checkpoint = s->checkpoint_number + 1, .epoch = s->journal.epoch, .tag = store_new_tag(), .tail = c->cut_seq + 1,
                                              .has_lost = s->has_lost, .next_version = s->tree.next_version, .next_image = s->tree.next_image, .next_line = s->tree.next_line };
     memcpy(c->state_record.uuid, s->super.uuid, 16);
 }

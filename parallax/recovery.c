@@ -292,7 +292,7 @@ static int replay_range(struct recovery *r, const struct sealed_range *v, bool j
     const uint8_t *payload;
     for (uint64_t seq = v->first; seq <= v->last; seq++) {
         if (!open_jblock(r, v->epoch, seq, &h, &payload)) {
-            if (!is_hole(v, seq))
+            if (!is_hole(v, seq) && !r->s->age_accepted) /* blocks that are older need not have it */
                 return damaged(r, seq, "cannot be read although an earlier recovery had accepted it");
             continue;
         }
@@ -326,12 +326,13 @@ static int seal_verdict(struct recovery *r, struct stored_state *st)
         r->now.rejected = NULL;
     }
     st->epoch++;
+    st->tag = store_new_tag();
     uint32_t length;
     uint8_t *value = state_encode(st, &length);
     if (!value)
         return -ENOMEM;
     struct catalog_change change = { "S", 1, value, length };
-    int err = s->age_accepted ? 0 : store_announce(s, st);
+    int err = store_announce(s, st);
     if (!err)
         err = bdev_flush(s->blocks);
     if (!err)

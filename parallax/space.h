@@ -86,8 +86,10 @@ void space_install(struct space *sp);
 uint64_t space_release(struct space *sp);
 /* While opening: states as stored, then the pages. A page that cannot be read is lost, and logged. */
 int space_load(struct space *sp, struct bdev *device, uint32_t seed, const uint8_t *states, size_t length);
-/* After space_load: no page that was ever written is to be believed. */
+/* After space_load: no page that was ever written is to be believed. The device ends behind all of them. */
 void space_lose_pages(struct space *sp);
+/* Where the last page ends that was ever written. */
+uint64_t space_stored_end(const struct space *sp);
 /* After space_load: the device cannot be whole if it ends before this address. */
 uint64_t space_end_in_use(const struct space *sp);
 #endif

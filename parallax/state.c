@@ -20,6 +20,7 @@ uint8_t *state_encode(const struct stored_state *st, uint32_t *length)
     if (!b)
         return NULL;
     put_le32(b, st->has_lost ? STATE_FORMAT_LOST : STATE_FORMAT);
+    put_le32(b + 4, st->tag);
     memcpy(b + 8, st->uuid, 16);
     put_le64(b + 24, st->checkpoint);
     put_le64(b + 32, st->epoch);
@@ -84,6 +85,7 @@ int state_decode(const uint8_t *b, size_t length, struct stored_state *st)
     if (get_le32(b) > STATE_FORMAT_LOST)
         return -EPROTONOSUPPORT;
     st->has_lost = get_le32(b) == STATE_FORMAT_LOST;
+    st->tag = get_le32(b + 4);
     memcpy(st->uuid, b + 8, 16);
     st->checkpoint = get_le64(b + 24);
     st->epoch = get_le64(b + 32);

@@ -82,7 +82,7 @@ int store_create_backing(struct backing *b, uint64_t size_bytes, struct error *e
     for (unsigned i = 0; i < SUPER_COPIES && !rc; i++)
         rc = bdev_write(b->blocks, i, block, 1);
     free(block);
-    struct stored_state st = { .epoch = 1, .tail = 1, .next_version = 1, .next_image = 1, .next_line = 1 };
+    struct stored_state st = { .epoch = 1, .tag = store_new_tag(), .tail = 1, .next_version = 1, .next_image = 1, .next_line = 1 };
     memcpy(st.uuid, sb.uuid, 16);
     if (!rc)
         rc = store_begin_time(b->blocks, &sb, &st);
@@ -141,7 +141,7 @@ int store_create(const char *url, const struct store_create_options *opt, struct
 int store_adopt(const char *url, const char *what, bool force, struct store_adopted *out, struct error *err)
 {
     struct backing_adopted a;
-    int rc = backing_adopt(url, what, force, &a, err);
+    int rc = backing_adopt(url, what, force, age_check_adopted, &a, err);
     if (rc)
         return rc;
     *out = (struct store_adopted){ .device = "" };
@@ -244,18 +244,24 @@ static int load_catalog(struct loading *l, struct error *err)
     return 0;
 }
 
-static int load_super(struct store *s, struct error *err)
+int super_read(struct bdev *blocks, struct super *out)
 {
     uint8_t *block = bdev_buffer_alloc(1);
     int rc = -ENOMEM;
     for (unsigned i = 0; block && i < SUPER_COPIES && rc; i++) {
-        rc = bdev_read(s->blocks, i, block, 1);
+        rc = bdev_read(blocks, i, block, 1);
         if (!rc)
-            rc = super_decode(block, &s->super);
+            rc = super_decode(block, out);
         if (rc == -EPROTONOSUPPORT)
             break;
     }
     free(block);
+    return rc;
+}
+
+static int load_super(struct store *s, struct error *err)
+{
+    int rc = super_read(s->blocks, &s->super);
     if (rc == -EPROTONOSUPPORT)
         return too_new(s, err);
     if (rc)
@@ -375,6 +381,8 @@ static int open_loaded(struct store *s, struct error *err)
         rc = check_length(s, err);
     if (!rc)
         rc = backing_settle(&s->backing, err);
+    if (!rc)
+        store_settle_age(s, &l.state);
     if (!rc)
         rc = trim_find_holes(s);
     if (!rc)

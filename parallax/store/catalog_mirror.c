@@ -22,6 +22,7 @@ struct catalog_mirror {
     struct catalog_copy *copy;
     bool stale;       /* a dump is due */
     atomic_bool held; /* the copy is whole, unless stale */
+    int copy_age;     /* when it was opened */
 };
 
 static struct catalog_mirror *mirror_of(struct catalog *c) { return container_of(c, struct catalog_mirror, catalog); }
@@ -139,6 +140,7 @@ int catalog_mirror_open(struct catalog *inner, struct catalog_copy *copy, bool a
         return rc;
     }
     m->stale = anew || !whole || copied != own;
+    m->copy_age = anew || !whole ? 0 : (copied > own) - (copied < own);
     *out = &m->catalog;
     return 0;
 }
@@ -148,5 +150,7 @@ int catalog_mirror_settle(struct catalog *c)
     struct catalog_mirror *m = mirror_of(c);
     return m->stale ? refresh(m) : 0;
 }
+
+int catalog_mirror_copy_age(const struct catalog *c) { return container_of(c, struct catalog_mirror, catalog)->copy_age; }
 
 bool catalog_mirror_held(const struct catalog *c) { return atomic_load(&container_of(c, struct catalog_mirror, catalog)->held); }

@@ -17,6 +17,8 @@ int catalog_mirror_check(struct catalog *inner, const struct catalog_copy *copy)
 int catalog_mirror_open(struct catalog *inner, struct catalog_copy *copy, bool anew, struct catalog **out);
 /* Makes the copy equal to the catalog beneath where it is not, durably. The first change does so at the latest. */
 int catalog_mirror_settle(struct catalog *c);
+/* Before it: -1 if the copy is older than the catalog beneath, 1 if it is newer; 0: neither, or there is none to compare. */
+int catalog_mirror_copy_age(const struct catalog *c);
 /* Any thread: whether there is a copy now. */
 bool catalog_mirror_held(const struct catalog *c);
 #endif

@@ -61,6 +61,12 @@ static enum backing_copy catalog_copy(const struct backing *b)
     return l->header.copy_bytes && catalog_mirror_held(b->catalog) ? BACKING_COPY_HELD : BACKING_COPY_MISSING;
 }
 
+static int copy_age(const struct backing *b)
+{
+    const struct local *l = b->implementation;
+    return l->header.copy_bytes ? catalog_mirror_copy_age(b->catalog) : 0;
+}
+
 static int settle(struct backing *b, struct error *err)
 {
     const struct local *l = b->implementation;
@@ -84,6 +90,7 @@ int local_begin(const char *url, struct backing *b, char device[LOCAL_PATH_MAX],
     b->close = close_local;
     b->free_bytes = free_bytes;
     b->catalog_copy = catalog_copy;
+    b->copy_age = copy_age;
     b->settle = settle;
     snprintf(b->name, sizeof b->name, "%s", l->directory);
     return 0;

@@ -53,6 +53,17 @@ static int fill_catalog(struct backing *b, struct catalog_copy *copy, struct err
     return rc ? error_set(err, rc, "cannot fill the catalog in %s from its copy on %s: %s", l->directory, l->id.device, strerror(-rc)) : 0;
 }
 
+/* Its last change may have rotted. The former directory has it, and must not lose the device to who has not. */
+static int check_blocks(struct backing *b, int (*check)(struct bdev *blocks, struct catalog *catalog), struct error *err)
+{
+    const struct local *l = b->implementation;
+    int rc = check ? check(b->blocks, b->catalog) : 0;
+    if (rc == -ESTALE)
+        return error_set(err, rc, "the copy of the catalog on %s is older than the blocks there: its last change is damaged; open the store with its own directory, on host %s",
+                         l->id.device, l->header.host);
+    return rc ? error_set(err, rc, "cannot read the store on %s: %s", l->id.device, strerror(-rc)) : 0;
+}
+
 static int become_owner(struct local *l, struct error *err)
 {
     local_device_own(&l->header, &l->id);
@@ -63,7 +74,7 @@ static int become_owner(struct local *l, struct error *err)
 }
 
 /* The device is claimed by the open blocks. */
-static int take_over(struct backing *b, struct error *err)
+static int take_over(struct backing *b, int (*check)(struct bdev *blocks, struct catalog *catalog), struct error *err)
 {
     struct catalog_copy *copy;
     int rc = local_open_copy(b->implementation, &copy, err);
@@ -71,10 +82,12 @@ static int take_over(struct backing *b, struct error *err)
         return rc;
     rc = fill_catalog(b, copy, err);
     catalog_copy_close(copy);
+    if (!rc)
+        rc = check_blocks(b, check, err);
     return rc ? rc : become_owner(b->implementation, err);
 }
 
-static int adopt_device(struct backing *b, const char *device, bool force, struct backing_adopted *out, struct error *err)
+static int adopt_device(struct backing *b, const char *device, bool force, int (*check)(struct bdev *blocks, struct catalog *catalog), struct backing_adopted *out, struct error *err)
 {
     struct local *l = b->implementation;
     if (*device != '/' || strlen(device) >= LOCAL_PATH_MAX || strchr(device, '\n'))
@@ -95,7 +108,7 @@ static int adopt_device(struct backing *b, const char *device, bool force, struc
         rc = local_identity_write(l->directory_fd, l->directory, LOCAL_STORE_NEW_FILE, &l->id, err);
     if (!rc)
         rc = local_open_blocks(b, NULL, false, false, err);
-    return rc ? rc : take_over(b, err);
+    return rc ? rc : take_over(b, check, err);
 }
 
 /* Claims the device until b is closed. */
@@ -167,14 +180,14 @@ static int adopt_directory(struct backing *b, struct backing_adopted *out, struc
     return rc;
 }
 
-static int adopt(struct backing *b, const char *what, bool force, struct backing_adopted *out, struct error *err)
+static int adopt(struct backing *b, const char *what, bool force, int (*check)(struct bdev *blocks, struct catalog *catalog), struct backing_adopted *out, struct error *err)
 {
     const struct local *l = b->implementation;
     struct stat st, own;
     if (stat(what, &st) < 0)
         return error_set(err, -errno, "cannot adopt %s: %s", what, strerror(errno));
     if (S_ISBLK(st.st_mode))
-        return adopt_device(b, what, force, out, err);
+        return adopt_device(b, what, force, check, out, err);
     if (!S_ISDIR(st.st_mode))
         return error_set(err, -ENOTBLK, "%s is neither a block device nor a store's directory", what);
     if (stat(l->directory, &own) < 0 || own.st_dev != st.st_dev || own.st_ino != st.st_ino)
@@ -182,7 +195,7 @@ static int adopt(struct backing *b, const char *what, bool force, struct backing
     return adopt_directory(b, out, err);
 }
 
-int backing_adopt(const char *url, const char *what, bool force, struct backing_adopted *out, struct error *err)
+int backing_adopt(const char *url, const char *what, bool force, int (*check)(struct bdev *blocks, struct catalog *catalog), struct backing_adopted *out, struct error *err)
 {
     struct backing b;
     struct backing_adopted adopted = { .device = "" };
@@ -190,7 +203,7 @@ int backing_adopt(const char *url, const char *what, bool force, struct backing_
     int rc = local_begin(url, &b, device, err);
     if (rc)
         return rc;
-    rc = *device ? error_set(err, -EINVAL, "--adopt names the device; --store is the new directory alone") : adopt(&b, what, force, &adopted, err);
+    rc = *device ? error_set(err, -EINVAL, "--adopt names the device; --store is the new directory alone") : adopt(&b, what, force, check, &adopted, err);
     b.close(&b);
     if (!rc)
         *out = adopted;

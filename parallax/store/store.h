@@ -30,6 +30,7 @@ struct backing {
     int (*free_bytes)(struct backing *b, uint64_t *free_bytes, uint64_t *total_bytes);
     int (*settle)(struct backing *b, struct error *err);        /* backing_settle; NULL: nothing to do */
     enum backing_copy (*catalog_copy)(const struct backing *b); /* any thread; NULL: needless */
+    int (*copy_age)(const struct backing *b);                   /* backing_copy_age; NULL: there is none */
 };
 
 /* Any thread: what bdev_grow can still take from the file system or device below (a file system's reserve for root is not
@@ -44,6 +45,10 @@ static inline int backing_free_bytes(struct backing *b, uint64_t *free_bytes, ui
 static inline int backing_settle(struct backing *b, struct error *err) { return b->settle ? b->settle(b, err) : 0; }
 
 static inline enum backing_copy backing_catalog_copy(const struct backing *b) { return b->catalog_copy ? b->catalog_copy(b) : BACKING_COPY_NEEDLESS; }
+
+/* Before backing_settle: -1 if the device's copy is of an older state than the catalog, 1 of a newer one; 0: of the same, or
+ * nobody knows. */
+static inline int backing_copy_age(const struct backing *b) { return b->copy_age ? b->copy_age(b) : 0; }
 
 struct backing_create_options {
     uint64_t size_bytes; /* the store's --size; 0: what the file system or device gives */
@@ -66,12 +71,13 @@ int backing_created(struct backing *b, struct error *err);
 
 /* Makes a store of what another directory or host has left: `what` is a device with a store's blocks and the copy of its
  * catalog, for which url names a new directory (force as in backing_create); or it is the directory of url, a store of another
- * host, which becomes this host's. A device that was adopted is refused to the directory that had it before. */
+ * host, which becomes this host's. A device that was adopted is refused to the directory that had it before. check: NULL, or whether a
+ * device's copy is right for its blocks: -ESTALE if it is older. */
 struct backing_adopted {
     char previous_host[65];
     char device[512]; /* empty: its blocks are in a file */
 };
-int backing_adopt(const char *url, const char *what, bool force, struct backing_adopted *out, struct error *err);
+int backing_adopt(const char *url, const char *what, bool force, int (*check)(struct bdev *blocks, struct catalog *catalog), struct backing_adopted *out, struct error *err);
 
 #define BACKING_COMMAND_SIZE 256u
 /* The process that has the store open at this moment, and `command` as it named it (backing_open_options); 0: nobody, or nobody who

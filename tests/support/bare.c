@@ -185,7 +185,7 @@ static void must(int err, const char *what, const struct error *why)
 int bare_open(struct bare *b)
 {
     struct store_options opt = { .map_cache_bytes = 256u << 10, .block_cache_bytes = 1u << 20, .index_entries = b->index_entries,
-                                 .reclaim_blocks = b->reclaim_blocks, .closing_ms = b->closing_ms };
+                                 .reclaim_blocks = b->reclaim_blocks, .closing_ms = b->closing_ms, .accept_loss = b->accept_loss };
     struct image_open_options io = { .mode = IMAGE_READ_WRITE, .holder = "the test" };
     b->err = (struct error){ 0 };
     int rc = store_open_backing(&b->backing, b->loop, &opt, &b->store, &b->err);

@@ -22,6 +22,7 @@ struct bare {
     struct error err;         /* of the last opening or operation */
     uint64_t store_bytes, seed;
     uint32_t index_entries, reclaim_blocks, closing_ms; /* for the next opening */
+    bool accept_loss;         /* the same */
 };
 
 /* A new store of that size with its image, checkpointed. */

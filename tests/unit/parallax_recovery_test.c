@@ -402,10 +402,10 @@ static void features_of_a_later_version_are_refused_but_for_compatible_ones(void
     }
 }
 
-/* As a power cut may leave it that comes before the flush of the next commit. */
+/* As a power cut may leave it that comes before the flush of the next commit; that of the note of the last one is no other. */
 static void an_announcement_that_is_not_whole_leaves_the_one_before_it(void)
 {
-    uint8_t block[BDEV_BLOCK_SIZE], seed[BDEV_BLOCK_SIZE];
+    uint8_t block[BDEV_BLOCK_SIZE], seed[BDEV_BLOCK_SIZE], before[BDEV_BLOCK_SIZE];
     bare_begin(&b, STORE_BYTES);
     bare_get(&b, 0, seed);
     for (uint32_t i = 1; i <= 4; i++) {
@@ -416,9 +416,12 @@ static void an_announcement_that_is_not_whole_leaves_the_one_before_it(void)
         uint64_t now = time_decode(block, get_le32(seed + 56));
         CU_ASSERT(now > 1);
         memset(block, 0xa5, sizeof block);
+        bare_get(&b, TIME_ANNOUNCED + (now + 1) % 2, before);
         bare_put(&b, TIME_ANNOUNCED + (now + 1) % 2, block);
+        bare_put(&b, TIME_COMMITTED, block);
         CU_ASSERT_EQUAL_FATAL(bare_open(&b), 0);
         CU_ASSERT_EQUAL(bare_read(&b, 9), i);
+        bare_put(&b, TIME_ANNOUNCED + (now + 1) % 2, before); /* what a commit that is not announced would leave there */
     }
     CU_ASSERT(bare_is_sound(&b));
     bare_end(&b);

@@ -504,7 +504,7 @@ static void a_device_without_a_copy_still_opens(void)
     CU_ASSERT_EQUAL(local_device_read(device_a, false, &h, &err), 0);
     CU_ASSERT(h.blocks == 32 && !h.copy_bytes && h.start_bytes == LOCAL_DEVICE_HEADER_BYTES);
     snprintf(url, sizeof url, "%s-2", store);
-    CU_ASSERT_EQUAL(backing_adopt(url, device_a, false, &adopted, &err), -ENOTSUP);
+    CU_ASSERT_EQUAL(backing_adopt(url, device_a, false, NULL, &adopted, &err), -ENOTSUP);
     CU_ASSERT(strstr(err.text, "no copy") && access(url, F_OK) < 0);
 }
 
@@ -519,17 +519,17 @@ static void an_adopted_device_is_refused_to_its_former_directory(void)
     CU_ASSERT_EQUAL_FATAL(backing_open(store, NULL, &quick, &b, &err), 0);
     CU_ASSERT_EQUAL(catalog_apply(b.catalog, "store", 0, &(struct catalog_change){ "k", 1, "value", 5 }, 1), 0);
     /* In use: refused, and nothing is left. */
-    CU_ASSERT_EQUAL(backing_adopt(second, device_a, false, &adopted, &err), -EBUSY);
+    CU_ASSERT_EQUAL(backing_adopt(second, device_a, false, NULL, &adopted, &err), -EBUSY);
     CU_ASSERT(access(second, F_OK) < 0);
     b.close(&b);
     err = (struct error)ERROR_NONE;
-    CU_ASSERT_EQUAL(backing_adopt(store, device_a, false, &adopted, &err), -EEXIST);
+    CU_ASSERT_EQUAL(backing_adopt(store, device_a, false, NULL, &adopted, &err), -EEXIST);
     err = (struct error)ERROR_NONE;
-    CU_ASSERT_EQUAL(backing_adopt(store, store, false, &adopted, &err), -EALREADY);
+    CU_ASSERT_EQUAL(backing_adopt(store, store, false, NULL, &adopted, &err), -EALREADY);
     err = (struct error)ERROR_NONE;
-    CU_ASSERT_EQUAL(backing_adopt(second, store, false, &adopted, &err), -EINVAL);
+    CU_ASSERT_EQUAL(backing_adopt(second, store, false, NULL, &adopted, &err), -EINVAL);
     err = (struct error)ERROR_NONE;
-    CU_ASSERT_EQUAL_FATAL(backing_adopt(second, device_a, false, &adopted, &err), 0);
+    CU_ASSERT_EQUAL_FATAL(backing_adopt(second, device_a, false, NULL, &adopted, &err), 0);
     CU_ASSERT_STRING_EQUAL(adopted.device, device_a);
     expect_refusal(store, -EXDEV, device_a, "adopted");
     err = (struct error)ERROR_NONE;
@@ -544,14 +544,14 @@ static void an_adopted_device_is_refused_to_its_former_directory(void)
     b.close(&b);
     /* And back again, into a third directory. */
     fresh();
-    CU_ASSERT_EQUAL_FATAL(backing_adopt(store, device_a, false, &adopted, &err), 0);
+    CU_ASSERT_EQUAL_FATAL(backing_adopt(store, device_a, false, NULL, &adopted, &err), 0);
     expect_refusal(second, -EXDEV, device_a, "adopted");
     CU_ASSERT_EQUAL_FATAL(backing_open(store, NULL, &quick, &b, &err), 0);
     CU_ASSERT(catalog_get(b.catalog, "store", "k", 1, value, sizeof value, &length) == 0 && !memcmp(value, "other", 5));
     b.close(&b);
     /* Without a whole copy: refused, and the directory that has the catalog goes on. */
     CU_ASSERT_EQUAL(shell("rm -rf %s && dd if=/dev/zero of=%s bs=1M seek=1 count=2 conv=fsync status=none", second, device_a), 0);
-    CU_ASSERT_EQUAL(backing_adopt(second, device_a, false, &adopted, &err), -EBADMSG);
+    CU_ASSERT_EQUAL(backing_adopt(second, device_a, false, NULL, &adopted, &err), -EBADMSG);
     CU_ASSERT(strstr(err.text, "no whole copy") && access(second, F_OK) < 0);
     err = (struct error)ERROR_NONE;
     CU_ASSERT_EQUAL_FATAL(backing_open(store, NULL, &quick, &b, &err), 0);
@@ -577,7 +577,7 @@ static void a_catalog_older_than_the_devices_copy_is_refused(void)
     CU_ASSERT_EQUAL(shell("rm -rf %s && mv %s-old %s", store, store, store), 0);
     expect_refusal(store, -ESTALE, "older than what", "init --adopt");
     CU_ASSERT_EQUAL(shell("rm -rf %s", store), 0);
-    CU_ASSERT_EQUAL(backing_adopt(store, device_a, false, &adopted, &err), 0);
+    CU_ASSERT_EQUAL(backing_adopt(store, device_a, false, NULL, &adopted, &err), 0);
     CU_ASSERT_EQUAL_FATAL(backing_open(store, NULL, &quick, &b, &err), 0);
     uint64_t value = 0;
     size_t length;
@@ -593,7 +593,7 @@ static void what_cannot_be_adopted_or_opened_is_told_with_the_device(void)
     make_store_on_device(url);
     snprintf(second, sizeof second, "%s-second", store);
     CU_ASSERT_EQUAL(shell("blockdev --setro %s", device_a), 0);
-    CU_ASSERT_EQUAL(backing_adopt(second, device_a, false, &adopted, &err), -EROFS);
+    CU_ASSERT_EQUAL(backing_adopt(second, device_a, false, NULL, &adopted, &err), -EROFS);
     CU_ASSERT(strstr(err.text, device_a) && strstr(err.text, "read-only") && strstr(err.text, "--setrw") && access(second, F_OK) < 0);
     CU_ASSERT_EQUAL(shell("blockdev --setrw %s", device_a), 0);
     CU_ASSERT_EQUAL(shell("rm -r %s/catalog && touch %s/catalog", store, store), 0);
