@@ -30,6 +30,7 @@ struct backing {
     int (*free_bytes)(struct backing *b, uint64_t *free_bytes, uint64_t *total_bytes);
     int (*settle)(struct backing *b, struct error *err);        /* backing_settle; NULL: nothing to do */
     enum backing_copy (*catalog_copy)(const struct backing *b); /* any thread; NULL: needless */
+    bool (*removed)(const struct backing *b);                   /* backing_removed; NULL: it never is */
 };
 
 /* Any thread: what bdev_grow can still take from the file system or device below (a file system's reserve for root is not
@@ -42,6 +43,9 @@ static inline int backing_free_bytes(struct backing *b, uint64_t *free_bytes, ui
 /* To be called once, by whoever has found that the catalog is of these blocks, and before anything is written to them: what is
  * kept beside the catalog may be made equal to it now. */
 static inline int backing_settle(struct backing *b, struct error *err) { return b->settle ? b->settle(b, err) : 0; }
+
+/* Whether somebody has removed the store from under us, so that nobody will find again what is written to it. */
+static inline bool backing_removed(const struct backing *b) { return b->removed && b->removed(b); }
 
 static inline enum backing_copy backing_catalog_copy(const struct backing *b) { return b->catalog_copy ? b->catalog_copy(b) : BACKING_COPY_NEEDLESS; }
 
