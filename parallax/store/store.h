@@ -59,7 +59,7 @@ struct backing_open_options {
     const char *command;  /* what this process does, named to others that wait for the lock */
     void (*waiting)(void *ctx, int pid, const char *command); /* called once after 1 s of waiting; may be NULL */
     void *waiting_ctx;
-    bool lazy;            /* nothing for asynchronous requests is made before there is one; that one may then fail with -EAGAIN */
+    bool lazy;            /* nothing for asynchronous requests is made before there is one, and none but this may do without (aio_queue_open) */
 };
 
 /* Creates an empty backing; half-made remains of an interrupted creation are not a store and are replaced. The block device
