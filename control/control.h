@@ -45,9 +45,12 @@ char *control_json_encode(const json_t *doc, uint32_t *length);
 
 /* ---- Sockets ---- */
 
-/* -ENOENT or -ECONNREFUSED: nobody serves there; -EACCES; -ENAMETOOLONG: longer than a socket's path can be. */
+/* Never waits. -ENOENT or -ECONNREFUSED: nobody serves there; -EAGAIN: somebody does, and as many as may wait for that wait already;
+ * -EACCES; -ENAMETOOLONG: longer than a socket's path can be. */
 int control_connect(const char *path, int *fd);
-/* Serves path, also where a stale socket stands (anything else is -EEXIST); mode 0660, of group `group` if that exists (NULL: the process's group). The
+/* 0: there is no socket, or nobody has it open; -EADDRINUSE: a process has, whatever kind of socket it is; else why that cannot be told. */
+int control_socket_unused(const char *path);
+/* Serves path, also where a stale socket stands (one in use is -EADDRINUSE, anything else -EEXIST); mode 0660, of group `group` if that exists (NULL: the process's group). The
  * name appears only when the socket is ready. */
 int control_listen(const char *path, const char *group, int *fd);
 /* The process at the other end of a connected socket, or -1. */

@@ -1,10 +1,12 @@
 /* socket.c - the control socket in the file system.
  *
  * A socket is bound under a temporary name, given its mode and group and made to listen, and renamed last: whoever sees the
- * name can connect, and a stale socket of a daemon that was killed is replaced in one step. Nothing but a socket is replaced. */
+ * name can connect, and a stale socket of a daemon that was killed is replaced in one step. Nothing but a socket that nobody has open
+ * is replaced. */
 #include "control/control.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <grp.h>
 #include <stdio.h>
 #include <string.h>
@@ -31,10 +33,11 @@ int control_connect(const char *path, int *out)
     int err = fill_address(path, &sa);
     if (err)
         return err;
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         return -errno;
-    if (connect(fd, (struct sockaddr *)&sa, sizeof sa) < 0) {
+    /* It would wait for as long as the queue is full, and nobody could take it back. */
+    if (connect(fd, (struct sockaddr *)&sa, sizeof sa) < 0 || fcntl(fd, F_SETFL, 0) < 0) {
         err = -errno;
         close(fd);
         return err;
@@ -43,10 +46,22 @@ int control_connect(const char *path, int *out)
     return 0;
 }
 
+int control_socket_unused(const char *path)
+{
+    int fd, err = control_connect(path, &fd);
+    if (!err)
+        close(fd);
+    if (err == -ENOENT || err == -ECONNREFUSED)
+        return 0;
+    return !err || err == -EAGAIN || err == -EPROTOTYPE ? -EADDRINUSE : err;
+}
+
 static int refuse_other_file(const char *path)
 {
     struct stat st;
-    return lstat(path, &st) == 0 && !S_ISSOCK(st.st_mode) ? -EEXIST : 0;
+    if (lstat(path, &st) < 0)
+        return 0;
+    return S_ISSOCK(st.st_mode) ? control_socket_unused(path) : -EEXIST;
 }
 
 static int prepare(int fd, const char *path, const char *group)

@@ -72,7 +72,8 @@ struct store_options {
 int store_holder(const char *url, char command[static STORE_COMMAND_SIZE]);
 /* Recovers if the last end was not clean. */
 int store_open(const char *url, struct loop *loop, const struct store_options *opt, struct store **out, struct error *err);
-/* Waits for what is in flight, checkpoints and closes. Open images are closed first by their users. */
+/* Waits for what is in flight, checkpoints and closes. Open images are closed first by their users. -ESTALE: the store was removed
+ * meanwhile, and is lost. */
 int store_close(struct store *s);
 const char *store_name(const struct store *s);
 

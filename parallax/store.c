@@ -465,8 +465,8 @@ int store_close(struct store *s)
     s->closing = true;
     while (s->growing || trim_busy(s) || (checkpoint_busy(s) && !s->failed) || s->old_readers + s->new_readers || s->journal.flushing || !list_empty(&s->journal.in_flight))
         loop_turn(s->loop, 1000);
-    int rc = s->failed;
     struct backing b = s->backing;
+    int rc = backing_removed(&b) ? -ESTALE : s->failed;
     bool owns = s->owns_backing;
     destroy(s);
     if (owns)

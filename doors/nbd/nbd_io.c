@@ -9,12 +9,30 @@
 
 static struct door_disk *disk_of(void *handle) { return ((struct nbd_export *)handle)->disk; }
 
+/* What the protocol has no number for, nbdkit would give to clients as the one for a request that makes no sense. */
+static int client_errno(int error)
+{
+    switch (error) {
+    case -EPERM:
+    case -EROFS:
+    case -ENOMEM:
+    case -EINVAL:
+    case -ENOSPC:
+    case -ESHUTDOWN:
+        return -error;
+    default:
+        return EIO;
+    }
+}
+
+static const char *reason(int error) { return error == -ENODEV ? "it was detached from this server, which is of no use any more; end it" : strerror(-error); }
+
 static int answer(const char *what, void *handle, int error, uint64_t offset)
 {
     if (!error)
         return 0;
-    nbdkit_error("%s '%s' at %llu: %s", what, door_disk_target(disk_of(handle)), (unsigned long long)offset, strerror(-error));
-    nbdkit_set_error(-error);
+    nbdkit_error("%s '%s' at %llu: %s", what, door_disk_target(disk_of(handle)), (unsigned long long)offset, reason(error));
+    nbdkit_set_error(client_errno(error));
     return -1;
 }
 
@@ -68,7 +86,7 @@ static int nbd_extents(void *handle, uint32_t count, uint64_t offset, uint32_t f
     if (told >= 0)
         return 0;
     nbdkit_error("%s", *err.text ? err.text : strerror(-told));
-    nbdkit_set_error(-told);
+    nbdkit_set_error(client_errno(told));
     return -1;
 }
 

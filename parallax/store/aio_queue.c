@@ -8,8 +8,11 @@
  *    seen by the kernel.
  * 3. At most one fdatasync is with the kernel. A flush that arrives meanwhile is not covered by it and waits for the next,
  *    which serves all that wait by then.
- * 4. A request's done may submit, which only queues; so no function here is entered twice. */
+ * 4. A request's done may submit, which only queues; so no function here is entered twice.
+ * 5. Where the host has no context left, requests are carried out one after the other, and the next batch asks again. */
 #include "parallax/store/aio_queue.h"
+
+#include "parallax/store/host_file.h"
 
 #include <errno.h>
 #include <libaio.h>
@@ -48,7 +51,8 @@ struct aio_queue {
     struct loop_fd events;
     struct loop_task batch;
     struct loop_timer retry;
-    struct list_node waiting, flushes, failed;
+    struct list_node waiting, flushes;
+    struct list_node ended; /* with the error in device_private, or with 0 */
     struct list_node free;
     struct iocb *ready[DEPTH];
     unsigned ready_count, inflight;
@@ -71,7 +75,7 @@ static char retry_alone;
 
 static void schedule(struct aio_queue *q)
 {
-    if (!list_empty(&q->waiting) || !list_empty(&q->flushes) || !list_empty(&q->failed) || q->ready_count)
+    if (!list_empty(&q->waiting) || !list_empty(&q->flushes) || !list_empty(&q->ended) || q->ready_count)
         loop_defer_last(q->loop, &q->batch);
 }
 
@@ -83,7 +87,7 @@ void aio_queue_submit(struct aio_queue *q, struct bdev_req *req, int error)
         error = -EIO;
     if (error) {
         req->device_private = (void *)(intptr_t)error;
-        list_add_tail(&q->failed, &req->link);
+        list_add_tail(&q->ended, &req->link);
     } else {
         req->device_private = NULL;
         q->stats.requests++;
@@ -283,11 +287,36 @@ static int begin(struct aio_queue *q)
     return err;
 }
 
+/* Without a context: the thread waits for each. */
+static int carry_out(struct aio_queue *q, const struct bdev_req *req)
+{
+    off_t at = (off_t)(q->offset_bytes + req->block * BDEV_BLOCK_SIZE);
+    int err = 0;
+    if (req->op == BDEV_FLUSH && atomic_load(q->flush_error))
+        return -EIO;
+    if (req->op == BDEV_FLUSH && fdatasync(q->fd) < 0)
+        atomic_store(q->flush_error, err = -errno);
+    for (unsigned i = 0; req->op != BDEV_FLUSH && i < req->iov_count && !err; i++) {
+        err = host_file_transfer(q->fd, req->op == BDEV_WRITE, req->iov[i].iov_base, req->iov[i].iov_len, at);
+        at += (off_t)req->iov[i].iov_len;
+    }
+    return err;
+}
+
+static void carry_out_in_turn(struct aio_queue *q, struct list_node *requests)
+{
+    list_for_each(n, requests) {
+        struct bdev_req *req = container_of(n, struct bdev_req, link);
+        req->device_private = (void *)(intptr_t)carry_out(q, req);
+    }
+    list_splice_tail(&q->ended, requests);
+}
+
 static void refuse(struct aio_queue *q, struct list_node *requests, int error)
 {
     list_for_each(n, requests)
         container_of(n, struct bdev_req, link)->device_private = (void *)(intptr_t)error;
-    list_splice_tail(&q->failed, requests);
+    list_splice_tail(&q->ended, requests);
 }
 
 static void batch_run(struct loop_task *task)
@@ -295,11 +324,14 @@ static void batch_run(struct loop_task *task)
     struct aio_queue *q = container_of(task, struct aio_queue, batch);
     struct list_node *n;
     int err = q->context ? 0 : begin(q);
-    if (err) {
+    if (err == -EAGAIN) {
+        carry_out_in_turn(q, &q->waiting);
+        carry_out_in_turn(q, &q->flushes);
+    } else if (err) {
         refuse(q, &q->waiting, err);
         refuse(q, &q->flushes, err);
     }
-    while ((n = list_pop(&q->failed))) {
+    while ((n = list_pop(&q->ended))) {
         struct bdev_req *req = container_of(n, struct bdev_req, link);
         req->done(req, (int)(intptr_t)req->device_private);
     }
@@ -409,7 +441,7 @@ int aio_queue_open(struct loop *loop, int fd, uint64_t offset_bytes, atomic_int 
     q->events.fd = -1;
     list_init(&q->waiting);
     list_init(&q->flushes);
-    list_init(&q->failed);
+    list_init(&q->ended);
     list_init(&q->free);
     int err = -ENOMEM;
     q->transfers = calloc(DEPTH, sizeof *q->transfers);

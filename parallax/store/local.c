@@ -74,6 +74,16 @@ static int settle(struct backing *b, struct error *err)
     return rc ? error_set(err, rc, "cannot keep the catalog's copy on %s: %s", l->id.device, strerror(-rc)) : 0;
 }
 
+/* One that was moved has its links and its files. */
+static bool removed(const struct backing *b)
+{
+    const struct local *l = b->implementation;
+    struct stat st;
+    if (fstat(l->directory_fd, &st) == 0 && st.st_nlink == 0)
+        return true;
+    return fstatat(l->directory_fd, LOCAL_STORE_FILE, &st, AT_SYMLINK_NOFOLLOW) < 0 && errno == ENOENT;
+}
+
 int local_begin(const char *url, struct backing *b, char device[LOCAL_PATH_MAX], struct error *err)
 {
     struct local *l = calloc(1, sizeof *l);
@@ -92,6 +102,7 @@ int local_begin(const char *url, struct backing *b, char device[LOCAL_PATH_MAX],
     b->catalog_copy = catalog_copy;
     b->copy_age = copy_age;
     b->settle = settle;
+    b->removed = removed;
     snprintf(b->name, sizeof b->name, "%s", l->directory);
     return 0;
 }

@@ -31,6 +31,7 @@ struct backing {
     int (*settle)(struct backing *b, struct error *err);        /* backing_settle; NULL: nothing to do */
     enum backing_copy (*catalog_copy)(const struct backing *b); /* any thread; NULL: needless */
     int (*copy_age)(const struct backing *b);                   /* backing_copy_age; NULL: there is none */
+    bool (*removed)(const struct backing *b);                   /* backing_removed; NULL: it never is */
 };
 
 /* Any thread: what bdev_grow can still take from the file system or device below (a file system's reserve for root is not
@@ -43,6 +44,9 @@ static inline int backing_free_bytes(struct backing *b, uint64_t *free_bytes, ui
 /* To be called once, by whoever has found that the catalog is of these blocks, and before anything is written to them: what is
  * kept beside the catalog may be made equal to it now. */
 static inline int backing_settle(struct backing *b, struct error *err) { return b->settle ? b->settle(b, err) : 0; }
+
+/* Whether somebody has removed the store from under us, so that nobody will find again what is written to it. */
+static inline bool backing_removed(const struct backing *b) { return b->removed && b->removed(b); }
 
 static inline enum backing_copy backing_catalog_copy(const struct backing *b) { return b->catalog_copy ? b->catalog_copy(b) : BACKING_COPY_NEEDLESS; }
 
@@ -60,7 +64,7 @@ struct backing_open_options {
     const char *command;  /* what this process does, named to others that wait for the lock */
     void (*waiting)(void *ctx, int pid, const char *command); /* called once after 1 s of waiting; may be NULL */
     void *waiting_ctx;
-    bool lazy;            /* nothing for asynchronous requests is made before there is one; that one may then fail with -EAGAIN */
+    bool lazy;            /* nothing for asynchronous requests is made before there is one, and none but this may do without (aio_queue_open) */
 };
 
 /* Creates an empty backing; half-made remains of an interrupted creation are not a store and are replaced. The block device

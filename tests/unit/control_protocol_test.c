@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #define WINDOW 4u
@@ -425,6 +426,37 @@ static void a_socket_replaces_a_stale_one_and_is_private_to_its_group(void)
     rmdir(directory);
 }
 
+/* A socket of any kind that a process has open, and of a server that takes no connection. */
+static void a_socket_in_use_is_replaced_by_nobody_and_waited_for_by_nobody(void)
+{
+    char directory[] = "/tmp/ctl.XXXXXX";
+    struct sockaddr_un sa = { .sun_family = AF_UNIX };
+    struct stat before, after;
+    const int kinds[] = { SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM };
+    CU_ASSERT_PTR_NOT_NULL_FATAL(mkdtemp(directory));
+    snprintf(sa.sun_path, sizeof sa.sun_path, "%s/s.sock", directory);
+    CU_ASSERT_EQUAL(control_socket_unused(sa.sun_path), 0);
+    for (unsigned i = 0; i < 3; i++) {
+        int fd = socket(AF_UNIX, kinds[i], 0), ours, waiting;
+        CU_ASSERT_EQUAL_FATAL(bind(fd, (struct sockaddr *)&sa, sizeof sa), 0);
+        if (kinds[i] == SOCK_STREAM) {
+            CU_ASSERT_EQUAL(listen(fd, 0), 0);
+            CU_ASSERT_EQUAL(control_connect(sa.sun_path, &waiting), 0);
+            CU_ASSERT_EQUAL(control_connect(sa.sun_path, &ours), -EAGAIN);
+        }
+        CU_ASSERT_EQUAL(stat(sa.sun_path, &before), 0);
+        CU_ASSERT_EQUAL(control_socket_unused(sa.sun_path), -EADDRINUSE);
+        CU_ASSERT_EQUAL(control_listen(sa.sun_path, NULL, &ours), -EADDRINUSE);
+        CU_ASSERT(stat(sa.sun_path, &after) == 0 && after.st_ino == before.st_ino);
+        close(fd);
+        CU_ASSERT_EQUAL(control_socket_unused(sa.sun_path), 0);
+        if (kinds[i] == SOCK_STREAM)
+            close(waiting);
+        unlink(sa.sun_path);
+    }
+    rmdir(directory);
+}
+
 static void a_socket_replaces_nothing_but_sockets(void)
 {
     char directory[] = "/tmp/ctl.XXXXXX", path[64], beside[80], command[160];
@@ -461,7 +493,7 @@ int main(int argc, char **argv)
         UNIT(frames_that_cannot_be_sent_are_given_back_once),
         UNIT(a_paused_peer_reads_nothing_and_still_sees_the_end),
         UNIT(a_socket_replaces_a_stale_one_and_is_private_to_its_group),
-        UNIT(a_socket_replaces_nothing_but_sockets),
+        UNIT(a_socket_in_use_is_replaced_by_nobody_and_waited_for_by_nobody), UNIT(a_socket_replaces_nothing_but_sockets),
         { 0 },
     });
 }

@@ -320,25 +320,29 @@ static void a_request_of_1024_pieces_is_one_transfer(void)
 }
 
 /* fs.aio-max-nr is used up, by others who may let go of some. */
-static void without_a_context_each_request_fails_until_there_is_one(void)
+static void without_a_context_each_request_is_waited_for_until_there_is_one(void)
 {
     struct world w;
     world_open_as(&w, 64, true);
     world_close(&w); /* never used */
     world_open_as(&w, 64, true);
-    struct request *list[] = { request_make(&w, BDEV_READ, 1, 1, 1), request_make(&w, BDEV_READ, 2, 1, 1), request_make(&w, BDEV_WRITE, 3, 1, 1),
-                               request_make(&w, BDEV_FLUSH, 0, 0, 0) };
+    struct request *list[] = { request_make(&w, BDEV_WRITE, 3, 4, 2), request_make(&w, BDEV_READ, 3, 4, 1), request_make(&w, BDEV_FLUSH, 0, 0, 0),
+                               request_make(&w, BDEV_READ, 4, 1, 1) };
+    const int setup[] = { -EAGAIN, -ENOMEM, 0 }, expected[] = { 0, -ENOMEM, 0 };
     for (unsigned i = 0; i < 3; i++)
         list[i]->next = list[i + 1];
-    for (unsigned round = 0; round < 2; round++) {
-        setup_error = round ? 0 : -EAGAIN;
+    for (unsigned round = 0; round < 3; round++) {
+        setup_error = setup[round];
+        memset(list[0]->buf, 0x11 + (int)round, 4 * BDEV_BLOCK_SIZE);
+        memset(list[1]->buf, 0, 4 * BDEV_BLOCK_SIZE);
         request_submit(list[0]);
         world_drain(&w);
         for (unsigned i = 0; i < 4; i++) {
-            CU_ASSERT_EQUAL(list[i]->error, setup_error);
+            CU_ASSERT_EQUAL(list[i]->error, expected[round]);
             CU_ASSERT_EQUAL(list[i]->calls, 1);
             list[i]->calls = 0;
         }
+        CU_ASSERT(expected[round] || !memcmp(list[0]->buf, list[1]->buf, 4 * BDEV_BLOCK_SIZE));
     }
     for (unsigned i = 0; i < 4; i++)
         request_free(list[i]);
@@ -622,7 +626,7 @@ int main(int argc, char **argv)
                        (struct unit_test[]){ UNIT(random_requests_match_an_oracle), UNIT(neighbours_of_one_turn_become_one_transfer),
                                              UNIT(more_requests_than_the_kernel_takes_wait_their_turn),
                                              UNIT(requests_outside_the_device_are_refused), UNIT(a_request_of_1024_pieces_is_one_transfer),
-                                             UNIT(without_a_context_each_request_fails_until_there_is_one),
+                                             UNIT(without_a_context_each_request_is_waited_for_until_there_is_one),
                                              UNIT(without_a_context_many_blocks_are_read_and_written_in_turn),
                                              UNIT(growing_allocates_zeroes_and_survives_reopening),
                                              UNIT(what_is_allocated_is_no_hole_before_it_is_written),

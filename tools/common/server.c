@@ -274,7 +274,7 @@ static json_t *make_hello(const struct server *v)
     struct error err = ERROR_NONE;
     if (!has_moved(v))
         return json_pack("{s:i,s:s,s:i}", "protocol", CONTROL_PROTOCOL, "store", v->opt.key, "pid", (int)getpid());
-    error_set(&err, -ESTALE, "the daemon of store %s, pid %d, serves a directory that was moved away from there; stop it, or put that back", v->opt.key, (int)getpid());
+    error_set(&err, -ESTALE, "the daemon of store %s, pid %d, serves a directory that was moved away from there, or removed; stop it, or put that back", v->opt.key, (int)getpid());
     return server_refusal(&err);
 }
 

@@ -4,6 +4,8 @@
  * the store, it starts one, stays, and takes both along when it is told to end or the directory is unmounted. */
 #include "tools/parallax/commands.h"
 
+#include "base/clock.h"
+#include "control/contact.h"
 #include "tools/parallax/child.h"
 
 #include <errno.h>
@@ -27,6 +29,7 @@
 #define DOOR "parallax-mount"
 #define DOOR_ARGUMENTS 16
 #define LOOK_EVERY_MS 50
+#define NOTICE_MS 1000u
 
 /* ---- Options ---- */
 
@@ -105,13 +108,26 @@ static bool holds_store(const char *directory, const char *store)
     return !strncmp(store, directory, length) && (store[length] == '/' || !store[length]);
 }
 
-/* Open and locked until the mount is there, so that of two at a time the second sees the first; -1 if it cannot be. */
-static int lock_directory(const char *directory)
+/* Open and locked until the mount is there, so that of two at a time the second sees the first; *fd is -1 if it cannot be opened. Others
+ * may lock a directory for reasons of their own, and for long. */
+static int lock_directory(struct cli *cli, const char *directory, int *fd, struct error *err)
 {
-    int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    while (fd >= 0 && flock(fd, LOCK_EX) < 0 && errno == EINTR)
-        ;
-    return fd;
+    unsigned limit_ms = cli->lock_timeout_ms ? cli->lock_timeout_ms : CONTACT_MS;
+    uint64_t began_ms = clock_monotonic_ms(), waited_ms;
+    struct pollfd cancel = { .fd = cli->cancel_fd, .events = POLLIN };
+    bool told = false;
+    *fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    while (*fd >= 0 && flock(*fd, LOCK_EX | LOCK_NB) < 0 && (errno == EWOULDBLOCK || errno == EINTR)) {
+        if ((waited_ms = clock_monotonic_ms() - began_ms) >= limit_ms)
+            return error_set(err, -EBUSY, "cannot mount on %s: another process, which lslocks tells, has it locked; wait for it, or end it", directory);
+        if (waited_ms >= NOTICE_MS && !told) {
+            cli_note(cli, "parallax: waiting for who has %s locked", directory);
+            told = true;
+        }
+        if (poll(&cancel, 1, LOOK_EVERY_MS) > 0)
+            return error_set(err, -ECANCELED, "interrupted; nothing was mounted");
+    }
+    return 0;
 }
 
 struct mounted {
@@ -195,9 +211,14 @@ static int run_mount(struct cli *cli, const struct args *a)
         return status;
     if (holds_store(directory, cli->store_key))
         return cli_fail_text("cannot mount on %s: the store itself lies there, and would be hidden", directory);
-    int lock = lock_directory(directory);
-    if (shows_store(directory)) {
+    int lock;
+    if (lock_directory(cli, directory, &lock, &err)) {
         close(lock);
+        return cli_fail(&err);
+    }
+    if (shows_store(directory)) {
+        if (lock >= 0)
+            close(lock);
         return cli_fail_text("a store is mounted on %s already; 'parallax umount %s' ends that", directory, directory);
     }
     int bad = cli_connect_daemon(cli, &err);
@@ -207,7 +228,8 @@ static int run_mount(struct cli *cli, const struct args *a)
     bool stays = w.daemon || option_set(a, "foreground");
     door_arguments(cli, a, &owner, directory, !stays, argv);
     if (!err.code && child_run(cli, argv, !stays, &w.door, &err) == 0) {
-        close(lock);
+        if (lock >= 0)
+            close(lock);
         lock = -1;
         print_mounted(&w, directory);
         if (stays)

@@ -5,9 +5,11 @@
 #include "tools/parallax/commands.h"
 
 #include "tools/parallax/child.h"
+#include "tools/parallax/paste.h"
 
 #include <errno.h>
 #include <limits.h>
+#include <netdb.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -21,6 +23,8 @@
 #define THREADS "64"
 #define DEFAULT_PORT "10809"
 #define NAMES_MAX 64u
+#define BIND_MAX 255u /* a host's name */
+#define SOCKET_PATH_MAX sizeof((struct sockaddr_un *)0)->sun_path
 #define ARGUMENTS_MAX (NAMES_MAX + 20u)
 
 struct nbd {
@@ -31,7 +35,7 @@ struct nbd {
     bool read_only;
     char *argv[ARGUMENTS_MAX];
     unsigned argc;
-    char text[4 * PATH_MAX + NAMES_MAX * 640]; /* what argv points into */
+    char text[4 * PATH_MAX + NAMES_MAX * 1024]; /* what argv points into: each of them is bounded */
     size_t used;
 };
 
@@ -57,25 +61,49 @@ static int connect_daemon(struct nbd *n, pid_t *child, struct error *err)
     return err->code;
 }
 
-/* A socket that nobody listens on is what an earlier server left behind. */
+/* nbdkit's own words would not tell of what. */
+static int check_directory(const char *path, struct error *err)
+{
+    char directory[PATH_MAX];
+    snprintf(directory, sizeof directory, "%s", path);
+    *(strrchr(directory, '/') + 1) = '\0'; /* the path is absolute */
+    return access(directory, W_OK | X_OK) == 0 ? 0 : error_set(err, -errno, "cannot make the socket '%.200s': %s", path, strerror(errno));
+}
+
+/* A socket that nobody has open is what an earlier server left behind. */
 static int clear_socket(const char *path, struct error *err)
 {
-    struct sockaddr_un a = { .sun_family = AF_UNIX };
     struct stat st;
-    if (strlen(path) >= sizeof a.sun_path)
-        return error_set(err, -ENAMETOOLONG, "'%.200s' is too long for a socket: at most %zu bytes", path, sizeof a.sun_path - 1);
-    strcpy(a.sun_path, path);
+    if (strlen(path) >= SOCKET_PATH_MAX)
+        return error_set(err, -ENAMETOOLONG, "'%.200s' is too long for a socket: at most %zu bytes", path, SOCKET_PATH_MAX - 1);
     if (lstat(path, &st) < 0)
-        return errno == ENOENT ? 0 : error_set(err, -errno, "cannot use '%.200s': %s", path, strerror(errno));
+        return errno == ENOENT ? check_directory(path, err) : error_set(err, -errno, "cannot use '%.200s': %s", path, strerror(errno));
     if (!S_ISSOCK(st.st_mode))
         return error_set(err, -EEXIST, "'%.200s' exists and is no socket", path);
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    bool served = fd >= 0 && connect(fd, (struct sockaddr *)&a, sizeof a) == 0;
-    if (fd >= 0)
-        close(fd);
-    if (served)
-        return error_set(err, -EADDRINUSE, "somebody serves '%.200s' already", path);
+    int used = control_socket_unused(path);
+    if (used == -EADDRINUSE)
+        return error_set(err, used, "somebody serves '%.200s' already; name another path with --socket", path);
+    if (used)
+        return error_set(err, used, "cannot tell whether somebody serves '%.200s': %s; name another path with --socket", path, strerror(-used));
     return unlink(path) < 0 ? error_set(err, -errno, "cannot remove the old '%.200s': %s", path, strerror(errno)) : 0;
+}
+
+/* Whether the port is to be had. nbdkit's own words name neither address nor port. */
+static int check_port(const struct nbd *n, struct error *err)
+{
+    struct addrinfo hints = { .ai_flags = AI_PASSIVE, .ai_socktype = SOCK_STREAM }, *list;
+    int bad = getaddrinfo(n->bind, n->port, &hints, &list), last = ENOENT, on = 1;
+    if (bad)
+        return error_set(err, -EINVAL, "cannot serve at '%s': %s; name an address of this machine with --bind", n->bind,
+                         bad == EAI_SYSTEM ? strerror(errno) : gai_strerror(bad));
+    for (const struct addrinfo *a = list; a && last; a = a->ai_next) {
+        int fd = socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC, a->ai_protocol);
+        last = fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) < 0 || bind(fd, a->ai_addr, a->ai_addrlen) < 0 ? errno : 0;
+        if (fd >= 0)
+            close(fd);
+    }
+    freeaddrinfo(list);
+    return last ? error_set(err, -last, "cannot serve port %s of '%s': %s; name another with --port or --bind", n->port, n->bind, strerror(last)) : 0;
 }
 
 static int parse_place(struct nbd *n)
@@ -90,6 +118,8 @@ static int parse_place(struct nbd *n)
     unsigned long number = strtoul(n->port, &end, 10);
     if (*n->port < '0' || *n->port > '9' || *end || !number || number > 65535)
         return cli_usage(a, "--port is a number from 1 to 65535, not '%.64s'", n->port);
+    if (strlen(n->bind) > BIND_MAX)
+        return cli_usage(a, "--bind is too long for an address: at most %u characters", BIND_MAX);
     if (path && !*path)
         return cli_usage(a, "--socket names no path");
     if (path && *path != '/' && !getcwd(directory, sizeof directory - 1))
@@ -128,14 +158,15 @@ static void add_plugin(struct nbd *n)
 /* One URI a line, printed by the plugin when clients can connect. */
 static void add_announcement(struct nbd *n)
 {
-    char uris[NAMES_MAX * 640];
+    char uris[NAMES_MAX * 640], place[PASTE_URI_FACTOR * SOCKET_PATH_MAX];
     bool colon = strchr(n->bind, ':') != NULL;
     size_t at = 0;
     *uris = '\0';
+    paste_for_uri(n->socket, place, sizeof place);
     for (unsigned i = 0; i < n->args->count; i++) {
         const char *name = n->args->words[i], *line = i ? "\n" : "";
         if (*n->socket)
-            at += (size_t)snprintf(uris + at, sizeof uris - at, "%snbd+unix:///%s?socket=%s", line, name, n->socket);
+            at += (size_t)snprintf(uris + at, sizeof uris - at, "%snbd+unix:///%s?socket=%s", line, name, place);
         else
             at += (size_t)snprintf(uris + at, sizeof uris - at, "%snbd://%s%s%s:%s/%s", line, colon ? "[" : "", n->bind, colon ? "]" : "", n->port, name);
         if (at >= sizeof uris)
@@ -186,8 +217,8 @@ static int run_nbd(struct cli *cli, const struct args *a)
     int status = parse_place(&n);
     if (status != EXIT_DONE)
         return status;
-    if (connect_daemon(&n, &child, &err) == 0 && *n.socket)
-        clear_socket(n.socket, &err);
+    if (connect_daemon(&n, &child, &err) == 0)
+        *n.socket ? clear_socket(n.socket, &err) : check_port(&n, &err);
     for (unsigned i = 0; i < a->count && !err.code; i++)
         check_image(&n, a->words[i], &err);
     cli_disconnect(cli);

@@ -49,9 +49,8 @@ static int run_init(struct cli *cli, const struct args *a)
         return run_adopt(cli, a, option_value(a, "adopt"));
     struct store_create_options opt = { .force = option_set(a, "force") };
     struct error err = ERROR_NONE;
-    char size[SIZE_TEXT_MAX] = "what the file system gives, less max(1 GiB, 5 %)";
-    if (strstr(cli->store_url, "?device="))
-        snprintf(size, sizeof size, "what the device holds");
+    char given[SIZE_TEXT_MAX];
+    const char *size = strstr(cli->store_url, "?device=") ? "what the device holds" : "what the file system gives, less max(1 GiB, 5 %)";
     const char *text = option_value(a, "size");
     int status = text ? args_size(a, "size", text, &opt.size_bytes) : EXIT_DONE;
     if (status == EXIT_DONE && text && opt.size_bytes == 0)
@@ -61,7 +60,7 @@ static int run_init(struct cli *cli, const struct args *a)
     if (store_create(cli->store_url, &opt, &err))
         return cli_fail(&err);
     if (text)
-        size_format(opt.size_bytes, size);
+        size = size_format(opt.size_bytes, given);
     json_t *doc = json_pack("{s:s,s:I}", "store", cli->store_key, "size", (json_int_t)opt.size_bytes);
     if (!cli_json(cli, doc))
         cli_say(cli, "created a store in %s: %s", cli->store_key, size);

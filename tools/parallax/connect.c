@@ -121,6 +121,8 @@ void cli_disconnect(struct cli *cli)
     control_client_fini(&cli->client);
     int err = cli->local ? local_finish(cli->local) : 0;
     cli->local = NULL;
-    if (err)
+    if (err == -ESTALE)
+        cli_note(cli, "parallax: the store %s was removed meanwhile: what was written to it is lost", cli->store_key);
+    else if (err)
         cli_note(cli, "parallax: the store did not close cleanly (%s); it recovers when it is opened again", strerror(-err));
 }

@@ -12,13 +12,24 @@
 
 void paste_default_socket(const char *target, char out[PATH_MAX]) { snprintf(out, PATH_MAX, "%s/%s.sock", SERVED_SOCKETS, target); }
 
+void paste_for_uri(const char *text, char *out, size_t size)
+{
+    for (; *text && size > PASTE_URI_FACTOR; text++) {
+        bool plain = isalnum((unsigned char)*text) || strchr("/-._~@", *text);
+        int n = snprintf(out, size, plain ? "%c" : "%%%02X", (unsigned char)*text);
+        out += n;
+        size -= (size_t)n;
+    }
+    *out = '\0';
+}
+
 static void put_for_uri(const char *text)
 {
-    for (; *text; text++)
-        if (isalnum((unsigned char)*text) || strchr("/-._~@", *text))
-            putchar(*text);
-        else
-            printf("%%%02X", (unsigned char)*text);
+    char piece[PASTE_URI_FACTOR + 1];
+    for (; *text; text++) {
+        paste_for_uri((const char[]){ *text, '\0' }, piece, sizeof piece);
+        fputs(piece, stdout);
+    }
 }
 
 static void put_for_xml(const char *text)

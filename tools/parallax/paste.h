@@ -3,7 +3,11 @@
 #define TOOLS_PARALLAX_PASTE_H
 #include <limits.h>
 #include <stdbool.h>
+#include <stddef.h>
 
+/* text as it stands in a URI, where a character takes up to PASTE_URI_FACTOR; what has no room in out is left off. */
+#define PASTE_URI_FACTOR 3
+void paste_for_uri(const char *text, char *out, size_t size);
 /* Where the unit parallax-nbd@TARGET.service serves it. */
 void paste_default_socket(const char *target, char out[PATH_MAX]);
 /* Options for qemu-system-…, quoted for a shell. socket is an absolute path. */

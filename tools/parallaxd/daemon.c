@@ -246,7 +246,9 @@ static void finish(struct daemon *d, struct error *err)
     if (d->hv)
         hv_close(d->hv);
     int bad = d->store ? store_close(d->store) : 0;
-    if (bad)
+    if (bad == -ESTALE)
+        error_set(err, bad, "the store %s was removed while it was served: what was written to it is lost; make another with 'parallax init'", d->key);
+    else if (bad)
         error_set(err, bad, "the store %s did not close cleanly: %s; it recovers when it is opened again", d->key, strerror(-bad));
     if (d->watchdog_ms)
         loop_timer_stop(d->loop, &d->watchdog);
