@@ -199,7 +199,7 @@ void space_grow_ahead(struct store *s)
     if (s->space.free_blocks >= reserve + space_spare(s))
         return;
     grow(s);
-    if (!s->growing && since >= EARLY_CHANGES && since + reserve >= free)
+    if (!s->growing && !checkpoint_busy(s) && since >= EARLY_CHANGES && since + reserve >= free)
         checkpoint_request(s);
 }
 
