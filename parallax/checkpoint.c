@@ -107,6 +107,8 @@ static void cut(struct checkpoint *c)
     int err = plan_make(c);
     if (err)
         fail(c, err, "planning a checkpoint");
+    c->taken_blocks = 0;
+    c->kept_blocks = space_needed(s);
 }
 
 /* ---- Start and installation ---- */
@@ -205,6 +207,8 @@ static void install(struct loop_task *t)
         wake_waiters(s);
         return;
     }
+    if (c->taken_blocks > c->kept_blocks + c->dead_blocks)
+        s->stats.overdrawn_blocks += c->taken_blocks - c->kept_blocks - c->dead_blocks;
     s->catalog_revision++;
     s->checkpoint_number = c->state_record.checkpoint;
     s->has_lost = c->state_record.has_lost;

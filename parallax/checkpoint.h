@@ -82,6 +82,7 @@ struct checkpoint {
     struct dead_gather gather;
     uint64_t budget;               /* blocks that may still be freed by deletions; while merging: no bound */
     uint32_t dead_blocks;          /* of dead runs written by deletions */
+    uint64_t taken_blocks, kept_blocks; /* by it in all; for its merge */
 
     pthread_mutex_t lock;          /* the thread asks the loop for a loan */
     pthread_cond_t lent;

@@ -21,6 +21,7 @@
 #define RESERVE_FIXED 512u     /* deletions write less than 200 of them */
 #define DISCARD_SHARE 256u     /* so many discards may take, so that a full store can be emptied */
 #define NODES_PER_CHANGE 4u    /* the height of the highest map */
+#define BLOCKS_PER_VERSION 2u
 #define BLOCKS_PER_RANGE 15u   /* two nodes of each level below the root, the root, and the dead entries of what all of those led to */
 
 struct grow {
@@ -43,21 +44,33 @@ static uint64_t changes_pending(const struct store *s)
 static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
 /* New nodes: so many for each change, or as the maps of the versions that change have it, if that is less; then what goes to dead
- * lists as well, an entry for each change and each node. (Of the first that is a part, as it counts what changes share.) `more`
- * changes may be of a version that has none yet. */
-static uint64_t blocks_for_changes(const struct store *s, uint64_t more)
+ * lists as well, an entry for each change and each node. (Of the first that is a part, as it counts what changes share.) But a
+ * change inside a range that is discarded parts it: there each node drops all that it led to, and itself. `more` changes may be of
+ * a version that has none yet. */
+static uint64_t blocks_for_changes(const struct store *s, uint64_t more, bool ranges)
 {
     uint64_t changes = changes_pending(s), nodes = checkpoint_nodes(s, changes) + NODES_PER_CHANGE * more;
-    return least(NODES_PER_CHANGE * (changes + more), nodes + (changes + more + nodes) / DEAD_PER_BLOCK);
+    if (!ranges)
+        return least(NODES_PER_CHANGE * (changes + more), nodes + (changes + more + nodes) / DEAD_PER_BLOCK);
+    nodes = least(NODES_PER_CHANGE * (changes + more), nodes);
+    return 2 * nodes + nodes / DEAD_PER_BLOCK;
 }
 
-/* Each version that changes has a dead list of its own, whose last block is padded. */
-uint64_t space_reserve(const struct store *s, uint64_t more, uint64_t ranges)
+/* Each version that changes has a dead list of its own, whose last block is padded, or a map that grew from one node to the full
+ * height and is changed far behind that node, which takes six. */
+static uint64_t blocks_to_merge(const struct store *s, uint64_t more, uint64_t ranges)
 {
     uint64_t changes = changes_pending(s) + more, versions = checkpoint_versions(s) + 1;
     ranges += s->range_count;
-    return RESERVE_FIXED + s->space.usable / 1024 + blocks_for_changes(s, more) + BLOCKS_PER_RANGE * ranges
-           + (changes + ranges < versions ? changes + ranges : versions);
+    return blocks_for_changes(s, more, ranges > 0) + BLOCKS_PER_RANGE * ranges
+           + BLOCKS_PER_VERSION * least(changes + ranges, versions);
+}
+
+uint64_t space_needed(const struct store *s) { return blocks_to_merge(s, 0, 0); }
+
+uint64_t space_reserve(const struct store *s, uint64_t more, uint64_t ranges)
+{
+    return RESERVE_FIXED + s->space.usable / 1024 + blocks_to_merge(s, more, ranges);
 }
 
 uint64_t space_room(struct store *s)

@@ -288,6 +288,8 @@ static inline void reader_begin(struct store *s, uint64_t *era) { *era = s->chec
 void reader_end(struct store *s, uint64_t era);
 /* Blocks that must stay free for the next checkpoint if `more` blocks change, and `ranges` ranges more (S1). */
 uint64_t space_reserve(const struct store *s, uint64_t more, uint64_t ranges);
+/* The part of it that merging takes. */
+uint64_t space_needed(const struct store *s);
 /* Room for `blocks` of data now? 0, -EAGAIN (wait: growing or checkpointing, or for space if may_wait), -ENOSPC; -ECANCELED:
  * nobody waits any more. */
 int space_ready(struct store *s, uint32_t blocks, bool may_wait);
