@@ -96,7 +96,8 @@ int plan_make(struct checkpoint *c);
 /* When all writes before the cut have completed, before the thread starts. */
 int plan_copy_ranges(struct checkpoint *c);
 void plan_end(struct checkpoint *c);
-bool plan_wants_deletion(const struct version *v);
+/* Whether a checkpoint would go on with its deletion now. */
+bool plan_may_delete(const struct version *v);
 
 /* ---- On the thread ---- */
 void checkpoint_work(struct job *j);
