@@ -107,6 +107,8 @@ static void cut(struct checkpoint *c)
     int err = plan_make(c);
     if (err)
         fail(c, err, "planning a checkpoint");
+    c->taken_blocks = 0;
+    c->kept_blocks = space_needed(s);
 }
 
 /* ---- Start and installation ---- */
@@ -165,8 +167,10 @@ static void install_deletions(struct checkpoint *c)
 
 bool checkpoint_deletions_wait(const struct store *s)
 {
+    if (!space_ready_to_delete(s))
+        return false;
     list_for_each(n, &s->tree.orphans)
-        if (plan_wants_deletion(container_of(n, struct version, orphan_link)))
+        if (plan_may_delete(container_of(n, struct version, orphan_link)))
             return true;
     return false;
 }
@@ -205,6 +209,8 @@ static void install(struct loop_task *t)
         wake_waiters(s);
         return;
     }
+    if (c->taken_blocks > c->kept_blocks + c->dead_blocks)
+        s->stats.overdrawn_blocks += c->taken_blocks - c->kept_blocks - c->dead_blocks;
     s->catalog_revision++;
     s->checkpoint_number = c->state_record.checkpoint;
     s->has_lost = c->state_record.has_lost;
@@ -306,8 +312,13 @@ void checkpoint_poll(struct store *s)
 
 void checkpoint_release(struct store *s)
 {
-    if (s->old_readers == 0 && s->checkpoint->state != CHECKPOINT_RUNNING && space_release(&s->space))
-        loop_defer_last(s->loop, &s->pump);
+    if (s->old_readers == 0 && s->checkpoint->state != CHECKPOINT_RUNNING) {
+        bool had_room = space_ready_to_delete(s);
+        if (space_release(&s->space) || !list_empty(&s->write_queue)) /* who waited for the readers learns that they have ended */
+            loop_defer_last(s->loop, &s->pump);
+        if (!had_room && checkpoint_deletions_wait(s))
+            checkpoint_reclaim_soon(s);
+    }
     limit_watch(s);
     trim_note(s); /* also if only the reserve has become smaller */
 }

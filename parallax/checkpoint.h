@@ -82,6 +82,7 @@ struct checkpoint {
     struct dead_gather gather;
     uint64_t budget;               /* blocks that may still be freed by deletions; while merging: no bound */
     uint32_t dead_blocks;          /* of dead runs written by deletions */
+    uint64_t taken_blocks, kept_blocks; /* by it in all; for its merge */
 
     pthread_mutex_t lock;          /* the thread asks the loop for a loan */
     pthread_cond_t lent;
@@ -95,7 +96,8 @@ int plan_make(struct checkpoint *c);
 /* When all writes before the cut have completed, before the thread starts. */
 int plan_copy_ranges(struct checkpoint *c);
 void plan_end(struct checkpoint *c);
-bool plan_wants_deletion(const struct version *v);
+/* Whether a checkpoint would go on with its deletion now. */
+bool plan_may_delete(const struct version *v);
 
 /* ---- On the thread ---- */
 void checkpoint_work(struct job *j);

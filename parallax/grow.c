@@ -18,9 +18,11 @@
 #define FLUSHES_WORTH 16u /* a chunk's zeroes: so many flushes, before they are waited for, take as long as writing them */
 #define RETRY_MS 1000u
 #define EARLY_CHANGES 256u     /* for fewer no checkpoint is begun ahead of need */
-#define RESERVE_FIXED 512u     /* deletions write less than 200 of them */
-#define DISCARD_SHARE 256u     /* so many discards may take, so that a full store can be emptied */
+#define RESERVE_FIXED 512u
+#define DISCARD_SHARE 256u     /* of it: discards may take so many, so that a full store can be emptied, */
+#define DELETION_SHARE 200u    /* and deletions that begin write less than that */
 #define NODES_PER_CHANGE 4u    /* the height of the highest map */
+#define BLOCKS_PER_VERSION 2u
 #define BLOCKS_PER_RANGE 15u   /* two nodes of each level below the root, the root, and the dead entries of what all of those led to */
 
 struct grow {
@@ -43,21 +45,33 @@ static uint64_t changes_pending(const struct store *s)
 static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
 /* New nodes: so many for each change, or as the maps of the versions that change have it, if that is less; then what goes to dead
- * lists as well, an entry for each change and each node. (Of the first that is a part, as it counts what changes share.) `more`
- * changes may be of a version that has none yet. */
-static uint64_t blocks_for_changes(const struct store *s, uint64_t more)
+ * lists as well, an entry for each change and each node. (Of the first that is a part, as it counts what changes share.) But a
+ * change inside a range that is discarded parts it: there each node drops all that it led to, and itself. `more` changes may be of
+ * a version that has none yet. */
+static uint64_t blocks_for_changes(const struct store *s, uint64_t more, bool ranges)
 {
     uint64_t changes = changes_pending(s), nodes = checkpoint_nodes(s, changes) + NODES_PER_CHANGE * more;
-    return least(NODES_PER_CHANGE * (changes + more), nodes + (changes + more + nodes) / DEAD_PER_BLOCK);
+    if (!ranges)
+        return least(NODES_PER_CHANGE * (changes + more), nodes + (changes + more + nodes) / DEAD_PER_BLOCK);
+    nodes = least(NODES_PER_CHANGE * (changes + more), nodes);
+    return 2 * nodes + nodes / DEAD_PER_BLOCK;
 }
 
-/* Each version that changes has a dead list of its own, whose last block is padded. */
-uint64_t space_reserve(const struct store *s, uint64_t more, uint64_t ranges)
+/* Each version that changes has a dead list of its own, whose last block is padded, or a map that grew from one node to the full
+ * height and is changed far behind that node, which takes six. */
+static uint64_t blocks_to_merge(const struct store *s, uint64_t more, uint64_t ranges)
 {
     uint64_t changes = changes_pending(s) + more, versions = checkpoint_versions(s) + 1;
     ranges += s->range_count;
-    return RESERVE_FIXED + s->space.usable / 1024 + blocks_for_changes(s, more) + BLOCKS_PER_RANGE * ranges
-           + (changes + ranges < versions ? changes + ranges : versions);
+    return blocks_for_changes(s, more, ranges > 0) + BLOCKS_PER_RANGE * ranges
+           + BLOCKS_PER_VERSION * least(changes + ranges, versions);
+}
+
+uint64_t space_needed(const struct store *s) { return blocks_to_merge(s, 0, 0); }
+
+uint64_t space_reserve(const struct store *s, uint64_t more, uint64_t ranges)
+{
+    return RESERVE_FIXED + s->space.usable / 1024 + blocks_to_merge(s, more, ranges);
 }
 
 uint64_t space_room(struct store *s)
@@ -189,11 +203,13 @@ void space_restore_reserve(struct store *s)
     }
 }
 
+static uint64_t blocks_at_hand(const struct store *s) { return s->space.free_blocks + (s->run.end - s->run.next); }
+
 /* Where the store cannot grow, a checkpoint is begun when half of what data may take since the last one is taken, so that no write
  * has to wait for its end. */
 void space_grow_ahead(struct store *s)
 {
-    uint64_t reserve = space_reserve(s, 0, 0), free = s->space.free_blocks + (s->run.end - s->run.next);
+    uint64_t reserve = space_reserve(s, 0, 0), free = blocks_at_hand(s);
     const struct index *ix = &s->index[s->active];
     uint64_t since = ix->used + ix->held_used;
     if (s->space.free_blocks >= reserve + space_spare(s))
@@ -208,30 +224,24 @@ void space_grow_ahead(struct store *s)
 static bool checkpoint_helps(const struct store *s)
 {
     const struct index *ix = &s->index[s->active];
-    if (checkpoint_busy(s) || s->journal.tail != s->journal.next_seq || ix->held_used || ix->reserved || s->old_readers)
-        return true;
-    list_for_each(n, &s->tree.orphans) {
-        const struct version *v = container_of(n, struct version, orphan_link);
-        if (version_unwanted(v) && !v->readers && !v->pins)
-            return true;
-    }
-    return false;
+    return s->journal.tail != s->journal.next_seq || ix->held_used || ix->reserved || checkpoint_deletions_wait(s);
 }
 
-int space_ready(struct store *s, uint32_t blocks, bool may_wait)
+/* There is no room now. Only what would bring some is asked for: a checkpoint under way ends, and so do reads that hold what was
+ * freed, and both wake the pump. */
+static int no_room(struct store *s, bool may_wait)
 {
-    uint64_t in_run = s->run.end - s->run.next;
-    if (s->space.free_blocks + in_run >= blocks + space_reserve(s, blocks, 0)) {
-        space_grow_ahead(s);
-        return 0;
-    }
     grow(s);
     if (s->growing || trim_holds(s)) /* what is being punched can be filled again when that is done */
+        return -EAGAIN;
+    if (checkpoint_busy(s))
         return -EAGAIN;
     if (checkpoint_helps(s)) {
         checkpoint_request(s);
         return -EAGAIN;
     }
+    if (s->old_readers)
+        return -EAGAIN;
     limit_watch(s);
     if (!may_wait)
         return -ENOSPC;
@@ -242,13 +252,43 @@ int space_ready(struct store *s, uint32_t blocks, bool may_wait)
     return -EAGAIN;
 }
 
-int space_ready_to_discard(struct store *s, uint32_t entries)
+int space_ready(struct store *s, uint32_t blocks, bool may_wait)
 {
-    uint64_t have = s->space.free_blocks + (s->run.end - s->run.next) + DISCARD_SHARE;
-    if (have >= space_reserve(s, entries, entries == 0) || (!changes_pending(s) && !s->range_count))
+    if (blocks_at_hand(s) < blocks + space_reserve(s, blocks, 0))
+        return no_room(s, may_wait);
+    space_grow_ahead(s);
+    return 0;
+}
+
+/* One that is alone costs no more than a range, as its blocks are consecutive. */
+static bool may_discard(const struct store *s, uint32_t entries)
+{
+    uint64_t have = blocks_at_hand(s) + DISCARD_SHARE;
+    bool alone = !changes_pending(s) && !s->range_count;
+    return have >= space_reserve(s, entries, entries == 0) || (alone && have >= space_reserve(s, 0, 1));
+}
+
+int space_ready_to_discard(struct store *s, uint32_t entries, bool may_wait)
+{
+    if (may_discard(s, entries))
         return 0;
+    if (!changes_pending(s) && !s->range_count)
+        return no_room(s, may_wait);
     checkpoint_request(s);
     return -EAGAIN;
+}
+
+int space_ready_to_shrink(struct store *s)
+{
+    if (may_discard(s, 0))
+        return 0;
+    grow(s);
+    return s->growing || changes_pending(s) || s->range_count || checkpoint_busy(s) || checkpoint_deletions_wait(s) ? -EAGAIN : -ENOSPC;
+}
+
+bool space_ready_to_delete(const struct store *s)
+{
+    return blocks_at_hand(s) + RESERVE_FIXED >= space_reserve(s, 0, 0) + DELETION_SHARE;
 }
 
 void space_return_run(struct store *s)

@@ -93,6 +93,7 @@ struct store_status {
     uint64_t provisioned_bytes;  /* sum of the sizes of images */
     uint64_t images, templates, snapshots, open_images;
     uint64_t checkpoints, journal_bytes, journal_used_bytes, index_entries, index_used, held_blocks, deletions_pending;
+    uint64_t overdrawn_blocks;   /* taken by checkpoints beyond what had been kept free for them: 0, or too little is kept */
     uint64_t map_hits, map_misses, cache_hits, cache_misses, device_reads, device_writes, device_read_bytes, device_write_bytes, device_flushes;
     uint64_t recovered_records, rejected_records, recovery_ms;
 };

@@ -288,11 +288,17 @@ static inline void reader_begin(struct store *s, uint64_t *era) { *era = s->chec
 void reader_end(struct store *s, uint64_t era);
 /* Blocks that must stay free for the next checkpoint if `more` blocks change, and `ranges` ranges more (S1). */
 uint64_t space_reserve(const struct store *s, uint64_t more, uint64_t ranges);
+/* The part of it that merging takes. */
+uint64_t space_needed(const struct store *s);
 /* Room for `blocks` of data now? 0, -EAGAIN (wait: growing or checkpointing, or for space if may_wait), -ENOSPC; -ECANCELED:
  * nobody waits any more. */
 int space_ready(struct store *s, uint32_t blocks, bool may_wait);
 /* The same for what needs no data block, a discard: entries of the index, or a range (0). */
-int space_ready_to_discard(struct store *s, uint32_t entries);
+int space_ready_to_discard(struct store *s, uint32_t entries, bool may_wait);
+/* The same for a range that an operation discards: -EAGAIN: after the next checkpoint perhaps; -ENOSPC. */
+int space_ready_to_shrink(struct store *s);
+/* Whether the next checkpoint can write what deletions write. */
+bool space_ready_to_delete(const struct store *s);
 /* Gives back what is lent to data and not yet used. */
 void space_return_run(struct store *s);
 void space_grow_ahead(struct store *s);

@@ -48,13 +48,15 @@ void plan_end(struct checkpoint *c)
     c->changing_nodes = c->changing_inner = 0;
 }
 
-bool plan_wants_deletion(const struct version *v)
-{
-    return version_unwanted(v) && v->readers == 0 && v->pins == 0 && v->plan_mark == PLAN_NONE;
-}
-
 /* A deletion of it may have begun in an earlier checkpoint. */
 static bool is_being_deleted(const struct version *v) { return v && (v->plan_mark == PLAN_DELETED || v->delete_cursor); }
+
+static struct version *only_child(const struct version *v) { return v->child_count ? container_of(v->children.next, struct version, sibling) : NULL; }
+
+bool plan_may_delete(const struct version *v)
+{
+    return version_unwanted(v) && v->readers == 0 && v->pins == 0 && v->plan_mark == PLAN_NONE && !is_being_deleted(only_child(v)) && !is_being_deleted(v->parent);
+}
 
 /* Versions to delete now: no two of them neighbours, and no neighbour of one whose deletion has begun (V4). */
 static int plan_deletions(struct checkpoint *c)
@@ -65,13 +67,11 @@ static int plan_deletions(struct checkpoint *c)
         return -ENOMEM;
     list_for_each(n, &t->orphans) {
         struct version *v = container_of(n, struct version, orphan_link);
-        if (c->deletion_count == DELETIONS_MAX)
+        if (c->deletion_count == DELETIONS_MAX || !space_ready_to_delete(c->store))
             break;
-        if (!plan_wants_deletion(v))
+        if (!plan_may_delete(v))
             continue;
-        struct version *child = v->child_count ? container_of(v->children.next, struct version, sibling) : NULL;
-        if (is_being_deleted(child) || is_being_deleted(v->parent))
-            continue;
+        struct version *child = only_child(v);
         v->plan_mark = PLAN_DELETED;
         tree_dirty_version(t, v);
         if (child) {

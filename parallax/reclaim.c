@@ -39,6 +39,7 @@ int checkpoint_allocate(struct checkpoint *c, uint32_t want, uint64_t *address, 
     uint64_t left = run->end - run->next;
     *got = left < want ? (uint32_t)left : want;
     *address = run->next;
+    c->taken_blocks += *got;
     run->next += *got;
     if (run->next == run->end)
         c->loan_at++;

@@ -88,6 +88,15 @@ static void zero_tail(struct store *s, struct store_op *op, struct vdisk *d)
     request_dispatch(&r->zero);
 }
 
+/* A checkpoint may have made room. */
+static void begin_again(struct store_op *op)
+{
+    if (op->error.code)
+        op->done(op);
+    else
+        op_begin(op->store, op, run_resize);
+}
+
 static void run_resize(struct store_op *op)
 {
     struct store *s = op->store;
@@ -112,8 +121,13 @@ static void run_resize(struct store_op *op)
             return;
         }
     }
+    int ready = !err->code && size_bytes < d->head->size_bytes ? space_ready_to_shrink(s) : 0;
+    if (ready == -ENOSPC)
+        error_set(err, ready, "store '%s' is too full to make image '%s' smaller; delete something first", store_name(s), name);
     if (err->code)
         op->done(op);
+    else if (ready)
+        checkpoint_then(s, op, begin_again);
     else
         resize_commit(s, op, d->id, size_bytes);
 }

@@ -111,14 +111,17 @@ static void add_discard(struct store *s, struct batch *b, struct image_req *req)
 static int may_start(struct store *s, const struct image_req *req)
 {
     struct index *ix = &s->index[s->active];
+    bool may_wait = s->opt.wait_when_full && !req->image->impatient;
+    int ready;
     uint32_t entries = req->op == IMAGE_DISCARD && req->block_count > SMALL_DISCARD_BLOCKS ? 1 : (uint32_t)req->block_count;
     if (req->image->disk->head->line->range_count >= 8 * RANGES_CHECKPOINT || ix->used + ix->held_used + ix->reserved + entries > ix->capacity) {
         checkpoint_request(s);
         return -EAGAIN;
     }
     if (req->op == IMAGE_DISCARD)
-        return space_ready_to_discard(s, req->block_count > SMALL_DISCARD_BLOCKS ? 0 : entries);
-    int ready = space_ready(s, entries, s->opt.wait_when_full && !req->image->impatient);
+        ready = space_ready_to_discard(s, req->block_count > SMALL_DISCARD_BLOCKS ? 0 : entries, may_wait);
+    else
+        ready = space_ready(s, entries, may_wait);
     return ready == -EAGAIN ? WAITS_FOR_SPACE : ready;
 }
 

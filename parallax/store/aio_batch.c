@@ -3,7 +3,7 @@
  * One Linux AIO context with DEPTH iocbs, kept full: whatever completes makes room for the next. Context, iocbs and
  * events belong to whoever holds the lock; nothing is in flight when it is free. The context is made at the first use: to
  * destroy one takes the kernel tens of milliseconds, which a command that only lists must not pay. Where the host has none left,
- * blocks are read and written one after the other. */
+ * or takes nothing for lack of memory, blocks are read and written one after the other. */
 #include "parallax/store/aio_batch.h"
 
 #include "base/bdev.h"
@@ -130,5 +130,5 @@ int aio_batch_transfer(struct aio_batch *b, bool write, const uint64_t *blocks, 
         err = err ? err : step;
     }
     pthread_mutex_unlock(&b->lock);
-    return err;
+    return err == -EAGAIN ? in_turn(b, write, blocks, bufs, count) : err;
 }

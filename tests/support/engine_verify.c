@@ -223,6 +223,10 @@ void engine_check(struct engine *e)
 {
     struct engine_run run;
     struct store_check_result result = { 0 };
+    struct store_status st;
+    store_get_status(e->store, &st);
+    if (st.overdrawn_blocks)
+        engine_fail("checkpoints took %llu blocks more than had been kept for them", (unsigned long long)st.overdrawn_blocks);
     engine_run_arm(&run);
     store_check(e->store, &run.op, true, finding, NULL, &result);
     int err = engine_run(e, &run, "a check");

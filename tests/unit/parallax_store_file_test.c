@@ -27,6 +27,14 @@ int io_setup(int depth, io_context_t *out)
     return syscall(SYS_io_setup, depth, out) ? -errno : 0;
 }
 
+static int submit_error; /* of every io_submit */
+
+int io_submit(io_context_t context, long count, struct iocb **iocbs)
+{
+    long n = submit_error ? submit_error : syscall(SYS_io_submit, context, count, iocbs);
+    return submit_error || n >= 0 ? (int)n : -errno;
+}
+
 static char directory[256], path[300];
 
 /* A device on a new file, with a loop. */
@@ -372,6 +380,30 @@ static void without_a_context_many_blocks_are_read_and_written_in_turn(void)
     world_close(&w);
 }
 
+/* An error here would be one of the checkpoint's, and the end of the store's life. */
+static void what_the_kernel_does_not_take_is_read_and_written_in_turn(void)
+{
+    struct world w;
+    unsigned char *buf = bdev_buffer_alloc(3);
+    uint64_t blocks[] = { 5, 60, 17 };
+    void *bufs[] = { buf, buf + BDEV_BLOCK_SIZE, buf + 2 * BDEV_BLOCK_SIZE };
+    world_open(&w, 64);
+    submit_error = -EAGAIN;
+    for (unsigned i = 0; i < 3; i++)
+        fill(bufs[i], blocks[i], 3);
+    CU_ASSERT_EQUAL(bdev_write_many(w.d, blocks, bufs, 3), 0);
+    memset(buf, 0, 3 * BDEV_BLOCK_SIZE);
+    CU_ASSERT_EQUAL(bdev_read_many(w.d, blocks, bufs, 3), 0);
+    submit_error = -EIO;
+    CU_ASSERT_EQUAL(bdev_read_many(w.d, blocks, bufs, 3), -EIO);
+    submit_error = 0;
+    CU_ASSERT_EQUAL(bdev_read_many(w.d, blocks, bufs, 3), 0);
+    for (unsigned i = 0; i < 3; i++)
+        CU_ASSERT(holds(bufs[i], blocks[i], 3));
+    free(buf);
+    world_close(&w);
+}
+
 static void growing_allocates_zeroes_and_survives_reopening(void)
 {
     struct world w;
@@ -628,6 +660,7 @@ int main(int argc, char **argv)
                                              UNIT(requests_outside_the_device_are_refused), UNIT(a_request_of_1024_pieces_is_one_transfer),
                                              UNIT(without_a_context_each_request_is_waited_for_until_there_is_one),
                                              UNIT(without_a_context_many_blocks_are_read_and_written_in_turn),
+                                             UNIT(what_the_kernel_does_not_take_is_read_and_written_in_turn),
                                              UNIT(growing_allocates_zeroes_and_survives_reopening),
                                              UNIT(what_is_allocated_is_no_hole_before_it_is_written),
                                              UNIT(holes_of_a_scattered_file_are_all_found), UNIT(a_read_past_what_is_there_fails_alone),

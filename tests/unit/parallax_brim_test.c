@@ -1,0 +1,419 @@
+/* parallax_brim_test.c - a store in which nothing more can be written goes on: whatever asks for a block of the reserve, however
+ * often, leaves enough for the next checkpoint (docs/consistency.md, 15 and 17). */
+#include "base/clock.h"
+#include "parallax/store_backing.h"
+#include "tests/support/bare.h"
+#include "tests/support/unit.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define STORE_BYTES (48ull << 20)
+#define RUN 64u     /* blocks of one write */
+#define FAR 200000u /* where the filling begins, in the image */
+
+enum { LEAF = 256 };
+
+static struct bare b;
+
+static int run_wait(struct bare_run *run) { return bare_wait(&b, run); }
+
+static int create(const char *name, uint64_t bytes)
+{
+    struct bare_run run;
+    bare_arm(&run);
+    image_create(b.store, &run.op, name, bytes);
+    return run_wait(&run);
+}
+
+static int snapshot(const char *target)
+{
+    struct bare_run run;
+    bare_arm(&run);
+    snapshot_create(b.store, &run.op, &target, 1);
+    return run_wait(&run);
+}
+
+static void open_other(const char *name)
+{
+    struct image_open_options io = { .mode = IMAGE_READ_WRITE };
+    image_close(b.img);
+    CU_ASSERT_EQUAL_FATAL(image_open(b.store, name, &io, &b.img, &b.err), 0);
+}
+
+static struct store_status status(void)
+{
+    struct store_status st;
+    store_get_status(b.store, &st);
+    return st;
+}
+
+static uint64_t free_blocks(void) { return (status().capacity_bytes - status().used_bytes) / BDEV_BLOCK_SIZE; }
+
+/* Nothing more can be written now, however often a checkpoint is made. */
+static void fill_to_the_brim(void)
+{
+    uint64_t at = FAR;
+    while (!bare_write(&b, at, RUN, 9))
+        at += RUN;
+    for (bool went = true; went;) {
+        CU_ASSERT_EQUAL_FATAL(bare_checkpoint(&b), 0);
+        for (went = false; !bare_write(&b, at, 1, 9); at++)
+            went = true;
+    }
+}
+
+static void turn_until_pending(unsigned few)
+{
+    for (unsigned i = 0; i < 5000 && status().deletions_pending > few; i++)
+        bare_turn(&b, 1);
+}
+
+/* What a snapshot holds is not freed by discarding it, and each discard costs the nodes above it. */
+static void discards_between_snapshots_leave_the_reserve_for_deletions(void)
+{
+    enum { ROUNDS = 600 };
+    unsigned refused = 0;
+    struct bare_run run;
+    char name[32];
+    bare_begin(&b, STORE_BYTES);
+    for (unsigned i = 0; i < ROUNDS; i++)
+        CU_ASSERT_EQUAL_FATAL(bare_write(&b, (uint64_t)i * LEAF, 2, 11), 0);
+    fill_to_the_brim();
+    for (unsigned i = 0; i < ROUNDS && !status().failed; i++) {
+        snprintf(name, sizeof name, "a@s%u", i);
+        CU_ASSERT_EQUAL_FATAL(snapshot(name), 0);
+        int err = bare_discard(&b, (uint64_t)i * LEAF, 1);
+        CU_ASSERT(err == 0 || err == -ENOSPC);
+        refused += err == -ENOSPC;
+        CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
+    }
+    CU_ASSERT_EQUAL_FATAL(status().failed, 0);
+    CU_ASSERT(refused > 0 && refused < ROUNDS);
+    CU_ASSERT_EQUAL(bare_read(&b, (ROUNDS - 1) * LEAF), 11);
+    bare_arm(&run);
+    snapshot_purge(b.store, &run.op, "a");
+    CU_ASSERT_EQUAL(run_wait(&run), 0);
+    turn_until_pending(0);
+    CU_ASSERT_EQUAL_FATAL(status().failed, 0);
+    CU_ASSERT_EQUAL(bare_discard(&b, FAR, 4096), 0);
+    CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
+    CU_ASSERT_EQUAL(bare_write(&b, FAR, 1, 12), 0);
+    CU_ASSERT(bare_is_sound(&b));
+    bare_end(&b);
+}
+
+/* Each end that moves costs nodes and a dead list, and no operation is a request that waits for room. */
+static void no_number_of_smaller_sizes_takes_the_reserve_of_a_full_store(void)
+{
+    enum { IMAGES = 600 };
+    static struct bare_run runs[IMAGES];
+    char (*names)[32] = calloc(IMAGES, sizeof *names);
+    struct bare_run run;
+    unsigned refused = 0;
+    bare_begin(&b, STORE_BYTES);
+    CU_ASSERT_EQUAL_FATAL(create("t", 1ull << 30), 0);
+    open_other("t");
+    for (unsigned i = 0; i < 4; i++)
+        CU_ASSERT_EQUAL_FATAL(bare_write(&b, 100 * LEAF + i * 64, 64, 11), 0);
+    open_other("a");
+    CU_ASSERT_EQUAL_FATAL(snapshot("t@s"), 0);
+    bare_arm(&run);
+    image_clone_many(b.store, &run.op, "t@s", "c", 0, IMAGES);
+    CU_ASSERT_EQUAL_FATAL(run_wait(&run), 0);
+    CU_ASSERT_EQUAL_FATAL(bare_checkpoint(&b), 0);
+    fill_to_the_brim();
+    for (unsigned i = 0; i < IMAGES; i++) {
+        snprintf(names[i], sizeof names[i], "c%u", i);
+        bare_arm(&runs[i]);
+        image_resize(b.store, &runs[i].op, names[i], (100 * LEAF + 100) * 4096ull, true);
+    }
+    for (unsigned i = 0; i < IMAGES; i++) {
+        int err = run_wait(&runs[i]);
+        CU_ASSERT(err == 0 || err == -ENOSPC);
+        refused += err != 0;
+    }
+    CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
+    CU_ASSERT_EQUAL_FATAL(status().failed, 0);
+    CU_ASSERT(refused > 0 && refused < IMAGES);
+    CU_ASSERT(bare_is_sound(&b));
+    bare_end(&b);
+    free(names);
+}
+
+/* What deletions free is held while somebody reads; what they write down meanwhile must not be all that is left. */
+static void deletions_while_somebody_reads_leave_something_of_the_reserve(void)
+{
+    enum { IMAGES = 700 };
+    struct bare_io read;
+    struct bare_run run;
+    char name[32];
+    const char *target = name;
+    bare_begin(&b, STORE_BYTES);
+    CU_ASSERT_EQUAL_FATAL(create("t", 256 * 4096ull), 0);
+    open_other("t");
+    CU_ASSERT_EQUAL_FATAL(bare_write(&b, 0, 2, 11), 0);
+    open_other("a");
+    CU_ASSERT_EQUAL_FATAL(snapshot("t@s"), 0);
+    bare_arm(&run);
+    image_clone_many(b.store, &run.op, "t@s", "c", 0, IMAGES);
+    CU_ASSERT_EQUAL_FATAL(run_wait(&run), 0);
+    CU_ASSERT_EQUAL_FATAL(bare_write(&b, 0, 1, 13), 0);
+    for (unsigned i = 0; i < IMAGES; i++) {
+        snprintf(name, sizeof name, "c%u", i);
+        open_other(name);
+        CU_ASSERT_EQUAL_FATAL(bare_write(&b, 0, 1, 12), 0);
+        snprintf(name, sizeof name, "c%u@s", i);
+        CU_ASSERT_EQUAL_FATAL(snapshot(name), 0);
+        CU_ASSERT_EQUAL_FATAL(bare_discard(&b, 0, 256), 0);
+    }
+    open_other("a");
+    CU_ASSERT_EQUAL_FATAL(bare_checkpoint(&b), 0);
+    fill_to_the_brim();
+    bare_reopen(&b);
+    bare_hold_reads(&b);
+    bare_submit(&b, &read, IMAGE_READ, 0, 1, 0);
+    bare_turn(&b, 20);
+    for (unsigned i = 0; i < IMAGES; i++) {
+        snprintf(name, sizeof name, "c%u@s", i);
+        bare_arm(&run);
+        snapshot_delete(b.store, &run.op, &target, 1, false);
+        CU_ASSERT_EQUAL_FATAL(run_wait(&run), 0);
+    }
+    for (unsigned i = 0; i < 8; i++)
+        CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
+    CU_ASSERT_EQUAL_FATAL(status().failed, 0);
+    CU_ASSERT_EQUAL(read.error, BARE_PENDING);
+    CU_ASSERT(status().deletions_pending > 0);
+    bare_release(&b);
+    turn_until_pending(0);
+    CU_ASSERT_EQUAL(read.error, 0);
+    bare_io_fini(&read);
+    CU_ASSERT_EQUAL(status().deletions_pending, 0);
+    CU_ASSERT(bare_is_sound(&b));
+    CU_ASSERT_EQUAL(bare_write(&b, 1, 1, 12), 0);
+    bare_end(&b);
+}
+
+/* A map of one node that is changed far behind it needs two branches. */
+static void maps_that_grow_take_no_reserve(void)
+{
+    enum { IMAGES = 1500, LEFT = IMAGES * 6 };
+    static struct image *images[IMAGES];
+    static struct bare_io ios[IMAGES]; /* they go out together, or the journal would be too short */
+    struct image_open_options io = { .mode = IMAGE_READ_WRITE };
+    struct image *a;
+    struct bare_run run, checkpoint;
+    char name[32];
+    uint64_t at = FAR;
+    bare_begin(&b, 128ull << 20);
+    CU_ASSERT_EQUAL_FATAL(create("t", 256 * 4096ull), 0);
+    open_other("t");
+    CU_ASSERT_EQUAL_FATAL(bare_write(&b, 0, 2, 11), 0);
+    open_other("a");
+    CU_ASSERT_EQUAL_FATAL(snapshot("t@s"), 0);
+    bare_arm(&run);
+    image_clone_many(b.store, &run.op, "t@s", "c", 0, IMAGES);
+    CU_ASSERT_EQUAL_FATAL(run_wait(&run), 0);
+    for (unsigned i = 0; i < IMAGES; i++) {
+        snprintf(name, sizeof name, "c%u", i);
+        bare_arm(&run);
+        image_resize(b.store, &run.op, name, 1ull << 44, false);
+        CU_ASSERT_EQUAL_FATAL(run_wait(&run), 0);
+    }
+    CU_ASSERT_EQUAL_FATAL(bare_write(&b, 0, 1, 13), 0);
+    for (; free_blocks() > LEFT; at += RUN) {
+        CU_ASSERT_EQUAL_FATAL(bare_write(&b, at, RUN, 9), 0);
+        CU_ASSERT_EQUAL_FATAL(bare_checkpoint(&b), 0);
+    }
+    CU_ASSERT_EQUAL_FATAL(bare_write(&b, 0, 1, 13), 0);
+    bare_hold_walks(&b); /* the map of "a" is read before any block is taken */
+    bare_arm(&checkpoint);
+    store_checkpoint(b.store, &checkpoint.op);
+    for (unsigned i = 0; i < 2000 && !bare_walk_held(&b); i++)
+        bare_turn(&b, 1);
+    CU_ASSERT_FATAL(bare_walk_held(&b));
+    a = b.img;
+    for (unsigned i = 0; i < IMAGES; i++) {
+        snprintf(name, sizeof name, "c%u", i);
+        CU_ASSERT_EQUAL_FATAL(image_open(b.store, name, &io, &images[i], &b.err), 0);
+        b.img = images[i];
+        bare_submit(&b, &ios[i], IMAGE_WRITE, 1ull << 31, 1, 12);
+    }
+    b.img = a;
+    bare_turn(&b, 1000);
+    CU_ASSERT_EQUAL(ios[1000].error, 0);
+    CU_ASSERT_EQUAL(ios[IMAGES - 1].error, BARE_PENDING);
+    bare_release_walks(&b);
+    for (unsigned i = 0; i < IMAGES; i++) {
+        for (unsigned turns = 0; turns < 5000 && ios[i].error == BARE_PENDING; turns++)
+            bare_turn(&b, 1);
+        CU_ASSERT(ios[i].error == 0 || ios[i].error == -ENOSPC);
+        bare_io_fini(&ios[i]);
+        image_close(images[i]);
+    }
+    CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
+    CU_ASSERT_EQUAL_FATAL(status().failed, 0);
+    CU_ASSERT(bare_is_sound(&b));
+    bare_end(&b);
+}
+
+/* A write that waits for what a reader holds waits; checkpoints would bring nothing. */
+static void a_write_that_waits_for_a_reader_asks_for_few_checkpoints(void)
+{
+    struct bare_io read, stuck;
+    bare_begin(&b, STORE_BYTES);
+    CU_ASSERT_EQUAL_FATAL(bare_write(&b, 0, RUN, 11), 0);
+    fill_to_the_brim();
+    bare_reopen(&b);
+    bare_hold_reads(&b);
+    bare_submit(&b, &read, IMAGE_READ, 0, RUN, 0);
+    bare_turn(&b, 20);
+    CU_ASSERT_EQUAL_FATAL(bare_discard(&b, 0, RUN), 0);
+    CU_ASSERT_EQUAL_FATAL(bare_checkpoint(&b), 0);
+    bare_submit(&b, &stuck, IMAGE_WRITE, 0, 8, 12);
+    bare_turn(&b, 100);
+    uint64_t before = status().checkpoints;
+    bare_turn(&b, 1000);
+    printf("# %llu checkpoints in 1000 turns\n", (unsigned long long)(status().checkpoints - before));
+    CU_ASSERT(status().checkpoints - before < 5);
+    CU_ASSERT_EQUAL(stuck.error, BARE_PENDING);
+    bare_release(&b);
+    for (unsigned i = 0; i < 2000 && (read.error == BARE_PENDING || stuck.error == BARE_PENDING); i++)
+        bare_turn(&b, 1);
+    CU_ASSERT_EQUAL(read.error, 0);
+    CU_ASSERT_EQUAL(stuck.error, 0);
+    bare_io_fini(&read);
+    bare_io_fini(&stuck);
+    bare_end(&b);
+}
+
+/* A range that is discarded, with a block of each leaf written anew after it: all else that the nodes led to goes to dead lists. */
+static void maps_discarded_and_written_anew_take_no_reserve(void)
+{
+    enum { IMAGES = 40, LEAVES = 64, BLOCKS = LEAVES * LEAF, LEFT = 4500 };
+    static struct image *images[IMAGES];
+    static struct bare_io discards[IMAGES], ios[IMAGES * LEAVES];
+    struct image_open_options io = { .mode = IMAGE_READ_WRITE };
+    struct bare_run run, checkpoint;
+    struct image *a;
+    char name[32];
+    uint64_t at = FAR;
+    unsigned written = 0;
+    bare_begin(&b, 192ull << 20);
+    CU_ASSERT_EQUAL_FATAL(create("t", BLOCKS * 4096ull), 0);
+    open_other("t");
+    for (unsigned i = 0; i < BLOCKS; i += LEAF)
+        CU_ASSERT_EQUAL_FATAL(bare_write(&b, i, LEAF, 11), 0);
+    open_other("a");
+    CU_ASSERT_EQUAL_FATAL(snapshot("t@s"), 0);
+    bare_arm(&run);
+    image_clone_many(b.store, &run.op, "t@s", "c", 0, IMAGES);
+    CU_ASSERT_EQUAL_FATAL(run_wait(&run), 0);
+    CU_ASSERT_EQUAL_FATAL(bare_write(&b, 0, 1, 13), 0);
+    for (; free_blocks() > LEFT; at += RUN) {
+        CU_ASSERT_EQUAL_FATAL(bare_write(&b, at, RUN, 9), 0);
+        CU_ASSERT_EQUAL_FATAL(bare_checkpoint(&b), 0);
+    }
+    CU_ASSERT_EQUAL_FATAL(bare_write(&b, 0, 1, 13), 0);
+    bare_hold_walks(&b); /* the map of "a" is read before any block is taken */
+    bare_arm(&checkpoint);
+    store_checkpoint(b.store, &checkpoint.op);
+    for (unsigned i = 0; i < 2000 && !bare_walk_held(&b); i++)
+        bare_turn(&b, 1);
+    CU_ASSERT_FATAL(bare_walk_held(&b));
+    a = b.img;
+    for (unsigned i = 0; i < IMAGES; i++) {
+        snprintf(name, sizeof name, "c%u", i);
+        CU_ASSERT_EQUAL_FATAL(image_open(b.store, name, &io, &images[i], &b.err), 0);
+        b.img = images[i];
+        bare_submit(&b, &discards[i], IMAGE_DISCARD, 0, BLOCKS, 0);
+        for (unsigned k = 0; k < LEAVES; k++)
+            bare_submit(&b, &ios[i * LEAVES + k], IMAGE_WRITE, k * LEAF + 100, 1, 12);
+    }
+    b.img = a;
+    bare_turn(&b, 1000);
+    for (unsigned i = 0; i < IMAGES * LEAVES; i++)
+        written += ios[i].error == 0;
+    CU_ASSERT(written > 8 * LEAVES && written < IMAGES * LEAVES);
+    printf("# %u leaves\n", written);
+    bare_release_walks(&b);
+    for (unsigned i = 0; i < IMAGES * LEAVES; i++) {
+        for (unsigned turns = 0; turns < 5000 && (ios[i].error == BARE_PENDING || discards[i / LEAVES].error == BARE_PENDING); turns++)
+            bare_turn(&b, 1);
+        CU_ASSERT(ios[i].error == 0 || ios[i].error == -ENOSPC);
+        bare_io_fini(&ios[i]);
+    }
+    for (unsigned i = 0; i < IMAGES; i++)
+        image_close(images[i]);
+    CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
+    CU_ASSERT_EQUAL_FATAL(status().failed, 0);
+    CU_ASSERT(bare_is_sound(&b));
+    bare_end(&b);
+}
+
+/* A device whose flush takes a while. */
+static struct {
+    struct bdev_ops ops;
+    const struct bdev_ops *own;
+} slow;
+
+static int flush_slowly(struct bdev *d)
+{
+    poll(NULL, 0, 3);
+    return slow.own->flush(d);
+}
+
+/* While one runs, whatever happens wakes a write that waits; the end of the one under way is all that it has to wait for. */
+static void a_write_that_waits_for_a_checkpoint_asks_for_no_other(void)
+{
+    struct bare_io stuck;
+    struct image_open_options io = { .mode = IMAGE_READ_WRITE };
+    bare_begin(&b, STORE_BYTES);
+    CU_ASSERT_EQUAL_FATAL(bare_write(&b, 0, RUN, 11), 0);
+    fill_to_the_brim();
+    image_close(b.img);
+    CU_ASSERT_EQUAL_FATAL(store_close(b.store), 0);
+    struct store_options opt = { .wait_when_full = true };
+    CU_ASSERT_EQUAL_FATAL(store_open_backing(&b.backing, b.loop, &opt, &b.store, &b.err), 0);
+    CU_ASSERT_EQUAL_FATAL(image_open(b.store, "a", &io, &b.img, &b.err), 0);
+    slow.own = b.backing.blocks->ops;
+    slow.ops = *slow.own;
+    slow.ops.flush = flush_slowly;
+    b.backing.blocks->ops = &slow.ops;
+    bare_submit(&b, &stuck, IMAGE_WRITE, 5 * RUN, RUN, 12);
+    bare_turn(&b, 100);
+    CU_ASSERT_EQUAL(stuck.error, BARE_PENDING);
+    uint64_t before = status().checkpoints;
+    uint64_t until_ms = clock_monotonic_ms() + 500;
+    for (unsigned i = 0; clock_monotonic_ms() < until_ms; i++) {
+        struct bare_io f;
+        bare_submit(&b, &f, IMAGE_FLUSH, 0, 0, 0);
+        if (i == 10)
+            CU_ASSERT_EQUAL_FATAL(bare_discard(&b, 0, 1), 0);
+        for (unsigned k = 0; k < 1000 && f.error == BARE_PENDING; k++)
+            bare_turn(&b, 1);
+    }
+    printf("# %llu checkpoints\n", (unsigned long long)(status().checkpoints - before));
+    CU_ASSERT(status().checkpoints - before < 10);
+    CU_ASSERT_EQUAL(stuck.error, BARE_PENDING);
+    CU_ASSERT_EQUAL_FATAL(bare_discard(&b, 1, RUN - 1), 0);
+    CU_ASSERT_EQUAL_FATAL(bare_discard(&b, FAR, 256), 0);
+    for (unsigned i = 0; i < 2000 && stuck.error == BARE_PENDING; i++)
+        bare_turn(&b, 1);
+    CU_ASSERT_EQUAL(stuck.error, 0);
+    bare_io_fini(&stuck);
+    bare_end(&b);
+}
+
+int main(int argc, char **argv)
+{
+    return unit_main(argc, argv, "brim", (struct unit_test[]){
+        UNIT(discards_between_snapshots_leave_the_reserve_for_deletions), UNIT(no_number_of_smaller_sizes_takes_the_reserve_of_a_full_store),
+        UNIT(deletions_while_somebody_reads_leave_something_of_the_reserve), UNIT(maps_that_grow_take_no_reserve),
+        UNIT(maps_discarded_and_written_anew_take_no_reserve), UNIT(a_write_that_waits_for_a_checkpoint_asks_for_no_other),
+        UNIT(a_write_that_waits_for_a_reader_asks_for_few_checkpoints), { 0 } });
+}
