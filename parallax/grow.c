@@ -203,13 +203,11 @@ void space_restore_reserve(struct store *s)
     }
 }
 
-static uint64_t blocks_at_hand(const struct store *s) { return s->space.free_blocks + (s->run.end - s->run.next); }
-
 /* Where the store cannot grow, a checkpoint is begun when half of what data may take since the last one is taken, so that no write
  * has to wait for its end. */
 void space_grow_ahead(struct store *s)
 {
-    uint64_t reserve = space_reserve(s, 0, 0), free = blocks_at_hand(s);
+    uint64_t reserve = space_reserve(s, 0, 0), free = space_at_hand(s);
     const struct index *ix = &s->index[s->active];
     uint64_t since = ix->used + ix->held_used;
     if (s->space.free_blocks >= reserve + space_spare(s))
@@ -254,7 +252,7 @@ static int no_room(struct store *s, bool may_wait)
 
 int space_ready(struct store *s, uint32_t blocks, bool may_wait)
 {
-    if (blocks_at_hand(s) < blocks + space_reserve(s, blocks, 0))
+    if (space_at_hand(s) < blocks + space_reserve(s, blocks, 0))
         return no_room(s, may_wait);
     space_grow_ahead(s);
     return 0;
@@ -263,7 +261,7 @@ int space_ready(struct store *s, uint32_t blocks, bool may_wait)
 /* One that is alone costs no more than a range, as its blocks are consecutive. */
 static bool may_discard(const struct store *s, uint32_t entries)
 {
-    uint64_t have = blocks_at_hand(s) + DISCARD_SHARE;
+    uint64_t have = space_at_hand(s) + DISCARD_SHARE;
     bool alone = !changes_pending(s) && !s->range_count;
     return have >= space_reserve(s, entries, entries == 0) || (alone && have >= space_reserve(s, 0, 1));
 }
@@ -288,7 +286,7 @@ int space_ready_to_shrink(struct store *s)
 
 bool space_ready_to_delete(const struct store *s)
 {
-    return blocks_at_hand(s) + RESERVE_FIXED >= space_reserve(s, 0, 0) + DELETION_SHARE;
+    return space_at_hand(s) + RESERVE_FIXED >= space_reserve(s, 0, 0) + DELETION_SHARE;
 }
 
 void space_return_run(struct store *s)

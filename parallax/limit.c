@@ -64,7 +64,7 @@ static void done(struct loop_task *t)
 static void check(struct store *s, uint64_t size_bytes, struct error *err)
 {
     uint64_t blocks = size_bytes / BDEV_BLOCK_SIZE;
-    uint64_t needed = space_present(&s->space) - s->space.free_blocks - (s->run.end - s->run.next) + space_reserve(s, 0, 0);
+    uint64_t needed = space_used(s) + space_reserve(s, 0, 0);
     if (blocks < LIMIT_MIN_BYTES / BDEV_BLOCK_SIZE)
         error_set(err, -EINVAL, "a store of %llu bytes is too small; at least 32 MiB are needed", (unsigned long long)size_bytes);
     else if (blocks > s->blocks->max_blocks)
@@ -120,7 +120,7 @@ void store_resize(struct store *s, struct store_op *op, uint64_t size_bytes)
 
 unsigned limit_percent(struct store *s)
 {
-    uint64_t present = space_present(&s->space), capacity = present + space_room(s), used = present - s->space.free_blocks - (s->run.end - s->run.next);
+    uint64_t capacity = space_present(&s->space) + space_room(s), used = space_used(s);
     return capacity ? (unsigned)(used * 100 / capacity) : 100;
 }
 

@@ -286,6 +286,9 @@ bool checkpoint_deletions_wait(const struct store *s);
 void checkpoint_touch(struct store *s);
 static inline void reader_begin(struct store *s, uint64_t *era) { *era = s->checkpoint_number; s->new_readers++; }
 void reader_end(struct store *s, uint64_t era);
+/* Blocks that may be taken now, those that are lent to data included; and those that are in use. */
+static inline uint64_t space_at_hand(const struct store *s) { return s->space.free_blocks + (s->run.end - s->run.next); }
+static inline uint64_t space_used(const struct store *s) { return space_present(&s->space) - space_at_hand(s); }
 /* Blocks that must stay free for the next checkpoint if `more` blocks change, and `ranges` ranges more (S1). */
 uint64_t space_reserve(const struct store *s, uint64_t more, uint64_t ranges);
 /* The part of it that merging takes. */

@@ -159,7 +159,7 @@ static void space_facts(struct store *s, struct store_status *o)
     o->capacity_bytes = o->present_bytes + space_room(s) * BDEV_BLOCK_SIZE;
     o->used_percent = limit_percent(s);
     o->warned_percent = s->warned_percent;
-    o->used_bytes = (space_present(&s->space) - s->space.free_blocks - (s->run.end - s->run.next)) * BDEV_BLOCK_SIZE;
+    o->used_bytes = space_used(s) * BDEV_BLOCK_SIZE;
 }
 
 static void cache_facts(struct store *s, struct store_status *o)

@@ -3,16 +3,16 @@
  * One Linux AIO context with DEPTH iocbs, kept full: whatever completes makes room for the next. Context, iocbs and
  * events belong to whoever holds the lock; nothing is in flight when it is free. The context is made at the first use: to
  * destroy one takes the kernel tens of milliseconds, which a command that only lists must not pay. Where the host has none left,
- * or takes nothing for lack of memory, blocks are read and written one after the other. */
+ * takes nothing for lack of memory, or moved less than a block, blocks are read and written one after the other. */
 #include "parallax/store/aio_batch.h"
 
 #include "base/bdev.h"
+#include "parallax/store/host_file.h"
 
 #include <errno.h>
 #include <libaio.h>
 #include <pthread.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #define DEPTH 256u
 
@@ -81,7 +81,7 @@ static int collect(struct aio_batch *b)
     for (int i = 0; i < n; i++) {
         long result = (long)b->events[i].res;
         if (result != (long)BDEV_BLOCK_SIZE && !err)
-            err = result < 0 ? (int)result : -EIO;
+            err = result < 0 ? (int)result : -EAGAIN;
         b->free[b->free_count++] = b->events[i].obj;
     }
     b->inflight -= (unsigned)n;
@@ -98,10 +98,8 @@ static int in_turn(struct aio_batch *b, bool write, const uint64_t *blocks, void
 {
     int err = 0;
     for (unsigned i = 0; i < count; i++) {
-        off_t offset = (off_t)(b->offset_bytes + blocks[i] * BDEV_BLOCK_SIZE);
-        ssize_t n = write ? pwrite(b->fd, bufs[i], BDEV_BLOCK_SIZE, offset) : pread(b->fd, bufs[i], BDEV_BLOCK_SIZE, offset);
-        if (n != (ssize_t)BDEV_BLOCK_SIZE && !err)
-            err = n < 0 ? -errno : -EIO;
+        int one = host_file_transfer(b->fd, write, bufs[i], BDEV_BLOCK_SIZE, (off_t)(b->offset_bytes + blocks[i] * BDEV_BLOCK_SIZE));
+        err = err ? err : one;
     }
     return err;
 }

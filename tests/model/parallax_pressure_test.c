@@ -71,11 +71,17 @@ static struct disk *some_disk(void)
     return &disks[0];
 }
 
-static struct disk *free_disk(void)
+/* Named, and not alive yet; NULL: there are as many as there may be. */
+static struct disk *new_disk(void)
 {
-    for (unsigned i = 1; i < IMAGES; i++)
-        if (!disks[i].alive)
-            return &disks[i];
+    for (unsigned i = 1; i < IMAGES; i++) {
+        struct disk *d = &disks[i];
+        if (d->alive)
+            continue;
+        memset(d, 0, sizeof *d);
+        snprintf(d->name, sizeof d->name, "i%u", next_name++);
+        return d;
+    }
     return NULL;
 }
 
@@ -285,12 +291,10 @@ static void delete_snapshots(void)
 static void create_disk(uint64_t blocks)
 {
     static const uint64_t strides[] = { 32, 32, 64, 256, 256, 4096, 65536, 1u << 24 };
-    struct disk *d = free_disk();
+    struct disk *d = new_disk();
     struct bare_run run;
     if (!d)
         return;
-    memset(d, 0, sizeof *d);
-    snprintf(d->name, sizeof d->name, "i%u", next_name++);
     d->stride = strides[pick(sizeof strides / sizeof *strides)];
     d->blocks = blocks ? blocks : 1 + pick(slot_block(d, SLOTS - 1) + 1000);
     bare_arm(&run);
@@ -305,12 +309,10 @@ static void clone_disks(void)
     unsigned k = source->snapshot_count ? (unsigned)pick(source->snapshot_count + 1) : 0;
     const struct frozen *f = k ? &source->snapshots[k - 1] : NULL;
     for (unsigned n = 1 + (unsigned)pick(6); n; n--) {
-        struct disk *d = free_disk();
+        struct disk *d = new_disk();
         struct bare_run run;
         if (!d)
             return;
-        memset(d, 0, sizeof *d);
-        snprintf(d->name, sizeof d->name, "i%u", next_name++);
         d->stride = source->stride;
         d->blocks = f ? f->blocks : source->blocks;
         memcpy(d->ids, f ? f->ids : source->ids, sizeof d->ids);

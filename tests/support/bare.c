@@ -373,6 +373,27 @@ int bare_checkpoint(struct bare *b)
     return bare_wait(b, &run);
 }
 
+int bare_snapshot(struct bare *b, const char *target)
+{
+    struct bare_run run;
+    bare_arm(&run);
+    snapshot_create(b->store, &run.op, &target, 1);
+    return bare_wait(b, &run);
+}
+
+void bare_begin_held_checkpoint(struct bare *b, struct bare_run *run)
+{
+    uint64_t until_ms = clock_monotonic_ms() + PATIENCE_MS;
+    bare_hold_walks(b);
+    bare_arm(run);
+    store_checkpoint(b->store, &run->op);
+    while (!bare_walk_held(b)) {
+        loop_turn(b->loop, 5);
+        if (clock_monotonic_ms() > until_ms)
+            engine_fail("a checkpoint reads no map");
+    }
+}
+
 static void finding(void *ctx, const char *line)
 {
     (void)ctx;

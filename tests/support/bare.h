@@ -64,6 +64,7 @@ struct bare_run {
 void bare_arm(struct bare_run *run);
 int bare_wait(struct bare *b, struct bare_run *run);
 int bare_checkpoint(struct bare *b);
+int bare_snapshot(struct bare *b, const char *target);
 /* Whether the checker finds nothing at all. */
 bool bare_is_sound(struct bare *b);
 
@@ -85,6 +86,8 @@ void bare_hold_submitted_flushes(struct bare *b);
 void bare_hold_walks(struct bare *b);
 bool bare_walk_held(struct bare *b);
 void bare_release_walks(struct bare *b);
+/* Holds walks and begins a checkpoint, which reads a map first: it has taken no block yet. run: to be waited for after the release. */
+void bare_begin_held_checkpoint(struct bare *b, struct bare_run *run);
 /* From now on each of them takes so long at least; 0: no longer. */
 void bare_slow_walks(struct bare *b, unsigned ms);
 /* From now on blocking flushes wait; until bare_release. bare_flush_held: whether one does. */

@@ -29,14 +29,6 @@ static int create(const char *name, uint64_t bytes)
     return run_wait(&run);
 }
 
-static int snapshot(const char *target)
-{
-    struct bare_run run;
-    bare_arm(&run);
-    snapshot_create(b.store, &run.op, &target, 1);
-    return run_wait(&run);
-}
-
 static void open_other(const char *name)
 {
     struct image_open_options io = { .mode = IMAGE_READ_WRITE };
@@ -66,6 +58,38 @@ static void fill_to_the_brim(void)
     }
 }
 
+/* c0, c1 … of the image "t". */
+static void make_clones(unsigned count)
+{
+    struct bare_run run;
+    CU_ASSERT_EQUAL_FATAL(bare_snapshot(&b, "t@s"), 0);
+    bare_arm(&run);
+    image_clone_many(b.store, &run.op, "t@s", "c", 0, count);
+    CU_ASSERT_EQUAL_FATAL(run_wait(&run), 0);
+}
+
+/* Fills the store until no more blocks than that are free, and holds a checkpoint while it reads the map of "a". */
+static void begin_checkpoint_with(uint64_t free, struct bare_run *checkpoint)
+{
+    CU_ASSERT_EQUAL_FATAL(bare_write(&b, 0, 1, 13), 0);
+    for (uint64_t at = FAR; free_blocks() > free; at += RUN) {
+        CU_ASSERT_EQUAL_FATAL(bare_write(&b, at, RUN, 9), 0);
+        CU_ASSERT_EQUAL_FATAL(bare_checkpoint(&b), 0);
+    }
+    CU_ASSERT_EQUAL_FATAL(bare_write(&b, 0, 1, 13), 0);
+    bare_begin_held_checkpoint(&b, checkpoint);
+}
+
+/* Opens the i-th clone in the place of "a", until b.img is put back. */
+static struct image *open_clone(unsigned i)
+{
+    struct image_open_options io = { .mode = IMAGE_READ_WRITE };
+    char name[32];
+    snprintf(name, sizeof name, "c%u", i);
+    CU_ASSERT_EQUAL_FATAL(image_open(b.store, name, &io, &b.img, &b.err), 0);
+    return b.img;
+}
+
 static void turn_until_pending(unsigned few)
 {
     for (unsigned i = 0; i < 5000 && status().deletions_pending > few; i++)
@@ -85,7 +109,7 @@ static void discards_between_snapshots_leave_the_reserve_for_deletions(void)
     fill_to_the_brim();
     for (unsigned i = 0; i < ROUNDS && !status().failed; i++) {
         snprintf(name, sizeof name, "a@s%u", i);
-        CU_ASSERT_EQUAL_FATAL(snapshot(name), 0);
+        CU_ASSERT_EQUAL_FATAL(bare_snapshot(&b, name), 0);
         int err = bare_discard(&b, (uint64_t)i * LEAF, 1);
         CU_ASSERT(err == 0 || err == -ENOSPC);
         refused += err == -ENOSPC;
@@ -112,7 +136,6 @@ static void no_number_of_smaller_sizes_takes_the_reserve_of_a_full_store(void)
     enum { IMAGES = 600 };
     static struct bare_run runs[IMAGES];
     char (*names)[32] = calloc(IMAGES, sizeof *names);
-    struct bare_run run;
     unsigned refused = 0;
     bare_begin(&b, STORE_BYTES);
     CU_ASSERT_EQUAL_FATAL(create("t", 1ull << 30), 0);
@@ -120,10 +143,7 @@ static void no_number_of_smaller_sizes_takes_the_reserve_of_a_full_store(void)
     for (unsigned i = 0; i < 4; i++)
         CU_ASSERT_EQUAL_FATAL(bare_write(&b, 100 * LEAF + i * 64, 64, 11), 0);
     open_other("a");
-    CU_ASSERT_EQUAL_FATAL(snapshot("t@s"), 0);
-    bare_arm(&run);
-    image_clone_many(b.store, &run.op, "t@s", "c", 0, IMAGES);
-    CU_ASSERT_EQUAL_FATAL(run_wait(&run), 0);
+    make_clones(IMAGES);
     CU_ASSERT_EQUAL_FATAL(bare_checkpoint(&b), 0);
     fill_to_the_brim();
     for (unsigned i = 0; i < IMAGES; i++) {
@@ -157,17 +177,14 @@ static void deletions_while_somebody_reads_leave_something_of_the_reserve(void)
     open_other("t");
     CU_ASSERT_EQUAL_FATAL(bare_write(&b, 0, 2, 11), 0);
     open_other("a");
-    CU_ASSERT_EQUAL_FATAL(snapshot("t@s"), 0);
-    bare_arm(&run);
-    image_clone_many(b.store, &run.op, "t@s", "c", 0, IMAGES);
-    CU_ASSERT_EQUAL_FATAL(run_wait(&run), 0);
+    make_clones(IMAGES);
     CU_ASSERT_EQUAL_FATAL(bare_write(&b, 0, 1, 13), 0);
     for (unsigned i = 0; i < IMAGES; i++) {
         snprintf(name, sizeof name, "c%u", i);
         open_other(name);
         CU_ASSERT_EQUAL_FATAL(bare_write(&b, 0, 1, 12), 0);
         snprintf(name, sizeof name, "c%u@s", i);
-        CU_ASSERT_EQUAL_FATAL(snapshot(name), 0);
+        CU_ASSERT_EQUAL_FATAL(bare_snapshot(&b, name), 0);
         CU_ASSERT_EQUAL_FATAL(bare_discard(&b, 0, 256), 0);
     }
     open_other("a");
@@ -204,43 +221,25 @@ static void maps_that_grow_take_no_reserve(void)
     enum { IMAGES = 1500, LEFT = IMAGES * 6 };
     static struct image *images[IMAGES];
     static struct bare_io ios[IMAGES]; /* they go out together, or the journal would be too short */
-    struct image_open_options io = { .mode = IMAGE_READ_WRITE };
     struct image *a;
     struct bare_run run, checkpoint;
     char name[32];
-    uint64_t at = FAR;
     bare_begin(&b, 128ull << 20);
     CU_ASSERT_EQUAL_FATAL(create("t", 256 * 4096ull), 0);
     open_other("t");
     CU_ASSERT_EQUAL_FATAL(bare_write(&b, 0, 2, 11), 0);
     open_other("a");
-    CU_ASSERT_EQUAL_FATAL(snapshot("t@s"), 0);
-    bare_arm(&run);
-    image_clone_many(b.store, &run.op, "t@s", "c", 0, IMAGES);
-    CU_ASSERT_EQUAL_FATAL(run_wait(&run), 0);
+    make_clones(IMAGES);
     for (unsigned i = 0; i < IMAGES; i++) {
         snprintf(name, sizeof name, "c%u", i);
         bare_arm(&run);
         image_resize(b.store, &run.op, name, 1ull << 44, false);
         CU_ASSERT_EQUAL_FATAL(run_wait(&run), 0);
     }
-    CU_ASSERT_EQUAL_FATAL(bare_write(&b, 0, 1, 13), 0);
-    for (; free_blocks() > LEFT; at += RUN) {
-        CU_ASSERT_EQUAL_FATAL(bare_write(&b, at, RUN, 9), 0);
-        CU_ASSERT_EQUAL_FATAL(bare_checkpoint(&b), 0);
-    }
-    CU_ASSERT_EQUAL_FATAL(bare_write(&b, 0, 1, 13), 0);
-    bare_hold_walks(&b); /* the map of "a" is read before any block is taken */
-    bare_arm(&checkpoint);
-    store_checkpoint(b.store, &checkpoint.op);
-    for (unsigned i = 0; i < 2000 && !bare_walk_held(&b); i++)
-        bare_turn(&b, 1);
-    CU_ASSERT_FATAL(bare_walk_held(&b));
+    begin_checkpoint_with(LEFT, &checkpoint);
     a = b.img;
     for (unsigned i = 0; i < IMAGES; i++) {
-        snprintf(name, sizeof name, "c%u", i);
-        CU_ASSERT_EQUAL_FATAL(image_open(b.store, name, &io, &images[i], &b.err), 0);
-        b.img = images[i];
+        images[i] = open_clone(i);
         bare_submit(&b, &ios[i], IMAGE_WRITE, 1ull << 31, 1, 12);
     }
     b.img = a;
@@ -297,11 +296,8 @@ static void maps_discarded_and_written_anew_take_no_reserve(void)
     enum { IMAGES = 40, LEAVES = 64, BLOCKS = LEAVES * LEAF, LEFT = 4500 };
     static struct image *images[IMAGES];
     static struct bare_io discards[IMAGES], ios[IMAGES * LEAVES];
-    struct image_open_options io = { .mode = IMAGE_READ_WRITE };
-    struct bare_run run, checkpoint;
+    struct bare_run checkpoint;
     struct image *a;
-    char name[32];
-    uint64_t at = FAR;
     unsigned written = 0;
     bare_begin(&b, 192ull << 20);
     CU_ASSERT_EQUAL_FATAL(create("t", BLOCKS * 4096ull), 0);
@@ -309,27 +305,11 @@ static void maps_discarded_and_written_anew_take_no_reserve(void)
     for (unsigned i = 0; i < BLOCKS; i += LEAF)
         CU_ASSERT_EQUAL_FATAL(bare_write(&b, i, LEAF, 11), 0);
     open_other("a");
-    CU_ASSERT_EQUAL_FATAL(snapshot("t@s"), 0);
-    bare_arm(&run);
-    image_clone_many(b.store, &run.op, "t@s", "c", 0, IMAGES);
-    CU_ASSERT_EQUAL_FATAL(run_wait(&run), 0);
-    CU_ASSERT_EQUAL_FATAL(bare_write(&b, 0, 1, 13), 0);
-    for (; free_blocks() > LEFT; at += RUN) {
-        CU_ASSERT_EQUAL_FATAL(bare_write(&b, at, RUN, 9), 0);
-        CU_ASSERT_EQUAL_FATAL(bare_checkpoint(&b), 0);
-    }
-    CU_ASSERT_EQUAL_FATAL(bare_write(&b, 0, 1, 13), 0);
-    bare_hold_walks(&b); /* the map of "a" is read before any block is taken */
-    bare_arm(&checkpoint);
-    store_checkpoint(b.store, &checkpoint.op);
-    for (unsigned i = 0; i < 2000 && !bare_walk_held(&b); i++)
-        bare_turn(&b, 1);
-    CU_ASSERT_FATAL(bare_walk_held(&b));
+    make_clones(IMAGES);
+    begin_checkpoint_with(LEFT, &checkpoint);
     a = b.img;
     for (unsigned i = 0; i < IMAGES; i++) {
-        snprintf(name, sizeof name, "c%u", i);
-        CU_ASSERT_EQUAL_FATAL(image_open(b.store, name, &io, &images[i], &b.err), 0);
-        b.img = images[i];
+        images[i] = open_clone(i);
         bare_submit(&b, &discards[i], IMAGE_DISCARD, 0, BLOCKS, 0);
         for (unsigned k = 0; k < LEAVES; k++)
             bare_submit(&b, &ios[i * LEAVES + k], IMAGE_WRITE, k * LEAF + 100, 1, 12);

@@ -13,16 +13,12 @@ static struct bare b;
 /* a@s0, a@s1 …, each with blocks of its own; checkpointed. How many checkpoints there have been then. */
 static uint64_t make_snapshots(unsigned count, uint32_t blocks)
 {
-    struct bare_run run;
     struct store_status status;
     char name[16];
-    const char *target = name;
     for (unsigned i = 0; i < count; i++) {
         CU_ASSERT_EQUAL(bare_write(&b, 0, blocks, 100 + i), 0);
         snprintf(name, sizeof name, "a@s%u", i);
-        bare_arm(&run);
-        snapshot_create(b.store, &run.op, &target, 1);
-        CU_ASSERT_EQUAL_FATAL(bare_wait(&b, &run), 0);
+        CU_ASSERT_EQUAL_FATAL(bare_snapshot(&b, name), 0);
     }
     CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
     store_get_status(b.store, &status);

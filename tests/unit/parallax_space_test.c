@@ -280,7 +280,6 @@ static void no_number_of_snapshots_takes_the_reserve_of_a_full_store(void)
     struct bare_io stuck;
     struct store_status status;
     char name[32];
-    const char *target = name;
     bare_begin(&b, GROWING_BYTES);
     b.backing.blocks->max_blocks = bdev_blocks(b.backing.blocks);
     bare_arm(&run);
@@ -306,9 +305,7 @@ static void no_number_of_snapshots_takes_the_reserve_of_a_full_store(void)
             break;
         bare_io_fini(&stuck);
         snprintf(name, sizeof name, "high@s%u", n);
-        bare_arm(&run);
-        snapshot_create(b.store, &run.op, &target, 1);
-        CU_ASSERT_EQUAL_FATAL(bare_wait(&b, &run), 0);
+        CU_ASSERT_EQUAL_FATAL(bare_snapshot(&b, name), 0);
     }
     CU_ASSERT(n > 600);
     bare_release(&b);
@@ -328,9 +325,7 @@ static uint64_t leaf_block(unsigned count, unsigned i, unsigned round) { return 
 /* A block of that many leaves, together, and a snapshot after it; or false, and some of them are not answered. */
 static bool change_leaves(unsigned count, unsigned round, struct bare_io io[LEAVES])
 {
-    struct bare_run run;
     char name[32];
-    const char *target = name;
     unsigned pending = count;
     for (unsigned i = 0; i < count; i++)
         bare_submit(&b, &io[i], IMAGE_WRITE, leaf_block(count, i, round), 1, 1000 + round);
@@ -344,9 +339,7 @@ static bool change_leaves(unsigned count, unsigned round, struct bare_io io[LEAV
         return false;
     all_end_well(io, count);
     snprintf(name, sizeof name, "a@r%u", round);
-    bare_arm(&run);
-    snapshot_create(b.store, &run.op, &target, 1);
-    CU_ASSERT_EQUAL_FATAL(bare_wait(&b, &run), 0);
+    CU_ASSERT_EQUAL_FATAL(bare_snapshot(&b, name), 0);
     return true;
 }
 
@@ -368,13 +361,8 @@ static void changed_maps_take_no_reserve(unsigned count, bool before_the_cut)
     CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
     for (; before_the_cut && rounds <= BEFORE; rounds++)
         CU_ASSERT_FATAL(change_leaves(count, rounds, io));
-    bare_hold_walks(&b);
     CU_ASSERT_EQUAL_FATAL(bare_write(&b, 200, 1, 11), 0);
-    bare_arm(&checkpoint);
-    store_checkpoint(b.store, &checkpoint.op);
-    for (unsigned i = 0; i < 2000 && !bare_walk_held(&b); i++)
-        bare_turn(&b, 5);
-    CU_ASSERT_FATAL(bare_walk_held(&b));
+    bare_begin_held_checkpoint(&b, &checkpoint);
     if (before_the_cut)
         fill(RUN, &stuck);
     else

@@ -357,23 +357,31 @@ static void without_a_context_each_request_is_waited_for_until_there_is_one(void
     world_close(&w);
 }
 
+/* Three blocks here and there, written and read back by one call each. */
+static const uint64_t scattered[3] = { 5, 60, 17 };
+
+static void many_go_there_and_back(struct world *w, void *const bufs[3])
+{
+    for (unsigned i = 0; i < 3; i++)
+        fill(bufs[i], scattered[i], 3);
+    CU_ASSERT_EQUAL(bdev_write_many(w->d, scattered, bufs, 3), 0);
+    for (unsigned i = 0; i < 3; i++)
+        memset(bufs[i], 0, BDEV_BLOCK_SIZE);
+    CU_ASSERT_EQUAL(bdev_read_many(w->d, scattered, bufs, 3), 0);
+    for (unsigned i = 0; i < 3; i++)
+        CU_ASSERT(holds(bufs[i], scattered[i], 3));
+}
+
 static void without_a_context_many_blocks_are_read_and_written_in_turn(void)
 {
     struct world w;
     unsigned char *buf = bdev_buffer_alloc(3);
-    uint64_t blocks[] = { 5, 60, 17 };
     void *bufs[] = { buf, buf + BDEV_BLOCK_SIZE, buf + 2 * BDEV_BLOCK_SIZE };
     world_open_as(&w, 64, true);
     setup_error = -EAGAIN;
-    for (unsigned i = 0; i < 3; i++)
-        fill(bufs[i], blocks[i], 3);
-    CU_ASSERT_EQUAL(bdev_write_many(w.d, blocks, bufs, 3), 0);
-    memset(buf, 0, 3 * BDEV_BLOCK_SIZE);
-    CU_ASSERT_EQUAL(bdev_read_many(w.d, blocks, bufs, 3), 0);
-    for (unsigned i = 0; i < 3; i++)
-        CU_ASSERT(holds(bufs[i], blocks[i], 3));
+    many_go_there_and_back(&w, bufs);
     CU_ASSERT_EQUAL(truncate(path, 20 * (off_t)BDEV_BLOCK_SIZE), 0);
-    CU_ASSERT_EQUAL(bdev_read_many(w.d, blocks, bufs, 3), -EIO);
+    CU_ASSERT_EQUAL(bdev_read_many(w.d, scattered, bufs, 3), -EIO);
     CU_ASSERT(holds(bufs[2], 17, 3));
     setup_error = 0;
     free(buf);
@@ -385,21 +393,14 @@ static void what_the_kernel_does_not_take_is_read_and_written_in_turn(void)
 {
     struct world w;
     unsigned char *buf = bdev_buffer_alloc(3);
-    uint64_t blocks[] = { 5, 60, 17 };
     void *bufs[] = { buf, buf + BDEV_BLOCK_SIZE, buf + 2 * BDEV_BLOCK_SIZE };
     world_open(&w, 64);
     submit_error = -EAGAIN;
-    for (unsigned i = 0; i < 3; i++)
-        fill(bufs[i], blocks[i], 3);
-    CU_ASSERT_EQUAL(bdev_write_many(w.d, blocks, bufs, 3), 0);
-    memset(buf, 0, 3 * BDEV_BLOCK_SIZE);
-    CU_ASSERT_EQUAL(bdev_read_many(w.d, blocks, bufs, 3), 0);
+    many_go_there_and_back(&w, bufs);
     submit_error = -EIO;
-    CU_ASSERT_EQUAL(bdev_read_many(w.d, blocks, bufs, 3), -EIO);
+    CU_ASSERT_EQUAL(bdev_read_many(w.d, scattered, bufs, 3), -EIO);
     submit_error = 0;
-    CU_ASSERT_EQUAL(bdev_read_many(w.d, blocks, bufs, 3), 0);
-    for (unsigned i = 0; i < 3; i++)
-        CU_ASSERT(holds(bufs[i], blocks[i], 3));
+    many_go_there_and_back(&w, bufs);
     free(buf);
     world_close(&w);
 }
