@@ -7,7 +7,7 @@
 #define DELETIONS_MAX 256u
 #define LOAN_BLOCKS 1024u       /* lent to the thread at a time, */
 #define LOAN_RUNS 256u          /* in so many runs at most */
-#define RECLAIM_DEAD_BLOCKS 192u /* of dead runs that deletions may write in one checkpoint: less than the fixed reserve (S1) */
+#define RECLAIM_DEAD_BLOCKS 192u /* of dead runs that deletions may write in one checkpoint: less than their part of the fixed reserve (S1) */
 
 enum { PLAN_NONE, PLAN_DELETED, PLAN_NEIGHBOUR };
 
