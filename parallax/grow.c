@@ -87,6 +87,17 @@ uint64_t space_room(struct store *s)
     return limit > present ? limit - present : 0;
 }
 
+/* The same for what the reserve misses. Where a page of the map is lost, what is freed there does not come back: the store may
+ * become larger than its limit by what checkpoints need, or nothing could be deleted, and so never be repaired. */
+static uint64_t room_for_reserve(struct store *s)
+{
+    uint64_t room = space_room(s), have = bdev_blocks(s->blocks), most = least(s->blocks->max_blocks, s->space.max_blocks);
+    uint64_t reserve = space_reserve(s, 0, 0), missing = reserve > s->space.free_blocks ? reserve - s->space.free_blocks : 0;
+    if (missing <= room || !space_has_lost(&s->space))
+        return room;
+    return least(missing, s->space.hole_blocks + (most > have ? most - have : 0));
+}
+
 uint64_t space_spare(const struct store *s)
 {
     uint64_t spare = space_present(&s->space) / 8;
@@ -159,7 +170,7 @@ static void grow(struct store *s)
     if (s->grow_error && clock_monotonic_ms() < s->grow_retry_ms)
         return;
     bool zeroes = flushed_often(s);
-    uint64_t chunk = least(zeroes || s->grow->crowded ? short_chunk(s) : long_chunk(s), space_room(s)), have = bdev_blocks(s->blocks);
+    uint64_t chunk = least(zeroes || s->grow->crowded ? short_chunk(s) : long_chunk(s), room_for_reserve(s)), have = bdev_blocks(s->blocks);
     struct grow *g = s->grow;
     g->holes = (struct space_run){ 0 };
     g->target = have + chunk < s->space.max_blocks ? have + chunk : s->space.max_blocks;
@@ -183,7 +194,7 @@ static void grow(struct store *s)
 void space_restore_reserve(struct store *s)
 {
     while (s->space.free_blocks < space_reserve(s, 0, 0)) {
-        uint64_t missing = space_reserve(s, 0, 0) - s->space.free_blocks, have = bdev_blocks(s->blocks), room = space_room(s);
+        uint64_t missing = space_reserve(s, 0, 0) - s->space.free_blocks, have = bdev_blocks(s->blocks), room = room_for_reserve(s);
         struct space_run holes;
         int err;
         missing = missing < room ? missing : room;

@@ -449,6 +449,8 @@ int space_load(struct space *sp, struct bdev *device, uint32_t seed, const uint8
     return 0;
 }
 
+bool space_has_lost(const struct space *sp) { return memchr(sp->page_lost, 1, sp->stored_pages) != NULL; }
+
 uint64_t space_stored_end(const struct space *sp) { return sp->zone_start + (uint64_t)sp->stored_pages * PAGE_BLOCKS; }
 
 void space_lose_pages(struct space *sp)

@@ -75,6 +75,7 @@ void space_page_rebuild(struct space *sp, uint32_t page, const uint64_t *used);
 bool space_image_test(const struct space *sp, uint64_t address);
 /* Nothing is known of it: its page is lost. */
 bool space_image_lost(const struct space *sp, uint64_t address);
+bool space_has_lost(const struct space *sp);
 bool space_covers(const struct space *sp, uint64_t address);
 /* C: writes the dirty pages to the copies that are not valid; buffer: one block. */
 int space_write_pages(struct space *sp, struct bdev *device, uint32_t seed, uint64_t checkpoint, uint8_t *buffer);

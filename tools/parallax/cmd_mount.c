@@ -84,29 +84,38 @@ static int find_directory(const char *text, char out[PATH_MAX])
     return S_ISDIR(st.st_mode) ? EXIT_DONE : cli_fail_text("cannot mount on '%s': it is not a directory", text);
 }
 
-/* Whether a store is mounted there: nothing else is unmounted by mistake, and no mount hides another. */
-static bool shows_store(const char *directory)
+static bool lies_in(const char *path, const char *directory)
+{
+    size_t length = strlen(directory);
+    length -= length && directory[length - 1] == '/';
+    return !strncmp(path, directory, length) && (path[length] == '/' || !path[length]);
+}
+
+/* Where the store is mounted that the directory is part of; false: it is part of none. */
+static bool find_mounted(const char *directory, char at[PATH_MAX])
 {
     const struct mntent *e;
     bool found = false;
     FILE *f = setmntent("/proc/self/mounts", "re");
+    *at = 0;
     while (f && (e = getmntent(f)))
-        if (!strcmp(e->mnt_dir, directory))
-            found = !strcmp(e->mnt_type, "fuse.parallax"); /* the last one is on top */
+        if (lies_in(directory, e->mnt_dir) && strlen(e->mnt_dir) >= strlen(at)) { /* of two in one place the last one is on top */
+            snprintf(at, PATH_MAX, "%s", e->mnt_dir);
+            found = !strcmp(e->mnt_type, "fuse.parallax");
+        }
     if (f)
         endmntent(f);
     return found;
 }
 
-/* ---- mount ---- */
-
-/* Whether the store lies in the directory, or is it: a mount would hide it from all who come later. */
-static bool holds_store(const char *directory, const char *store)
+/* Nothing else is unmounted by mistake. */
+static bool shows_store(const char *directory)
 {
-    size_t length = strlen(directory);
-    length -= directory[length - 1] == '/';
-    return !strncmp(store, directory, length) && (store[length] == '/' || !store[length]);
+    char at[PATH_MAX];
+    return find_mounted(directory, at) && !strcmp(at, directory);
 }
+
+/* ---- mount ---- */
 
 /* Open and locked until the mount is there, so that of two at a time the second sees the first; *fd is -1 if it cannot be opened. Others
  * may lock a directory for reasons of their own, and for long. */
@@ -201,7 +210,7 @@ static int run_mount(struct cli *cli, const struct args *a)
     struct mounted w = { .cli = cli };
     struct owner owner = { 0 };
     struct error err = ERROR_NONE;
-    char directory[PATH_MAX], *argv[DOOR_ARGUMENTS];
+    char directory[PATH_MAX], at[PATH_MAX], *argv[DOOR_ARGUMENTS];
     int status = parse_owner(a, &owner);
     if (status == EXIT_DONE)
         status = check_mode(a);
@@ -209,16 +218,18 @@ static int run_mount(struct cli *cli, const struct args *a)
         status = find_directory(a->words[0], directory);
     if (status != EXIT_DONE)
         return status;
-    if (holds_store(directory, cli->store_key))
+    if (lies_in(cli->store_key, directory)) /* it would be hidden from all who come later */
         return cli_fail_text("cannot mount on %s: the store itself lies there, and would be hidden", directory);
     int lock;
     if (lock_directory(cli, directory, &lock, &err)) {
         close(lock);
         return cli_fail(&err);
     }
-    if (shows_store(directory)) {
+    if (find_mounted(directory, at)) {
         if (lock >= 0)
             close(lock);
+        if (strcmp(at, directory))
+            return cli_fail_text("cannot mount on %s: it is part of the store that is mounted on %s, whose images would be hidden", directory, at);
         return cli_fail_text("a store is mounted on %s already; 'parallax umount %s' ends that", directory, directory);
     }
     int bad = cli_connect_daemon(cli, &err);
