@@ -50,7 +50,7 @@ static void close_rings(struct blkback_disk *disk, bool keep_tables)
     for (unsigned i = 0; i < disk->queues; i++)
         blkback_ring_close(disk->rings[i], keep_tables);
     disk->queues = disk->ring_pages = 0;
-    disk->persistent = false;
+    disk->persistent = disk->no_space = false;
 }
 
 static int connect_rings(struct blkback_device *d, bool reattach)
@@ -66,6 +66,7 @@ static int connect_rings(struct blkback_device *d, bool reattach)
     }
     disk->ring_pages = 1u << d->connection.order;
     disk->persistent = d->connection.persistent;
+    disk->no_space = d->connection.no_space;
     for (unsigned i = 0; i < disk->queues; i++)
         blkback_ring_start(disk->rings[i]);
     return 0;

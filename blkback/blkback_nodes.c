@@ -265,7 +265,7 @@ static int read_queue(struct blkback_device *d, const char *dir, struct blkback_
 int blkback_nodes_read_connection(struct blkback_device *d, struct blkback_connection *out, struct error *err)
 {
     struct blkback *b = d->disk.b;
-    uint64_t queues, persistent;
+    uint64_t queues, persistent, no_space;
     uint64_t max = d->disk.hidden & BLKBACK_MULTI_QUEUE ? 1 : BLKBACK_MAX_QUEUES;
     memset(out, 0, sizeof *out);
     int rc = read_abi(d, &out->abi, err);
@@ -277,10 +277,13 @@ int blkback_nodes_read_connection(struct blkback_device *d, struct blkback_conne
         rc = error_set(err, -EINVAL, "%s/multi-queue-num-queues is 0", d->frontend);
     if (!rc)
         rc = read_optional(b, d->frontend, "feature-persistent", 1, 0, &persistent, err);
+    if (!rc)
+        rc = read_optional(b, d->frontend, "parallax-no-space", 1, 0, &no_space, err);
     if (rc)
         return rc;
     out->queues = (unsigned)queues;
     out->persistent = persistent && d->disk.offers_persistent;
+    out->no_space = no_space;
     for (unsigned q = 0; q < queues && !rc; q++) {
         char dir[BLKBACK_PATH_SIZE + 64];
         snprintf(dir, sizeof dir, queues == 1 ? "%s" : "%s/queue-%u", d->frontend, q);

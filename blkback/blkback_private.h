@@ -36,6 +36,7 @@ struct blkback_connection {
     enum blkif_abi abi;
     unsigned order, queues;
     bool persistent;
+    bool no_space; /* it knows BLKIF_RSP_PARALLAX_NO_SPACE */
     struct {
         hv_gref refs[BLKBACK_MAX_RING_PAGES];
         uint32_t event_channel;
@@ -121,7 +122,7 @@ struct blkback_disk {
     bool closing;              /* a close command waits for the rings to run empty */
     uint64_t sectors;          /* of the open image */
     unsigned queues, ring_pages;
-    bool persistent;
+    bool persistent, no_space; /* as in the connection */
     struct blkback_ring *rings[BLKBACK_MAX_QUEUES];
     struct blkback_counters count;
     struct log_limit log_limit; /* outlives the rings: reconnecting buys no new lines */

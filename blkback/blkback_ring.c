@@ -277,10 +277,24 @@ static void count(struct blkback_request *r, int status)
 /* It waited for space in the store, or for a buffer, when the backend was stopped: it stays in the tables, for the next one. */
 static bool is_left(const struct blkback_request *r) { return r->error == -ECANCELED && !r->ring->running; }
 
+static int status_of(const struct blkback_request *r)
+{
+    switch (r->error) {
+    case 0:
+        return BLKIF_RSP_OKAY;
+    case -EOPNOTSUPP:
+        return BLKIF_RSP_EOPNOTSUPP;
+    case -ENOSPC:
+        return r->ring->disk->no_space ? BLKIF_RSP_PARALLAX_NO_SPACE : BLKIF_RSP_ERROR;
+    default:
+        return BLKIF_RSP_ERROR;
+    }
+}
+
 static void answer(struct blkback_request *r)
 {
     struct blkback_ring *ring = r->ring;
-    int status = !r->error ? BLKIF_RSP_OKAY : r->error == -EOPNOTSUPP ? BLKIF_RSP_EOPNOTSUPP : BLKIF_RSP_ERROR;
+    int status = status_of(r);
     if (status)
         log_limited(&ring->disk->log_limit, LOG_LEVEL_WARNING, "request failed: domid=%u vdev=%u op=%u sector=%llu segments=%u error=%d",
                     ring->disk->domid, ring->disk->vdev, r->op, (unsigned long long)r->sector, r->segment_count, r->error);

@@ -8,7 +8,8 @@
  * thread that holds the lock under which the loop is turned. blkfront_open and blkfront_close block (they turn the loop); xenstore
  * is read on the loop when the backend's nodes change, which blocks it for the time of a read. One hv may serve several blkfronts
  * on several threads, each with its own loop.
- * Errors: 0 or negative errno; -EIO is the backend's error response, -EOPNOTSUPP its "not supported", -ENODEV the device went.
+ * Errors: 0 or negative errno; -EIO is the backend's error response, -EOPNOTSUPP its "not supported", -ENOSPC its "no space in
+ * the store", -ENODEV the device went.
  * Ownership: requests and buffers belong to the caller and are borrowed until done. done runs exactly once, on the loop,
  * never from inside blkfront_submit.
  * Speed: memory from blkfront_buffer_alloc is granted once and goes to the backend without a copy; any other memory is

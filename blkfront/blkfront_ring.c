@@ -303,11 +303,25 @@ void blkfront_ring_refuse(struct blkfront *f)
     loop_defer_last(f->loop, &f->pump_task);
 }
 
+static int error_of(int status)
+{
+    switch (status) {
+    case BLKIF_RSP_OKAY:
+        return 0;
+    case BLKIF_RSP_EOPNOTSUPP:
+        return -EOPNOTSUPP;
+    case BLKIF_RSP_PARALLAX_NO_SPACE:
+        return -ENOSPC;
+    default:
+        return -EIO;
+    }
+}
+
 static void end_piece(struct blkfront *f, struct blkfront_queue *q, uint32_t id, int status)
 {
     struct blkfront_shadow *s = &q->shadow[id];
     struct blkfront_req *req = s->req;
-    int error = status == BLKIF_RSP_OKAY ? 0 : status == BLKIF_RSP_EOPNOTSUPP ? -EOPNOTSUPP : -EIO;
+    int error = error_of(status);
     if (req->op == BLKFRONT_READ && !error)
         for (unsigned i = 0; i < s->bounces; i++)
             memcpy(s->bounce[i].user, f->bounce->base + (size_t)s->bounce[i].page * HV_PAGE_SIZE, s->bounce[i].length);

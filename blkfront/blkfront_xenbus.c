@@ -187,6 +187,8 @@ static int write_nodes(struct blkfront *f)
         rc = put(f, "multi-queue-num-queues", f->queue_count);
     if (!rc)
         rc = put(f, "feature-persistent", f->opt.persistent);
+    if (!rc)
+        rc = put(f, "parallax-no-space", 1);
     for (unsigned i = 0; i < f->queue_count && !rc; i++)
         rc = write_queue(f, i);
     return rc ? rc : put(f, "state", XENBUS_INITIALISED);

@@ -45,7 +45,8 @@ enum blkif_op {
     BLKIF_OP_INDIRECT = 6,
 };
 
-enum blkif_status { BLKIF_RSP_OKAY = 0, BLKIF_RSP_ERROR = -1, BLKIF_RSP_EOPNOTSUPP = -2 };
+/* The last is not Xen's: only a frontend that asks for it (parallax-no-space, docs/blkif.md) gets it. */
+enum blkif_status { BLKIF_RSP_OKAY = 0, BLKIF_RSP_ERROR = -1, BLKIF_RSP_EOPNOTSUPP = -2, BLKIF_RSP_PARALLAX_NO_SPACE = -3 };
 
 /* The "info" node. */
 #define BLKIF_INFO_CDROM 1u

@@ -9,7 +9,7 @@
  * Threads: every function may be called on any thread, and blocks; requests of many threads run in parallel. door_stop may
  * also be called while others wait. Each disk has one thread of its own, with all signals blocked, which sees to xenstore; requests
  * are sent, and their answers taken, on the threads of those who wait.
- * Errors: 0 or negative errno; -ESHUTDOWN after door_stop; -ENODEV the disk was taken away; -EIO the storage domain said so.
+ * Errors: 0 or negative errno; -ESHUTDOWN after door_stop; -ENODEV the disk was taken away; -ENOSPC the store is full; -EIO the storage domain said so.
  * Where a struct error is filled it holds a line for a person.
  * Ownership: disks are closed before their door. Buffers are the caller's, and used only until the call returns.
  *

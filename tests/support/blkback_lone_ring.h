@@ -11,16 +11,26 @@ static struct raw ring;
 static uint8_t *page; /* granted */
 static hv_gref page_ref;
 
-static inline void begin_with(const struct blkback_options *opt, const char *mode, enum blkif_abi abi)
+static inline void attach_with(const struct blkback_options *opt, const char *mode, enum blkif_abi abi)
 {
     world_begin(opt, DISK_BYTES);
     world.device.mode = mode;
     world_attach();
     ring = world_raw(abi, 0);
+}
+
+static inline void connect_ring(void)
+{
     CU_ASSERT_EQUAL_FATAL(raw_connect(&ring), 0);
     raw_put(&ring, "state", "4");
     page = hv_arena_alloc(world.guest, 1);
     CU_ASSERT_EQUAL_FATAL(hv_grant_share(world.guest, ring.backend, page, false, &page_ref), 0);
+}
+
+static inline void begin_with(const struct blkback_options *opt, const char *mode, enum blkif_abi abi)
+{
+    attach_with(opt, mode, abi);
+    connect_ring();
 }
 
 static inline void begin(void) { begin_with(&(struct blkback_options){ 0 }, "w", BLKIF_ABI_X86_64); }

@@ -187,6 +187,28 @@ static void bad_grants_fail_their_request_only(void)
     end();
 }
 
+/* Xen has no number for it; who asks for ours gets it. */
+static void a_full_store_is_told_to_who_asks(void)
+{
+    struct blkif_segment s;
+    for (unsigned asks = 0; asks < 2; asks++) {
+        attach_with(&(struct blkback_options){ 0 }, "w", BLKIF_ABI_X86_64);
+        if (asks)
+            raw_put(&ring, "parallax-no-space", "1");
+        connect_ring();
+        s = whole();
+        fake.fail = -ENOSPC;
+        raw_rw(&ring, BLKIF_OP_WRITE, 1, 0, &s, 1);
+        CU_ASSERT_EQUAL(answer().status, asks ? -3 : -1);
+        fake.fail = -EIO;
+        raw_rw(&ring, BLKIF_OP_WRITE, 2, 0, &s, 1);
+        CU_ASSERT_EQUAL(answer().status, -1);
+        fake.fail = 0;
+        still_serves();
+        end();
+    }
+}
+
 static void one_bad_request_in_a_batch_leaves_the_others_alone(void)
 {
     begin();
@@ -591,7 +613,7 @@ static void a_bad_connection_is_refused_with_a_reason(void)
         { "ring-ref", "-1" }, { "ring-ref", "99999999999999999999" }, { "ring-ref", "" }, { "ring-ref", "0x10" }, { "ring-ref", "4294967295" },
         { "ring-ref", "0" }, { "event-channel", "no" }, { "event-channel", "4000000" }, { "event-channel", "0" }, { "event-channel", "4294967295" }, { "ring-page-order", "31" }, { "ring-page-order", "-1" }, { "ring-page-order", "4" },
         { "protocol", "vax-abi" }, { "multi-queue-num-queues", "0" }, { "multi-queue-num-queues", "1000000" }, { "multi-queue-num-queues", "4" },
-        { "feature-persistent", "maybe" }, { "feature-persistent", "2" }, { "num-ring-pages", "0" }, { "num-ring-pages", "3" } };
+        { "feature-persistent", "maybe" }, { "feature-persistent", "2" }, { "parallax-no-space", "2" }, { "num-ring-pages", "0" }, { "num-ring-pages", "3" } };
     for (unsigned i = 0; i < sizeof bad / sizeof *bad; i++) {
         world_begin(&(struct blkback_options){ 0 }, DISK_BYTES);
         world_attach();
@@ -618,7 +640,7 @@ int main(int argc, char **argv)
         UNIT(discards_are_checked_for_overflow_and_begin_anywhere), UNIT(unknown_operations_are_not_supported), UNIT(bad_grants_fail_their_request_only),
         UNIT(one_bad_request_in_a_batch_leaves_the_others_alone), UNIT(a_changed_page_after_the_request_changes_nothing),
         UNIT(flush_and_barrier_keep_their_order),
-        UNIT(a_request_that_changes_after_it_was_taken_is_what_it_was), UNIT(the_guest_is_notified_when_it_asked_for_it), UNIT(a_busy_ring_is_looked_at_without_notifications), UNIT(an_error_of_the_image_reaches_the_guest), UNIT(reads_return_partial_pages_where_asked),
+        UNIT(a_request_that_changes_after_it_was_taken_is_what_it_was), UNIT(the_guest_is_notified_when_it_asked_for_it), UNIT(a_busy_ring_is_looked_at_without_notifications), UNIT(an_error_of_the_image_reaches_the_guest), UNIT(a_full_store_is_told_to_who_asks), UNIT(reads_return_partial_pages_where_asked),
         UNIT(a_run_away_producer_disconnects_and_may_come_back), UNIT(a_storm_of_events_costs_little),
         UNIT(requests_wait_when_buffers_are_used_up), UNIT(writes_that_wait_for_room_hold_up_nothing_else),
         UNIT(writes_that_wait_are_done_by_the_next_backend), UNIT(a_guest_that_leaves_may_have_writes_that_wait),
