@@ -195,6 +195,11 @@ int place_state_directory(const char *key, char out[PLACE_MAX], struct error *er
     return own_directory(out, 0700, err);
 }
 
+void place_domain_name(const char *key, char out[static PLACE_NAME_MAX])
+{
+    snprintf(out, PLACE_NAME_MAX, "storage-%016llx", (unsigned long long)key_hash(key));
+}
+
 void place_forget_socket(const char *key)
 {
     char name[PLACE_MAX];

@@ -13,6 +13,7 @@
 
 #define PLACE_MAX 512
 #define PLACE_GROUP "parallax"
+#define PLACE_NAME_MAX 32
 #define PLACE_CANDIDATES 5
 
 /* The store's URL to use when none is given: PARALLAX_STORE, else what the configuration says (config.h), else
@@ -28,6 +29,8 @@ int place_socket_to_serve(const char *key, const char *explicit_path, char out[P
 /* A directory in memory, of this user alone, for what a daemon of this store must remember while the host runs; made if need
  * be. */
 int place_state_directory(const char *key, char out[PLACE_MAX], struct error *err);
+/* A name for a storage domain that serves this store and no other. */
+void place_domain_name(const char *key, char out[static PLACE_NAME_MAX]);
 /* Takes the link away again. */
 void place_forget_socket(const char *key);
 #endif

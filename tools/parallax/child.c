@@ -5,6 +5,7 @@
 #include "tools/parallax/child.h"
 
 #include "base/clock.h"
+#include "control/place.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -129,8 +130,10 @@ int child_run(struct cli *cli, char *const argv[], bool lives_on, pid_t *out, st
 
 int child_start(struct cli *cli, const char *hypervisor, pid_t *out, struct error *err)
 {
-    char *argv[] = { "parallaxd", "--store", cli->store_url, hypervisor ? "--hypervisor" : NULL, (char *)hypervisor, NULL };
+    char name[PLACE_NAME_MAX]; /* the configured one may serve another store */
+    char *argv[] = { "parallaxd", "--store", cli->store_url, "--name", name, hypervisor ? "--hypervisor" : NULL, (char *)hypervisor, NULL };
     pid_t pid;
+    place_domain_name(cli->store_key, name);
     if (child_run(cli, argv, false, &pid, err))
         return err->code;
     if (cli_connect_daemon(cli, err) == -ENOENT)

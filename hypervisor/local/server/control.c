@@ -77,7 +77,8 @@ static int claim(struct control *c, const struct wire_request *r, struct answer 
         return domain_create(c->server, c, HV_NAMED, r->name, out);
     const struct control *by = holder(c->server, d);
     if (by) {
-        snprintf(a->reply.text, sizeof a->reply.text, "the storage domain '%s' is served by process %ld; stop that one first", d->name, (long)by->pid);
+        snprintf(a->reply.text, sizeof a->reply.text, "the storage domain '%s' is served by process %ld; stop that one first, or give this one another name with --name",
+                 d->name, (long)by->pid);
         return -EBUSY;
     }
     if (d->uid != c->uid)
