@@ -37,6 +37,7 @@ enum blkfront_layout { BLKFRONT_NATIVE, BLKFRONT_X86_64, BLKFRONT_X86_32, BLKFRO
 struct blkfront_options {
     unsigned vdev;            /* virtual device number; 0: the only or first device of this domain */
     unsigned timeout_ms;      /* for the device to appear and to connect; 0: 10 s */
+    unsigned held_ms;         /* then -EBUSY if the backend says that another has the disk; 0: as long as timeout_ms */
     unsigned ring_order;      /* pages of a ring are 1 << ring_order; reduced to what the backend offers */
     unsigned queues;          /* 0: 1; reduced to what the backend offers */
     unsigned max_segments;    /* of a request; 0: as many as the backend offers (256 at most); 11 or fewer: no indirect requests */

@@ -262,6 +262,17 @@ static int refused(struct blkfront *f, struct error *err, int code, const char *
     return error_set(err, code, "device %u: %s: %s", f->info.vdev, what, why);
 }
 
+/* A backend that says why it does not connect, since another has the disk, is given held_ms of the time. */
+static int wait_for_answer(struct blkfront *f, unsigned timeout_ms)
+{
+    char why[256];
+    unsigned first_ms = f->opt.held_ms && f->opt.held_ms < timeout_ms ? f->opt.held_ms : timeout_ms;
+    int rc = wait_for(f, is_answered, first_ms);
+    if (!rc || first_ms == timeout_ms)
+        return rc;
+    return read_text(f, f->backend, "hotplug-error", why, sizeof why) ? wait_for(f, is_answered, timeout_ms - first_ms) : -EBUSY;
+}
+
 int blkfront_xenbus_connect(struct blkfront *f, struct error *err)
 {
     unsigned timeout_ms = f->opt.timeout_ms ? f->opt.timeout_ms : DEFAULT_TIMEOUT_MS;
@@ -288,7 +299,7 @@ int blkfront_xenbus_connect(struct blkfront *f, struct error *err)
     rc = write_nodes(f);
     if (rc)
         return error_set(err, rc, "cannot write the nodes of %s: %s", f->frontend, strerror(-rc));
-    rc = wait_for(f, is_answered, timeout_ms);
+    rc = wait_for_answer(f, timeout_ms);
     if (rc || backend_state(f) != XENBUS_CONNECTED)
         return refused(f, err, rc ? rc : -ENODEV, "the backend did not connect");
     read_properties(f);

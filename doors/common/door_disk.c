@@ -55,7 +55,7 @@ static int become_domain(struct door_disk *k, struct error *err)
 
 static int connect_ring(struct door_disk *k, struct error *err)
 {
-    struct blkfront_options ring = { .vdev = k->vbd.vdev, .timeout_ms = CONNECT_MS, .ring_order = RING_ORDER, .bounce_pages = k->slot_count,
+    struct blkfront_options ring = { .vdev = k->vbd.vdev, .timeout_ms = CONNECT_MS, .held_ms = HOLDER_MS, .ring_order = RING_ORDER, .bounce_pages = k->slot_count,
                                      .pulled = true, .resized = resized, .ctx = k };
     struct blkfront_info info;
     if (blkfront_open(k->hv, k->loop, &ring, &k->front, err))

@@ -41,6 +41,8 @@ static int damaged(struct check *k, const char *what)
 {
     char why[200];
     const char *complaint = converter_complaint(&k->v, why);
+    if (strstr(complaint, "key-secret")) /* the option by which QEMU would be told the key */
+        return error_set(k->err, -ENOTSUP, "it is encrypted, which is not read; decrypt it with qemu-img convert first");
     return error_set(k->err, -EINVAL, "%s: %s", what, *complaint ? complaint : "qemu-img says no more");
 }
 

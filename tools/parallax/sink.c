@@ -254,6 +254,19 @@ static int give_temporary_name(struct sink *s, const char *self, struct error *e
     return 0;
 }
 
+/* A file that is replaced hands its owner, group and mode on, as far as we may give them: who could not read the one cannot read
+ * the other. */
+static void hand_rights_on(struct sink *s)
+{
+    struct stat old;
+    if (!s->force || stat(s->path, &old) < 0)
+        return;
+    mode_t mode = old.st_mode & 0777;
+    if (fchown(s->fd, old.st_uid, old.st_gid) < 0 && fchown(s->fd, (uid_t)-1, old.st_gid) < 0)
+        mode &= ~(mode_t)S_IRWXG; /* it was for another group than ours */
+    fchmod(s->fd, mode); /* refused by file systems that have no modes */
+}
+
 static int give_name(struct sink *s, struct error *err)
 {
     char self[64];
@@ -289,6 +302,8 @@ int sink_finish(struct sink *s, struct error *err)
         return err->code;
     if (s->kind == SINK_STREAM)
         return 0;
+    if (s->kind == SINK_FILE)
+        hand_rights_on(s);
     if (fsync(s->fd) < 0)
         return error_set(err, -errno, "cannot make '%.200s' durable: %s", s->path, strerror(errno));
     if (s->kind == SINK_DEVICE)
