@@ -66,7 +66,8 @@ struct cli {
 extern const struct command *const command_families[];
 /* Parses everything; a status other than EXIT_DONE, or *done, means that nothing is left to run. */
 int options_parse(struct cli *cli, int argc, char **argv, struct args *a, bool *done);
-void help_overview(void);
+/* first: only commands whose name begins with this word; NULL: all. */
+void help_overview(const char *first);
 void help_command(const struct command *c);
 
 /* Called, in a signal handler, before a second signal ends the program at once; NULL: nothing is to be put right. */

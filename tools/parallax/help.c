@@ -2,6 +2,7 @@
 #include "tools/parallax/cli.h"
 
 #include <stdio.h>
+#include <string.h>
 
 static const char global_options[] =
     "Options of all commands, before or after COMMAND:\n"
@@ -22,12 +23,14 @@ static const char first_steps[] =
     "  parallax snap create vm1@before                          # while the guest runs\n"
     "  parallax snap rollback vm1@before                        # when it is off\n";
 
-void help_overview(void)
+void help_overview(const char *first)
 {
-    puts("usage: parallax [OPTION …] COMMAND …\n\nCommands (parallax COMMAND --help tells more):");
+    size_t length = first ? strlen(first) : 0;
+    printf("usage: parallax [OPTION …] %s …\n\nCommands (parallax COMMAND --help tells more):\n", first ? first : "COMMAND");
     for (unsigned f = 0; command_families[f]; f++)
         for (const struct command *c = command_families[f]; c->name; c++)
-            printf("  %-14s %s\n", c->name, c->summary);
+            if (!first || (!strncmp(c->name, first, length) && c->name[length] == ' '))
+                printf("  %-14s %s\n", c->name, c->summary);
     printf("\n%s\n%s\nSizes are bytes, or K M G T P (KiB … PiB, 1024). Exit: 0 done, 1 failed, 2 wrong usage.\n", global_options, first_steps);
 }
 

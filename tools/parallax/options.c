@@ -15,6 +15,7 @@ struct parser {
     struct args *args;
     int argc, at;
     char **argv;
+    const char *family; /* the first word of commands that have two */
     bool help, version;
 };
 
@@ -152,6 +153,7 @@ static int take_command(struct parser *p)
         return EXIT_DONE;
     if (two_words && second && *second != '-')
         return cli_usage(p->args, "unknown command '%.64s %.64s'", first, second);
+    p->family = two_words ? first : NULL;
     if (two_words && p->help)
         return EXIT_DONE;
     return two_words ? cli_usage(p->args, "'%.64s' needs one of its commands after it", first) : cli_usage(p->args, "unknown command '%.64s'", first);
@@ -205,7 +207,7 @@ int options_parse(struct cli *cli, int argc, char **argv, struct args *a, bool *
     if (p.help && a->command)
         help_command(a->command);
     else if (p.help)
-        help_overview();
+        help_overview(p.family);
     else if (!a->command)
         return cli_usage(a, "a command is missing");
     else if (a->count < a->command->least)
