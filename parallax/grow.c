@@ -98,11 +98,12 @@ static uint64_t room_for_reserve(struct store *s)
     return least(missing, s->space.hole_blocks + (most > have ? most - have : 0));
 }
 
-/* Blocks that the store has so, and none of them is for data: else it would need them again, and become larger without end. */
+/* Blocks that the store has so, and for a while after the limit was lowered. None of them is for data: else it would need them
+ * again, and become larger without end. */
 static uint64_t beyond_limit(const struct store *s)
 {
     uint64_t limit = s->super.limit_blocks, present = space_present(&s->space);
-    return limit && present > limit && space_has_lost(&s->space) ? present - limit : 0;
+    return limit && present > limit ? present - limit : 0;
 }
 
 uint64_t space_spare(const struct store *s)
