@@ -21,7 +21,7 @@
 #define SAVE_MS 2000u
 #define TELL_MS 200u
 #define PLACE_BYTES 48u
-#define NODES_TOLD 16u /* damaged nodes of one step */
+#define NODES_TOLD 16u /* damaged nodes and lost ranges of one step */
 
 struct place {
     uint64_t version, block, end, bytes, damaged, began_ns;
@@ -133,20 +133,25 @@ static int gather(void *ctx, uint64_t block, const struct radix_entry *e)
     return 0;
 }
 
+/* 1: it is left for the next step. */
+static int add_bad(struct scrub *c, struct bad bad)
+{
+    if (c->bad_count == NODES_TOLD) {
+        c->next_block = bad.block;
+        return 1;
+    }
+    c->bad[c->bad_count++] = bad;
+    return 0;
+}
+
 static int damaged_node(void *ctx, unsigned level, uint64_t first_block, const struct radix_entry *e, int error)
 {
-    struct scrub *c = ctx;
-    if (c->bad_count < NODES_TOLD)
-        c->bad[c->bad_count++] = (struct bad){ .entry = *e, .block = first_block, .level = level, .error = error };
-    return 0;
+    return add_bad(ctx, (struct bad){ .entry = *e, .block = first_block, .level = level, .error = error });
 }
 
 static int lost_range(void *ctx, uint64_t first_block, uint64_t count, const struct radix_entry *e)
 {
-    struct scrub *c = ctx;
-    if (c->bad_count < NODES_TOLD)
-        c->bad[c->bad_count++] = (struct bad){ .entry = *e, .block = first_block, .count = count, .error = -EBADMSG };
-    return 0;
+    return add_bad(ctx, (struct bad){ .entry = *e, .block = first_block, .count = count, .error = -EBADMSG });
 }
 
 static void step(struct job *j)
