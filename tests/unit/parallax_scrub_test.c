@@ -225,6 +225,39 @@ static void versions_that_come_and_go_meanwhile_do_no_harm(void)
     engine_end(&e);
 }
 
+/* A head that is frozen becomes the snapshot; when that goes, what it held is the new head's, which the scrub had not known. */
+static void what_a_snapshot_leaves_to_a_newer_head_is_read_too(void)
+{
+    enum { LATE = 3000 };
+    struct engine e;
+    struct findings f = { { 0 }, 0, NULL };
+    struct store_scrub_result out;
+    struct engine_run run;
+    struct store_scrub_options opt = { .rate_bytes = 8u << 20, .finding = finding, .ctx = &f };
+    const char *snap = "late@s";
+    begin(&e);
+    engine_must(&e, image_create, "late", (uint64_t)LATE * BDEV_BLOCK_SIZE);
+    blocks_write(&e, "late", 0, LATE, 200000, 1);
+    engine_must(&e, store_checkpoint);
+    engine_run_arm(&run);
+    store_scrub(e.store, &run.op, &opt, &out);
+    for (unsigned i = 0; i < 5; i++)
+        engine_turn(&e, 5);
+    engine_must(&e, snapshot_create, &snap, 1);
+    engine_must(&e, store_checkpoint);
+    engine_must(&e, snapshot_delete, &snap, 1, false);
+    for (unsigned i = 0; i < 3; i++)
+        engine_must(&e, store_checkpoint);
+    blocks_flip(&e, blocks_find(&e, 200000 + LATE - 1, 0), 77);
+    while (!run.done)
+        engine_turn(&e, 10);
+    CU_ASSERT_EQUAL(run.op.error.code, 0);
+    CU_ASSERT(out.bytes >= (BLOCKS + 200 + LATE) * (uint64_t)BDEV_BLOCK_SIZE);
+    CU_ASSERT_EQUAL(out.damaged, 1);
+    CU_ASSERT(tells(&f, "late", LATE - 1));
+    engine_end(&e);
+}
+
 int main(int argc, char **argv)
 {
     static const struct unit_test tests[] = {
@@ -234,6 +267,7 @@ int main(int argc, char **argv)
         UNIT(however_many_nodes_are_damaged_each_is_told),
         UNIT(a_stopped_scrub_goes_on_also_after_a_kill),
         UNIT(versions_that_come_and_go_meanwhile_do_no_harm),
+        UNIT(what_a_snapshot_leaves_to_a_newer_head_is_read_too),
         { 0 },
     };
     return unit_main(argc, argv, "parallax scrub", tests);
