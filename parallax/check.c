@@ -8,7 +8,8 @@
  * version whose deletion into its child has begun (V5) is no longer walked: what is left of it stands in the child's dead runs.
  * A block that is met again must be the same to who names it, by its checksum: else it was given to two, and one has lost it. Of
  * each a byte is kept.
- * References are counted by a second walk: each version by the births that are its own (consistency.md, 31a). */
+ * References are counted by a second walk: each version by the births that are its own (consistency.md, 31a).
+ * One is made at a time: what a walk found wrong may have been put right, and used, by the time at which another is done. */
 #include "parallax/mend.h"
 #include "parallax/references.h"
 
@@ -372,22 +373,34 @@ static void mend_counts(struct job *j) { references_mend(&container_of(j, struct
 
 /* ---- On the loop ---- */
 
-static void finish(struct check *c)
+static void begin(struct store_op *op);
+
+/* Lets the next one begin. */
+static void end(struct check *c)
 {
     struct store *s = c->store;
     struct store_op *op = c->op;
+    check_free(c);
+    s->checking = false;
+    if (!list_empty(&s->checks))
+        begin(container_of(list_pop(&s->checks), struct store_op, link));
+    op->done(op);
+}
+
+static void finish(struct check *c)
+{
+    struct store *s = c->store;
     list_for_each(n, &c->findings)
         if (c->finding)
             c->finding(c->ctx, container_of(n, struct finding, link)->line);
     if (c->error)
-        error_set(&op->error, c->error, "store '%s': the check could not be finished: %s", store_name(s), strerror(-c->error));
+        error_set(&c->op->error, c->error, "store '%s': the check could not be finished: %s", store_name(s), strerror(-c->error));
     struct store_status st;
     store_get_status(s, &st);
     c->result->freed_bytes = st.used_bytes < c->used_before ? c->used_before - st.used_bytes : 0;
     if (c->flags & STORE_CHECK_COLLECT)
         trim_now(s);
-    check_free(c);
-    op->done(op);
+    end(c);
 }
 
 /* The checkpoint that commits the mended map is done. */
@@ -524,8 +537,7 @@ static void ready(struct store_op *op)
     int err = op->error.code ? op->error.code : copy_all(c);
     if (err) {
         error_set(&op->error, err, "no memory for the check");
-        check_free(c);
-        op->done(op);
+        end(c);
         return;
     }
     c->job.work = load_counts;
@@ -534,13 +546,22 @@ static void ready(struct store_op *op)
     worker_submit(&c->store->checkpointer, &c->job); /* before the next checkpoint changes them */
 }
 
-static void run_check(struct store_op *op)
+static void begin(struct store_op *op)
 {
     struct check *c = op->work;
     struct store_status st;
+    op->store->checking = true;
     store_get_status(op->store, &st);
     c->used_before = st.used_bytes;
     checkpoint_then(op->store, op, ready);
+}
+
+static void run_check(struct store_op *op)
+{
+    if (op->store->checking)
+        list_add_tail(&op->store->checks, &op->link);
+    else
+        begin(op);
 }
 
 void store_check(struct store *s, struct store_op *op, unsigned flags, void (*finding)(void *ctx, const char *line), void *ctx, struct store_check_result *out)

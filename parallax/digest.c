@@ -44,6 +44,7 @@ struct digest {
     uint8_t (*children)[NODE_BYTES]; /* by level, from 1 */
     uint8_t digest[IMAGE_DIGEST_BYTES];
     uint64_t hashed_blocks, bad_block;
+    bool whole;                 /* what is known is not believed */
     int error;
 };
 
@@ -127,7 +128,7 @@ static int hash_node(struct digest *d, const struct radix_entry *node, unsigned 
     uint64_t version, place, span = 1ull << 8 * (level - 1);
     struct known_digest *k = known_slot(d, node, level, first, &version, &place);
     bool cut_short = first + span * RADIX_FANOUT > d->size_bytes / BDEV_BLOCK_SIZE; /* by this image's end, not by its parents' */
-    if (!cut_short && k->version == version && k->place == place) {
+    if (!cut_short && !d->whole && k->version == version && k->place == place) {
         memcpy(out, k->digest, IMAGE_DIGEST_BYTES);
         return 0;
     }
@@ -260,14 +261,18 @@ static void run_digest(struct store_op *op)
         op->done(op);
         return;
     }
-    *d = (struct digest){ .op = op, .store = op->store, .out = op->args.digest, .inner.done = frozen };
+    *d = (struct digest){ .op = op, .store = op->store, .out = op->args.digest, .whole = op->args.flag, .inner.done = frozen };
     owned_add(d->store, &d->owned, release);
     image_open_frozen(d->store, &d->inner, op->args.name);
 }
 
-void image_get_digest(struct store *s, struct store_op *op, const char *target, struct image_digest *out)
+static void begin(struct store *s, struct store_op *op, const char *target, bool whole, struct image_digest *out)
 {
     op->args.name = target;
+    op->args.flag = whole;
     op->args.digest = out;
     op_begin(s, op, run_digest);
 }
+
+void image_get_digest(struct store *s, struct store_op *op, const char *target, struct image_digest *out) { begin(s, op, target, false, out); }
+void image_verify_digest(struct store *s, struct store_op *op, const char *target, struct image_digest *out) { begin(s, op, target, true, out); }

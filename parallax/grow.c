@@ -92,10 +92,18 @@ uint64_t space_room(struct store *s)
 static uint64_t room_for_reserve(struct store *s)
 {
     uint64_t room = space_room(s), have = bdev_blocks(s->blocks), most = least(s->blocks->max_blocks, s->space.max_blocks);
-    uint64_t reserve = space_reserve(s, 0, 0), missing = reserve > s->space.free_blocks ? reserve - s->space.free_blocks : 0;
+    uint64_t reserve = space_reserve(s, 0, 0), at_hand = space_at_hand(s), missing = reserve > at_hand ? reserve - at_hand : 0;
     if (missing <= room || !space_has_lost(&s->space))
         return room;
     return least(missing, s->space.hole_blocks + (most > have ? most - have : 0));
+}
+
+/* Blocks that the store has so, and for a while after the limit was lowered. None of them is for data: else it would need them
+ * again, and become larger without end. */
+static uint64_t beyond_limit(const struct store *s)
+{
+    uint64_t limit = s->super.limit_blocks, present = space_present(&s->space);
+    return limit && present > limit ? present - limit : 0;
 }
 
 uint64_t space_spare(const struct store *s)
@@ -263,7 +271,7 @@ static int no_room(struct store *s, bool may_wait)
 
 int space_ready(struct store *s, uint32_t blocks, bool may_wait)
 {
-    if (space_at_hand(s) < blocks + space_reserve(s, blocks, 0))
+    if (space_at_hand(s) < blocks + space_reserve(s, blocks, 0) + beyond_limit(s))
         return no_room(s, may_wait);
     space_grow_ahead(s);
     return 0;

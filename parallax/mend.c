@@ -32,18 +32,39 @@ static void claim_used(struct store *s, struct mend *m, uint64_t w)
     }
 }
 
+/* While a page was lost nobody knew what of it is a hole. */
+static void find_holes(struct store *s, uint64_t from, uint64_t to)
+{
+    uint64_t start, end;
+    for (uint64_t at = from; at < to && bdev_hole(s->blocks, at, &start, &end) == 0 && start < to; at = end)
+        space_note_holes(&s->space, start, end < to ? end : to);
+}
+
+/* counted: what is to be freed of it. Holes are free as they are; and what lies behind the end becomes free when it is there. */
+static void make_page(struct store *s, struct mend *m, uint32_t page)
+{
+    struct space *sp = &s->space;
+    uint64_t from = (uint64_t)page * PAGE_WORDS, address = s->super.zone_start + from * 64;
+    space_page_rebuild(sp, page, m->reached + from);
+    find_holes(s, address, address + PAGE_WORDS * 64);
+    s->grow_error = 0; /* they are room to grow into */
+    for (uint64_t w = from; w < from + PAGE_WORDS; w++, address += 64) {
+        uint64_t there = address >= sp->usable ? 0 : sp->usable - address;
+        m->counted[w] = ~m->reached[w] & ~sp->hole[w] & (there < 64 ? (1ull << there) - 1 : ~0ull);
+    }
+    m->result->mended++;
+}
+
 void mend_begin(struct store *s, struct mend *m)
 {
     space_return_run(s); /* what is lent and not used is no new use of a block */
     for (uint32_t p = 0; p < s->space.pages && (p + 1ull) * PAGE_WORDS <= m->words; p++) {
         uint64_t from = (uint64_t)p * PAGE_WORDS;
         if (s->space.page_lost[p]) {
-            if (!m->blind) {
-                space_page_rebuild(&s->space, p, m->reached + from);
-                m->result->mended++;
-            }
             for (uint64_t w = from; w < from + PAGE_WORDS; w++)
-                m->counted[w] = m->blind ? 0 : ~m->reached[w];
+                m->counted[w] = 0;
+            if (!m->blind)
+                make_page(s, m, p);
             continue;
         }
         for (uint64_t w = from; w < from + PAGE_WORDS; w++) {

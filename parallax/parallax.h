@@ -316,6 +316,8 @@ struct image_digest {
 };
 /* The digest of the content (docs/digest.md): the same wherever and however it was written. An image: as of this instant. */
 void image_get_digest(struct store *s, struct store_op *op, const char *target, struct image_digest *out);
+/* The same, and all of it is read, also what is known already: it may have rotted since. */
+void image_verify_digest(struct store *s, struct store_op *op, const char *target, struct image_digest *out);
 
 struct image_dedup {
     uint64_t examined_bytes, shared_bytes;

@@ -145,6 +145,8 @@ struct store {
     struct list_node checkpoint_waiters; /* store_op.link */
     struct list_node owned;              /* struct owned */
     struct list_node dedups;             /* dedup.c: under way, and waiting */
+    struct list_node checks;             /* check.c: store_op.link, waiting for the one under way */
+    bool checking;                       /* the same */
     bool scrubbing;                      /* scrub.c */
     uint64_t old_readers, new_readers;   /* reads that began before, since the last install */
     uint32_t walkers;                    /* walks of live roots under way */

@@ -206,6 +206,8 @@ static void run_checkpoint(struct store_op *op)
     op->target_seq = s->journal.next_seq - 1;
     list_add_tail(&s->checkpoint_waiters, &op->link);
     checkpoint_request(s);
+    if (s->failed) /* there will be none, and the pump says so */
+        loop_defer_last(s->loop, &s->pump);
 }
 
 void store_checkpoint(struct store *s, struct store_op *op) { op_begin(s, op, run_checkpoint); }

@@ -195,6 +195,7 @@ static int forget_run(struct checkpoint *c, uint64_t version, struct dead_run *r
     for (int i = 0; i < 8; i++)
         key[9 + i] = number[1 + i];
     free(run->crcs);
+    run->crcs = NULL;
     return checkpoint_add_change(c, key, sizeof key, NULL, 0);
 }
 
@@ -214,11 +215,12 @@ static int cut_runs(struct checkpoint *c, struct version *child, uint64_t limit)
     if (!err)
         err = checkpoint_dead_flush(c, child);
     for (uint32_t i = 0; i < child->runs.count && !err; i++) {
-        struct dead_run *r = &child->runs.runs[i];
-        if (r->count)
-            child->runs.runs[kept++] = *r;
+        struct dead_run run = child->runs.runs[i];
+        child->runs.runs[i].crcs = NULL; /* should the next fail, they have one place all the same */
+        if (run.count)
+            child->runs.runs[kept++] = run;
         else
-            err = forget_run(c, child->id, r);
+            err = forget_run(c, child->id, &run);
     }
     if (!err)
         child->runs.count = kept;
@@ -303,8 +305,7 @@ static int forget_version(struct checkpoint *c, struct version *v)
     int err = 0;
     for (uint32_t i = 0; i < v->runs.count && !err; i++)
         err = forget_run(c, v->id, &v->runs.runs[i]);
-    free(v->runs.runs);
-    v->runs = (struct dead_runs){ 0 };
+    dead_runs_fini(&v->runs);
     uint8_t key[9];
     key_encode(key, KEY_VERSION, v->id);
     return err ? err : checkpoint_add_change(c, key, sizeof key, NULL, 0);

@@ -1,7 +1,8 @@
 /* scrub.c - reads all that is stored and verifies it, a little at a time, while the store is in use.
  *
  * Versions are gone through in the order of their ids, each for what was born in it alone: parents have smaller ids than their
- * children, and what a deleted version leaves to its child belongs to the child by then; so every block is read once, and
+ * children, and what a deleted version leaves to its child belongs to the child by then; so every block is read once. A child
+ * that came after the scrub had begun may have got so what was not read yet: such heirs are gone through in further rounds, and
  * none is left out. A step reads at most STEP_BLOCKS and counts as a reader for that long only. Between steps the scrub waits
  * as its rate asks; without a rate, as long as the step took if others have used the store meanwhile.
  * Its place is kept in the catalog (object "scrub", key "C": version u64, block u64, end u64 (ids from there on are newer than
@@ -11,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/endian.h"
+#include "base/log.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -21,7 +23,8 @@
 #define SAVE_MS 2000u
 #define TELL_MS 200u
 #define PLACE_BYTES 48u
-#define NODES_TOLD 16u /* damaged nodes of one step */
+#define ROUNDS 32u /* where states come and go faster than they are read, there is no end */
+#define NODES_TOLD 16u /* damaged nodes and lost ranges of one step */
 
 struct place {
     uint64_t version, block, end, bytes, damaged, began_ns;
@@ -52,6 +55,7 @@ struct scrub {
     uint64_t revision;          /* of the object */
     uint64_t *ids;              /* of the versions that there were at the start, ascending */
     uint64_t id_count, at;
+    uint32_t rounds;
     uint64_t era, step_ms, began_ms, saved_ms, told_ms, due_ms, others, bytes; /* bytes: by this run */
     /* of the step */
     struct radix_root root;
@@ -133,20 +137,25 @@ static int gather(void *ctx, uint64_t block, const struct radix_entry *e)
     return 0;
 }
 
+/* 1: it is left for the next step. */
+static int add_bad(struct scrub *c, struct bad bad)
+{
+    if (c->bad_count == NODES_TOLD) {
+        c->next_block = bad.block;
+        return 1;
+    }
+    c->bad[c->bad_count++] = bad;
+    return 0;
+}
+
 static int damaged_node(void *ctx, unsigned level, uint64_t first_block, const struct radix_entry *e, int error)
 {
-    struct scrub *c = ctx;
-    if (c->bad_count < NODES_TOLD)
-        c->bad[c->bad_count++] = (struct bad){ .entry = *e, .block = first_block, .level = level, .error = error };
-    return 0;
+    return add_bad(ctx, (struct bad){ .entry = *e, .block = first_block, .level = level, .error = error });
 }
 
 static int lost_range(void *ctx, uint64_t first_block, uint64_t count, const struct radix_entry *e)
 {
-    struct scrub *c = ctx;
-    if (c->bad_count < NODES_TOLD)
-        c->bad[c->bad_count++] = (struct bad){ .entry = *e, .block = first_block, .count = count, .error = -EBADMSG };
-    return 0;
+    return add_bad(ctx, (struct bad){ .entry = *e, .block = first_block, .count = count, .error = -EBADMSG });
 }
 
 static void step(struct job *j)
@@ -347,18 +356,68 @@ static void stepped(struct loop_task *t)
 /* Its deletion has begun: blocks that only it held are gone from its map (V5). */
 static bool is_going(const struct version *v) { return version_unwanted(v) && v->delete_cursor; }
 
+/* What is born in it and in the versions that it stands for. */
+static uint64_t own_birth(const struct version *v)
+{
+    const struct version *older = v->parent;
+    while (older && is_going(older)) /* what it leaves is v's already */
+        older = older->parent;
+    return older ? older->generation + 1 : 0;
+}
+
+static bool is_there(const struct version *v) { return v && v->in_catalog && !is_going(v) && (!version_unwanted(v) || v->child_count); }
+
+/* Newer than the round, and with what was born in a version that is gone. (The first of an image is of generation 1.) */
+static bool is_heir(const struct scrub *c, const struct version *v)
+{
+    uint64_t birth = own_birth(v);
+    return v->id >= c->place.end && is_there(v) && v->generation > (birth ? birth : 1);
+}
+
+static int by_id(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* Begins a round with them, if there are any. */
+static bool take_heirs(struct scrub *c)
+{
+    const struct hash *h = &c->store->tree.versions;
+    uint64_t *ids = malloc((h->count + 1) * sizeof *ids), n = 0;
+    for (uint64_t b = 0; ids && h->buckets && b <= h->mask; b++)
+        for (struct hash_node *i = h->buckets[b]; i; i = i->next)
+            if (is_heir(c, container_of(i, struct version, node)))
+                ids[n++] = container_of(i, struct version, node)->id;
+    if (!ids || !n || c->rounds++ == ROUNDS) {
+        if (!ids || n)
+            log_warning("a scrub has not read all that newer states have from deleted ones store=%s", store_name(c->store));
+        free(ids);
+        return false;
+    }
+    qsort(ids, n, sizeof *ids, by_id);
+    free(c->ids);
+    c->ids = ids;
+    c->id_count = n;
+    c->at = 0;
+    c->place.end = c->store->tree.next_version;
+    return true;
+}
+
 /* The next version that is there, with what it alone holds; NULL: none. */
 static struct version *next_version(struct scrub *c)
 {
-    for (; c->at < c->id_count; c->at++) {
-        struct version *v = tree_version(&c->store->tree, c->ids[c->at]);
-        if (!v || !v->in_catalog || is_going(v) || (version_unwanted(v) && !v->child_count))
-            continue;
-        if (c->place.version != v->id)
-            c->place.block = 0;
-        c->place.version = v->id;
-        return v;
-    }
+    do
+        for (; c->at < c->id_count; c->at++) {
+            struct version *v = tree_version(&c->store->tree, c->ids[c->at]);
+            if (!is_there(v))
+                continue;
+            if (c->place.version != v->id)
+                c->place.block = 0;
+            c->place.version = v->id;
+            return v;
+        }
+    while (take_heirs(c));
     return NULL;
 }
 
@@ -370,19 +429,10 @@ static void next_step(struct scrub *c)
         return;
     }
     c->root = v->live_root;
-    const struct version *older = v->parent;
-    while (older && is_going(older)) /* what it leaves is v's already */
-        older = older->parent;
-    c->min_birth = older ? older->generation + 1 : 0;
+    c->min_birth = own_birth(v);
     c->save = clock_monotonic_ms() - c->saved_ms >= SAVE_MS;
     reader_begin(c->store, &c->era);
     submit(c, step, stepped);
-}
-
-static int by_id(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? -1 : x > y;
 }
 
 static int collect_ids(struct scrub *c)

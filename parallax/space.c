@@ -336,8 +336,22 @@ void space_page_rebuild(struct space *sp, uint32_t page, const uint64_t *used)
     memcpy(sp->image + base, used, PAGE_WORDS * sizeof *used);
     for (uint64_t i = (uint64_t)page * PAGE_BLOCKS, end = i + ZONE_HEAD_BLOCKS; page % ZONE_PAGES == 0 && i < end; i++)
         set(sp->image, i);
+    /* What is not there yet becomes free when it is. */
+    for (uint64_t i = page_end(sp, page), end = (uint64_t)(page + 1) * PAGE_BLOCKS; i < end; i++)
+        clear(sp->taken, i);
     sp->page_lost[page] = 0;
     sp->page_dirty[page] = 1;
+}
+
+void space_note_holes(struct space *sp, uint64_t start, uint64_t end)
+{
+    for (uint64_t i = index_of(sp, start), last = index_of(sp, end < sp->usable ? end : sp->usable); i < last; i++) {
+        if (test(sp->image, i) || test(sp->hole, i))
+            continue;
+        set(sp->hole, i);
+        sp->holes_in_page[i / PAGE_BLOCKS]++;
+        sp->hole_blocks++;
+    }
 }
 
 bool space_image_lost(const struct space *sp, uint64_t address) { return sp->page_lost[index_of(sp, address) / PAGE_BLOCKS]; }

@@ -72,6 +72,8 @@ void space_image_forget(struct space *sp, uint64_t address);
 bool space_mark_used(struct space *sp, uint64_t address);
 /* A lost page becomes what `used` says (PAGE_WORDS words), and is lost no longer. */
 void space_page_rebuild(struct space *sp, uint32_t page, const uint64_t *used);
+/* Of a page made anew, before anything of it may be allocated: what is not in use there is not physically allocated. */
+void space_note_holes(struct space *sp, uint64_t start, uint64_t end);
 bool space_image_test(const struct space *sp, uint64_t address);
 /* Nothing is known of it: its page is lost. */
 bool space_image_lost(const struct space *sp, uint64_t address);

@@ -288,6 +288,7 @@ static void init_lists(struct store *s)
     list_init(&s->owned);
     list_init(&s->counted);
     list_init(&s->dedups);
+    list_init(&s->checks);
     s->pump.run = pump_run;
     tree_init(&s->tree);
 }

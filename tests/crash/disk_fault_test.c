@@ -220,6 +220,9 @@ static void child(const struct operation *o, const struct disk_fault *f)
     if (engine.store && list_empty(&engine.tasks)) /* what a failed operation left behind shows after the next opening */
         engine_verify_all(&engine, false);
     engine.faulty = false;
+    if (engine.store) /* what has failed must be possible to take down too */
+        store_abandon(engine.store);
+    engine.store = NULL;
     enter("after", f->nth & 1);
     if (children % 4 == 0) {
         for (unsigned i = 0; i < 20; i++)

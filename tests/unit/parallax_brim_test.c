@@ -1,6 +1,7 @@
 /* parallax_brim_test.c - a store in which nothing more can be written goes on: whatever asks for a block of the reserve, however
  * often, leaves enough for the next checkpoint (docs/consistency.md, 15 and 17). */
 #include "base/clock.h"
+#include "parallax/disk.h"
 #include "parallax/store_backing.h"
 #include "tests/support/bare.h"
 #include "tests/support/unit.h"
@@ -389,11 +390,53 @@ static void a_write_that_waits_for_a_checkpoint_asks_for_no_other(void)
     bare_end(&b);
 }
 
+static void spoil_a_page_of_the_map(unsigned page)
+{
+    uint8_t block[BDEV_BLOCK_SIZE];
+    struct super super;
+    image_close(b.img);
+    CU_ASSERT_EQUAL_FATAL(store_close(b.store), 0);
+    bare_get(&b, 0, block);
+    CU_ASSERT_EQUAL_FATAL(super_decode(block, &super), 0);
+    memset(block, 0x55, sizeof block);
+    bare_put(&b, super.zone_start + page, block);
+    bare_put(&b, super.zone_start + ZONE_PAGES + page, block);
+    CU_ASSERT_EQUAL_FATAL(bare_open(&b), 0);
+}
+
+/* What is discarded in a lost page does not come back, so the store grows for its reserve. Were that given to data, it would grow
+ * for the next reserve, and so on. */
+static void what_a_store_has_beyond_its_limit_is_not_for_data(void)
+{
+    enum { DISCARDS = 200, ROUNDS = 30, LIMIT = (256u << 20) / BDEV_BLOCK_SIZE };
+    static struct bare_io discards[DISCARDS];
+    bare_begin(&b, (uint64_t)LIMIT * BDEV_BLOCK_SIZE);
+    fill_to_the_brim();
+    spoil_a_page_of_the_map(1);
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        for (unsigned k = 0; k < DISCARDS; k++)
+            bare_submit(&b, &discards[k], IMAGE_DISCARD, FAR + (i * DISCARDS + k) % 1000 * 60, 60, 0);
+        for (unsigned k = 0; k < DISCARDS; k++) {
+            for (unsigned turns = 0; turns < 5000 && discards[k].error == BARE_PENDING; turns++)
+                bare_turn(&b, 1);
+            CU_ASSERT_EQUAL(discards[k].error, 0);
+        }
+        CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
+        for (uint64_t at = i % 2; !bare_write(&b, at, 1, 9 + i); at += 2)
+            continue;
+        CU_ASSERT(status().used_bytes <= (uint64_t)LIMIT * BDEV_BLOCK_SIZE);
+    }
+    printf("# %llu of %u blocks\n", (unsigned long long)bdev_blocks(b.backing.blocks), LIMIT);
+    CU_ASSERT(status().used_bytes > (uint64_t)LIMIT * BDEV_BLOCK_SIZE / 10 * 9);
+    bare_end(&b);
+}
+
 int main(int argc, char **argv)
 {
     return unit_main(argc, argv, "brim", (struct unit_test[]){
         UNIT(discards_between_snapshots_leave_the_reserve_for_deletions), UNIT(no_number_of_smaller_sizes_takes_the_reserve_of_a_full_store),
         UNIT(deletions_while_somebody_reads_leave_something_of_the_reserve), UNIT(maps_that_grow_take_no_reserve),
         UNIT(maps_discarded_and_written_anew_take_no_reserve), UNIT(a_write_that_waits_for_a_checkpoint_asks_for_no_other),
-        UNIT(a_write_that_waits_for_a_reader_asks_for_few_checkpoints), { 0 } });
+        UNIT(a_write_that_waits_for_a_reader_asks_for_few_checkpoints),
+        UNIT(what_a_store_has_beyond_its_limit_is_not_for_data), { 0 } });
 }

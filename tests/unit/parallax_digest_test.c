@@ -40,6 +40,21 @@ static void a_clone_is_read_only_where_it_differs(void)
     engine_end(&e);
 }
 
+/* What was right once may have rotted since; whoever verifies must not be told what was known then. */
+static void verifying_reads_also_what_is_known(void)
+{
+    struct engine e;
+    struct image_digest first, verified;
+    begin(&e);
+    engine_must(&e, image_get_digest, "base", &first);
+    engine_must(&e, image_verify_digest, "base", &verified);
+    CU_ASSERT_EQUAL(verified.hashed_bytes, IMAGE_BLOCKS * BDEV_BLOCK_SIZE);
+    CU_ASSERT_EQUAL(memcmp(first.sha256, verified.sha256, sizeof first.sha256), 0);
+    blocks_flip(&e, blocks_find(&e, 1 + 700, 0), 5);
+    CU_ASSERT_EQUAL(engine_do(&e, image_verify_digest, "base", &verified), -EIO);
+    engine_end(&e);
+}
+
 /* What a digest remembers belongs to a version, and must not outlive or leave it. */
 static void known_subtrees_are_those_of_the_same_version(void)
 {
@@ -125,7 +140,7 @@ static void damage_ends_it_with_an_error_only_where_it_is_used(void)
 int main(int argc, char **argv)
 {
     static const struct unit_test tests[] = {
-        UNIT(a_clone_is_read_only_where_it_differs),
+        UNIT(a_clone_is_read_only_where_it_differs), UNIT(verifying_reads_also_what_is_known),
         UNIT(known_subtrees_are_those_of_the_same_version),
         UNIT(a_size_that_cuts_a_subtree_changes_its_digest),
         UNIT(damage_ends_it_with_an_error_only_where_it_is_used),

@@ -132,6 +132,44 @@ static void a_damaged_node_is_told_and_hurts_only_who_uses_it(void)
     engine_end(&e);
 }
 
+/* A leaf that maps its first block alone. */
+static bool is_leaf_of_one(struct engine *e, uint64_t address)
+{
+    uint8_t *block = bdev_buffer_alloc(1);
+    bool is = !bdev_read(e->backing.blocks, address, block, 1) && block[6] == 1;
+    for (unsigned i = 16; i < BDEV_BLOCK_SIZE && is; i++)
+        is = !block[i];
+    free(block);
+    return is;
+}
+
+/* Nothing to read lies between them. */
+static void however_many_nodes_are_damaged_each_is_told(void)
+{
+    enum { LEAVES = 100 };
+    struct engine e;
+    struct findings f;
+    struct store_scrub_result out;
+    unsigned flipped = 0;
+    begin(&e);
+    engine_must(&e, image_create, "wide", LEAVES * 256ull * BDEV_BLOCK_SIZE);
+    for (unsigned i = 0; i < LEAVES; i++)
+        blocks_write(&e, "wide", i * 256, 1, 100000 + i, 1);
+    engine_must(&e, store_checkpoint);
+    for (uint64_t a = blocks_find(&e, 1, 0); a < bdev_blocks(e.backing.blocks); a++)
+        if (is_leaf_of_one(&e, a)) {
+            blocks_flip(&e, a, 3);
+            flipped++;
+        }
+    CU_ASSERT_EQUAL(flipped, LEAVES);
+    CU_ASSERT_EQUAL(scrub(&e, &f, false, 0, &out), 0);
+    CU_ASSERT_EQUAL(out.damaged, LEAVES);
+    CU_ASSERT_EQUAL(f.lines, LEAVES);
+    for (unsigned i = 0; i < LEAVES; i++)
+        CU_ASSERT(tells(&f, "wide", i * 256));
+    engine_end(&e);
+}
+
 static void a_stopped_scrub_goes_on_also_after_a_kill(void)
 {
     struct engine e;
@@ -187,14 +225,49 @@ static void versions_that_come_and_go_meanwhile_do_no_harm(void)
     engine_end(&e);
 }
 
+/* A head that is frozen becomes the snapshot; when that goes, what it held is the new head's, which the scrub had not known. */
+static void what_a_snapshot_leaves_to_a_newer_head_is_read_too(void)
+{
+    enum { LATE = 3000 };
+    struct engine e;
+    struct findings f = { { 0 }, 0, NULL };
+    struct store_scrub_result out;
+    struct engine_run run;
+    struct store_scrub_options opt = { .rate_bytes = 8u << 20, .finding = finding, .ctx = &f };
+    const char *snap = "late@s";
+    begin(&e);
+    engine_must(&e, image_create, "late", (uint64_t)LATE * BDEV_BLOCK_SIZE);
+    blocks_write(&e, "late", 0, LATE, 200000, 1);
+    engine_must(&e, store_checkpoint);
+    engine_run_arm(&run);
+    store_scrub(e.store, &run.op, &opt, &out);
+    for (unsigned i = 0; i < 5; i++)
+        engine_turn(&e, 5);
+    engine_must(&e, snapshot_create, &snap, 1);
+    engine_must(&e, store_checkpoint);
+    engine_must(&e, snapshot_delete, &snap, 1, false);
+    for (unsigned i = 0; i < 3; i++)
+        engine_must(&e, store_checkpoint);
+    blocks_flip(&e, blocks_find(&e, 200000 + LATE - 1, 0), 77);
+    while (!run.done)
+        engine_turn(&e, 10);
+    CU_ASSERT_EQUAL(run.op.error.code, 0);
+    CU_ASSERT(out.bytes >= (BLOCKS + 200 + LATE) * (uint64_t)BDEV_BLOCK_SIZE);
+    CU_ASSERT_EQUAL(out.damaged, 1);
+    CU_ASSERT(tells(&f, "late", LATE - 1));
+    engine_end(&e);
+}
+
 int main(int argc, char **argv)
 {
     static const struct unit_test tests[] = {
         UNIT(a_sound_store_is_read_once),
         UNIT(damaged_data_is_told_with_all_who_use_it),
         UNIT(a_damaged_node_is_told_and_hurts_only_who_uses_it),
+        UNIT(however_many_nodes_are_damaged_each_is_told),
         UNIT(a_stopped_scrub_goes_on_also_after_a_kill),
         UNIT(versions_that_come_and_go_meanwhile_do_no_harm),
+        UNIT(what_a_snapshot_leaves_to_a_newer_head_is_read_too),
         { 0 },
     };
     return unit_main(argc, argv, "parallax scrub", tests);

@@ -1,8 +1,11 @@
 /* parallax_stored_test.c - where a frozen state holds data: all of it is told, in pieces, and hardly anything else, however
  * large the image is. */
+#include "parallax/store/memory.h"
+#include "tests/support/bare.h"
 #include "tests/support/engine_blocks.h"
 #include "tests/support/unit.h"
 
+#include <errno.h>
 #include <string.h>
 
 #define ROOM 3u
@@ -90,11 +93,39 @@ static void a_range_ends_with_an_image_that_ends_inside_a_block(void)
     engine_end(&e);
 }
 
+/* What is not in a tree yet will not be: the store makes no more checkpoints. */
+static void a_store_that_has_failed_answers(void)
+{
+    struct bare b;
+    struct bare_run run;
+    struct image *img;
+    struct image_open_options io = { .mode = IMAGE_READ_ONLY };
+    struct image_range range;
+    struct image_stored piece = { .ranges = &range, .room = 1 };
+    bare_begin(&b, 48u << 20);
+    CU_ASSERT_EQUAL_FATAL(bare_write(&b, 0, 10, 11), 0);
+    CU_ASSERT_EQUAL_FATAL(bare_snapshot(&b, "a@s"), 0);
+    memory_fail_io(&b.backing, &(struct memory_fault){ .kinds = MEMORY_WRITE, .nth = 1, .error = -EIO, .lasting = true });
+    CU_ASSERT_EQUAL(bare_write(&b, 0, 1, 12), -EIO);
+    bare_turn(&b, 20);
+    CU_ASSERT_EQUAL_FATAL(image_open(b.store, "a@s", &io, &img, &b.err), 0);
+    bare_arm(&run);
+    image_get_stored(img, &run.op, &piece);
+    for (unsigned turns = 0; turns < 2000 && !run.done; turns++)
+        bare_turn(&b, 1);
+    CU_ASSERT(run.done);
+    CU_ASSERT_EQUAL(run.op.error.code, -EIO);
+    image_close(img);
+    bare_kill(&b);
+    bare_end(&b);
+}
+
 int main(int argc, char **argv)
 {
     return unit_main(argc, argv, "parallax stored", (struct unit_test[]){
         UNIT(all_data_are_told_in_pieces_and_no_holes),
         UNIT(a_range_ends_with_an_image_that_ends_inside_a_block),
+        UNIT(a_store_that_has_failed_answers),
         { 0 },
     });
 }

@@ -64,11 +64,12 @@ static void digest_done(struct store_op *op)
 static void digest(struct session *s, json_t *request)
 {
     const char *target;
-    if (!session_arguments(s, request, "{s:s}", "target", &target))
+    int whole = 0;
+    if (!session_arguments(s, request, "{s:s,s?b}", "target", &target, "whole", &whole))
         return;
     struct content *c = content_begin(s, digest_done);
     if (c)
-        image_get_digest(session_store(s), &c->op, target, &c->digest);
+        (whole ? image_verify_digest : image_get_digest)(session_store(s), &c->op, target, &c->digest);
 }
 
 static void dedup_done(struct store_op *op)

@@ -9,9 +9,10 @@
 
 #define DIGEST_DIGITS 64u
 
-static int get_digest(struct cli *cli, const char *target, json_t **result)
+/* whole: also what the daemon knows already is read. */
+static int get_digest(struct cli *cli, const char *target, bool whole, json_t **result)
 {
-    int status = cli_call(cli, json_pack("{s:s,s:s}", "command", "digest", "target", target), NULL, NULL, result);
+    int status = cli_call(cli, json_pack("{s:s,s:s,s:b}", "command", "digest", "target", target, "whole", whole), NULL, NULL, result);
     if (status == EXIT_DONE)
         json_object_set_new(*result, "name", json_string(target));
     return status;
@@ -20,7 +21,7 @@ static int get_digest(struct cli *cli, const char *target, json_t **result)
 int content_digest(struct cli *cli, const struct args *a)
 {
     json_t *result = NULL;
-    int status = get_digest(cli, a->words[0], &result);
+    int status = get_digest(cli, a->words[0], false, &result);
     if (status == EXIT_DONE && !cli_json(cli, result))
         printf("%s  %s\n", json_text(result, "digest"), a->words[0]);
     json_decref(result);
@@ -33,7 +34,7 @@ int content_verify(struct cli *cli, const struct args *a)
     json_t *result = NULL;
     if (strlen(wanted) != DIGEST_DIGITS || strspn(wanted, "0123456789abcdefABCDEF") != DIGEST_DIGITS)
         return cli_usage(a, "'%.80s' is no digest: %u hexadecimal digits, as 'parallax digest' prints them", wanted, DIGEST_DIGITS);
-    int status = get_digest(cli, name, &result);
+    int status = get_digest(cli, name, true, &result);
     if (status != EXIT_DONE)
         return status;
     bool same = strcasecmp(json_text(result, "digest"), wanted) == 0;
