@@ -8,6 +8,8 @@
  *    everything it must cover has completed (F1).
  *    Never more than UNFLUSHED_JBLOCKS and what is under way lie beyond it, so that recovery, which looks that far, misses none
  *    of them, whichever of them a power cut has taken (F3).
+ *    Who writes and flushes by turns is waited for twice: for the flush, and for its being asked for. So when he has done that a few
+ *    times, the flush begins when his write has completed, and is mostly half done when he asks.
  * 4. Journal blocks from tail on are never overwritten (C2): journal_room counts what is left, and writes leave a reserve
  *    that only changes and cancels may use. */
 #include "parallax/parallax_private.h"
@@ -62,6 +64,9 @@ bool journal_must_flush(const struct store *s) { return s->journal.next_seq - 1 
 
 /* ---- Building ---- */
 
+/* All that was written since a flush was last asked for has completed: what comes next, a flush or a write? */
+static bool is_lull(const struct journal *j) { return list_empty(&j->in_flight) && j->next_seq > j->flush_asked; }
+
 static struct batch *take_batch(struct store *s)
 {
     struct journal *j = &s->journal;
@@ -69,6 +74,8 @@ static struct batch *take_batch(struct store *s)
     if (!n)
         return NULL;
     struct batch *b = container_of(n, struct batch, link);
+    if (is_lull(j))
+        j->flush_habit = 0;
     b->first_seq = j->next_seq++;
     b->jblocks = 1;
     b->used = b->records = 0;
@@ -400,7 +407,8 @@ void journal_poll(struct store *s)
     struct journal *j = &s->journal;
     answer_durable(s, s->failed);
     uint64_t completed = journal_completed(s), wanted = lowest_target(j);
-    bool due = j->unflushed_blocks >= FLUSH_EVERY_BLOCKS || completed - j->durable >= FLUSH_EVERY_JBLOCKS;
+    bool due = j->unflushed_blocks >= FLUSH_EVERY_BLOCKS || completed - j->durable >= FLUSH_EVERY_JBLOCKS
+               || (j->flush_habit >= FLUSH_HABIT && is_lull(j) && completed > j->durable);
     if (!j->flushing && !s->failed && ((wanted && wanted <= completed) || due))
         flush_start(s);
     while (!list_empty(&j->barriers)) {
@@ -436,7 +444,11 @@ void journal_wait_complete(struct store *s, struct store_op *op)
 
 void journal_flush_request(struct store *s, struct image_req *req)
 {
-    req->first_block = s->journal.next_seq - 1;
-    list_add_tail(&s->journal.flush_requests, &req->link);
+    struct journal *j = &s->journal;
+    if (is_lull(j))
+        j->flush_habit++;
+    j->flush_asked = j->next_seq;
+    req->first_block = j->next_seq - 1;
+    list_add_tail(&j->flush_requests, &req->link);
     loop_defer_last(s->loop, &s->pump);
 }

@@ -24,6 +24,7 @@
 #define JOURNAL_RESERVE 256u  /* journal blocks that only changes and cancels may use */
 #define FLUSH_EVERY_BLOCKS (64u << 20 >> BDEV_BLOCK_SHIFT)
 #define FLUSH_EVERY_JBLOCKS 1024u
+#define FLUSH_HABIT 4u /* flushes that each followed a write which had ended, before they are foreseen */
 #define UNFLUSHED_JBLOCKS 2048u /* with so many beyond the durable mark, nothing begins but what is under way (F3) */
 #define SCAN_WINDOW (UNFLUSHED_JBLOCKS + BATCHES * BATCH_JBLOCKS) /* more missing in a row than a power cut can leave */
 
@@ -66,6 +67,8 @@ struct journal {
     struct list_node flush_requests;   /* image_req.link, the same; target in first_block */
     struct list_node barriers;         /* store_op.link: done when everything up to target_seq has completed */
     uint64_t unflushed_blocks;
+    uint64_t flush_asked;              /* next_seq when a flush was last asked for */
+    unsigned flush_habit;              /* so many flushes in a row were what came after all that was written had completed */
 };
 
 /* ---- Worker threads (worker.c) ---- */
