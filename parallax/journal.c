@@ -307,6 +307,13 @@ static void batch_complete(struct batch *b)
 
 /* ---- Changes ---- */
 
+/* How far back the change lies on which one in this journal block may have been made; 0: that is durable, or there is none. */
+static uint32_t blocks_since_change(const struct store *s, uint64_t seq)
+{
+    const struct journal *j = &s->journal;
+    return j->last_change > j->durable ? (uint32_t)(seq - j->last_change) : 0;
+}
+
 int journal_append_change(struct store *s, const void *payload, uint32_t length, uint64_t *ticket)
 {
     const uint32_t piece_max = JBLOCK_PAYLOAD - JRECORD_CHANGE_HEAD;
@@ -326,8 +333,9 @@ int journal_append_change(struct store *s, const void *payload, uint32_t length,
             b = take_batch(s);
         uint16_t n = (uint16_t)(length - i * piece_max < piece_max ? length - i * piece_max : piece_max);
         uint8_t *at = record_space(b, JRECORD_CHANGE_HEAD + ((n + 7u) & ~7u), ticket);
-        jrecord_put_change(at, p + (size_t)i * piece_max, n, i == 0, i + 1 == pieces);
+        jrecord_put_change(at, p + (size_t)i * piece_max, n, i ? 0 : blocks_since_change(s, ticket_seq(*ticket)), i == 0, i + 1 == pieces);
     }
+    s->journal.last_change = ticket_seq(*ticket);
     batch_submit(b);
     return 0;
 }

@@ -66,6 +66,7 @@ struct journal {
     struct list_node flush_requests;   /* image_req.link, the same; target in first_block */
     struct list_node barriers;         /* store_op.link: done when everything up to target_seq has completed */
     uint64_t unflushed_blocks;
+    uint64_t last_change;              /* where the last change ends that was appended since the store was opened; 0: none was */
 };
 
 /* ---- Worker threads (worker.c) ---- */
