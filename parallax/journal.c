@@ -80,16 +80,19 @@ static struct batch *take_batch(struct store *s)
     return b;
 }
 
-struct batch *batch_begin(struct store *s)
+static struct batch *begin(struct store *s, unsigned most)
 {
     struct journal *j = &s->journal;
     unsigned in_flight = 0;
     list_for_each(n, &j->in_flight)
         in_flight++;
-    if (in_flight >= BATCHES_IN_FLIGHT || journal_room(s) < JOURNAL_RESERVE + BATCH_JBLOCKS || journal_must_flush(s))
+    if (in_flight >= most || journal_room(s) < JOURNAL_RESERVE + BATCH_JBLOCKS || journal_must_flush(s))
         return NULL;
     return take_batch(s);
 }
+
+struct batch *batch_begin(struct store *s) { return begin(s, BATCHES_IN_FLIGHT); }
+struct batch *batch_begin_share(struct store *s) { return begin(s, BATCHES_IN_FLIGHT + SHARES_IN_FLIGHT); }
 
 bool batch_has_room(const struct batch *b, uint32_t blocks)
 {
