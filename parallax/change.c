@@ -128,13 +128,14 @@ static int freeze_head(struct tree *t, struct vdisk *d, uint64_t ticket, uint64_
 }
 
 /* A first version of its own line on a frozen parent. */
-static struct version *branch(struct tree *t, struct version *parent, uint64_t id, uint32_t line_id)
+static struct version *branch(struct tree *t, uint64_t ticket, struct version *parent, uint64_t id, uint32_t line_id)
 {
     struct line *line = tree_line(t, line_id) || tree_version(t, id) ? NULL : tree_add_line(t, line_id);
     struct version *v = line ? tree_add_version(t, id, parent, line) : NULL;
     if (!v)
         return NULL;
     v->generation = parent->generation + 1;
+    line->made = ticket;
     if (version_final(parent)) {
         v->root = v->live_root = parent->live_root;
         line->base = v;
@@ -144,7 +145,7 @@ static struct version *branch(struct tree *t, struct version *parent, uint64_t i
     return v;
 }
 
-static int apply_create(struct store *s, struct reader *r)
+static int apply_create(struct store *s, uint64_t ticket, struct reader *r)
 {
     struct tree *t = &s->tree;
     uint64_t id = get_u64(r), version = get_u64(r);
@@ -164,16 +165,17 @@ static int apply_create(struct store *s, struct reader *r)
     d->created_ns = created;
     v->generation = 1;
     line->base = v;
+    line->made = ticket;
     become_head(t, d, v, size, created);
     return 0;
 }
 
-static int clone_one(struct store *s, struct version *source, uint64_t source_image, uint64_t id, uint64_t version, uint32_t line, uint64_t created, const char *name)
+static int clone_one(struct store *s, uint64_t ticket, struct version *source, uint64_t source_image, uint64_t id, uint64_t version, uint32_t line, uint64_t created, const char *name)
 {
     struct tree *t = &s->tree;
     if (tree_image(t, id) || tree_image_named(t, name))
         return -EBADMSG;
-    struct version *v = branch(t, source, version, line);
+    struct version *v = branch(t, ticket, source, version, line);
     struct vdisk *d = v ? tree_add_image(t, id) : NULL;
     if (!d || tree_set_image_name(t, d, name))
         return -ENOMEM;
@@ -195,17 +197,17 @@ static int apply_clone(struct store *s, uint64_t ticket, struct reader *r)
     get_text(r, name);
     struct vdisk *d = tree_image(&s->tree, image);
     struct version *source = tree_version(&s->tree, version);
-    if (r->bad || !source || (new_head && (!d || d->head != source)))
+    if (r->bad || !source || (new_head ? !d || d->head != source : source->cut == TICKET_MAX))
         return -EBADMSG;
     int err = new_head ? freeze_head(&s->tree, d, ticket, new_head, created) : 0;
     for (uint32_t i = 0; i < count && !err; i++) {
         snprintf(full, sizeof full, numbered ? "%s%llu" : "%s", name, (unsigned long long)(number + i));
-        err = clone_one(s, source, image, first_image + i, first_version + i, first_line + i, created, full);
+        err = clone_one(s, ticket, source, image, first_image + i, first_version + i, first_line + i, created, full);
     }
     return err;
 }
 
-static int apply_copy(struct store *s, struct reader *r)
+static int apply_copy(struct store *s, uint64_t ticket, struct reader *r)
 {
     struct tree *t = &s->tree;
     struct version *source = tree_version(t, get_u64(r));
@@ -214,7 +216,7 @@ static int apply_copy(struct store *s, struct reader *r)
     uint64_t created = get_u64(r);
     if (r->bad || !source || source->cut == TICKET_MAX || tree_image(t, id))
         return -EBADMSG;
-    struct version *v = branch(t, source, version, line);
+    struct version *v = branch(t, ticket, source, version, line);
     struct vdisk *d = v ? tree_add_image(t, id) : NULL;
     if (!d)
         return -ENOMEM;
@@ -355,7 +357,7 @@ static int apply_rollback(struct store *s, uint64_t ticket, struct reader *r)
     get_text(r, keep);
     if (r->bad || !d || !target || target->image != d || target == d->head)
         return -EBADMSG;
-    struct version *v = branch(t, target, id, line), *old = d->head;
+    struct version *v = branch(t, ticket, target, id, line), *old = d->head;
     if (!v)
         return -ENOMEM;
     orphan_head(t, d, ticket);
@@ -409,7 +411,7 @@ int change_apply(struct store *s, uint64_t ticket, const uint8_t *payload, uint3
     enum change_kind kind = get_u8(&r);
     struct vdisk *d;
     switch (kind) {
-    case CHANGE_CREATE: return apply_create(s, &r);
+    case CHANGE_CREATE: return apply_create(s, ticket, &r);
     case CHANGE_CLONE: return apply_clone(s, ticket, &r);
     case CHANGE_SNAPSHOT: return apply_snapshot(s, ticket, &r);
     case CHANGE_PROTECT: return apply_protect(s, &r);
@@ -418,7 +420,7 @@ int change_apply(struct store *s, uint64_t ticket, const uint8_t *payload, uint3
     case CHANGE_RENAME_SNAPSHOT: return apply_rename_snapshot(s, &r);
     case CHANGE_ROLLBACK: return apply_rollback(s, ticket, &r);
     case CHANGE_FINISH_IMPORT: return apply_finish_import(s, ticket, &r);
-    case CHANGE_COPY: return apply_copy(s, &r);
+    case CHANGE_COPY: return apply_copy(s, ticket, &r);
     case CHANGE_REPLACE: return apply_replace(s, ticket, &r);
     case CHANGE_SEAL:
         if (!(d = tree_image(&s->tree, get_u64(&r))) || d->flags & IMAGE_FLAG_TEMPLATE)

@@ -158,13 +158,14 @@ uint32_t jrecord_put_zero(uint8_t *p, uint32_t line, uint64_t first, uint64_t co
     return JRECORD_ZERO_SIZE;
 }
 
-uint32_t jrecord_put_change(uint8_t *p, const void *payload, uint16_t length, bool first_piece, bool last_piece)
+uint32_t jrecord_put_change(uint8_t *p, const void *payload, uint16_t length, uint32_t back, bool first_piece, bool last_piece)
 {
     uint32_t padded = (length + 7u) & ~7u;
     memset(p, 0, JRECORD_CHANGE_HEAD);
     p[0] = JRECORD_CHANGE;
     p[1] = (uint8_t)(first_piece | last_piece << 1);
     put_le16(p + 2, length);
+    put_le32(p + 4, back);
     memcpy(p + JRECORD_CHANGE_HEAD, payload, length);
     memset(p + JRECORD_CHANGE_HEAD + length, 0, padded - length);
     return JRECORD_CHANGE_HEAD + padded;
@@ -217,6 +218,7 @@ int jrecord_get(const uint8_t *payload, uint32_t used, uint32_t *at, struct jrec
         r->first_piece = p[1] & 1;
         r->last_piece = p[1] >> 1 & 1;
         r->length = get_le16(p + 2);
+        r->back = get_le32(p + 4);
         r->payload = p + JRECORD_CHANGE_HEAD;
         size = JRECORD_CHANGE_HEAD + ((r->length + 7u) & ~7u);
         break;

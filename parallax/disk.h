@@ -76,6 +76,7 @@ struct jrecord {
     const uint8_t *crcs;       /* write, share: count little-endian u32 */
     const uint8_t *payload;    /* change */
     uint16_t length;
+    uint32_t back;             /* so many journal blocks before it the change before it ends; 0: not told */
     bool first_piece, last_piece;
 };
 #define JRECORD_WRITE_HEAD 24u
@@ -87,7 +88,7 @@ static inline uint32_t jrecord_write_size(uint32_t count) { return (JRECORD_WRIT
 uint32_t jrecord_put_write(uint8_t *p, uint32_t line, uint32_t first, uint32_t count, uint64_t address, const uint32_t *crcs);
 uint32_t jrecord_put_share(uint8_t *p, uint32_t line, uint32_t first, uint32_t count, uint64_t address, const uint32_t *crcs);
 uint32_t jrecord_put_zero(uint8_t *p, uint32_t line, uint64_t first, uint64_t count);
-uint32_t jrecord_put_change(uint8_t *p, const void *payload, uint16_t length, bool first_piece, bool last_piece);
+uint32_t jrecord_put_change(uint8_t *p, const void *payload, uint16_t length, uint32_t back, bool first_piece, bool last_piece);
 uint32_t jrecord_put_cancel(uint8_t *p, uint64_t first_seq, uint16_t count);
 /* Reads the record at *at of a block's payload and moves *at behind it. */
 int jrecord_get(const uint8_t *payload, uint32_t used, uint32_t *at, struct jrecord *out);

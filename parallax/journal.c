@@ -87,16 +87,19 @@ static struct batch *take_batch(struct store *s)
     return b;
 }
 
-struct batch *batch_begin(struct store *s)
+static struct batch *begin(struct store *s, unsigned most)
 {
     struct journal *j = &s->journal;
     unsigned in_flight = 0;
     list_for_each(n, &j->in_flight)
         in_flight++;
-    if (in_flight >= BATCHES_IN_FLIGHT || journal_room(s) < JOURNAL_RESERVE + BATCH_JBLOCKS || journal_must_flush(s))
+    if (in_flight >= most || journal_room(s) < JOURNAL_RESERVE + BATCH_JBLOCKS || journal_must_flush(s))
         return NULL;
     return take_batch(s);
 }
+
+struct batch *batch_begin(struct store *s) { return begin(s, BATCHES_IN_FLIGHT); }
+struct batch *batch_begin_share(struct store *s) { return begin(s, BATCHES_IN_FLIGHT + SHARES_IN_FLIGHT); }
 
 bool batch_has_room(const struct batch *b, uint32_t blocks)
 {
@@ -314,6 +317,13 @@ static void batch_complete(struct batch *b)
 
 /* ---- Changes ---- */
 
+/* How far back the change lies on which one in this journal block may have been made; 0: that is durable, or there is none. */
+static uint32_t blocks_since_change(const struct store *s, uint64_t seq)
+{
+    const struct journal *j = &s->journal;
+    return j->last_change > j->durable ? (uint32_t)(seq - j->last_change) : 0;
+}
+
 int journal_append_change(struct store *s, const void *payload, uint32_t length, uint64_t *ticket)
 {
     const uint32_t piece_max = JBLOCK_PAYLOAD - JRECORD_CHANGE_HEAD;
@@ -333,8 +343,9 @@ int journal_append_change(struct store *s, const void *payload, uint32_t length,
             b = take_batch(s);
         uint16_t n = (uint16_t)(length - i * piece_max < piece_max ? length - i * piece_max : piece_max);
         uint8_t *at = record_space(b, JRECORD_CHANGE_HEAD + ((n + 7u) & ~7u), ticket);
-        jrecord_put_change(at, p + (size_t)i * piece_max, n, i == 0, i + 1 == pieces);
+        jrecord_put_change(at, p + (size_t)i * piece_max, n, i ? 0 : blocks_since_change(s, ticket_seq(*ticket)), i == 0, i + 1 == pieces);
     }
+    s->journal.last_change = ticket_seq(*ticket);
     batch_submit(b);
     return 0;
 }

@@ -21,6 +21,7 @@
 #define BATCH_RANGES 32u
 #define BATCHES 32u
 #define BATCHES_IN_FLIGHT 16u /* of writes; more wait, and grow */
+#define SHARES_IN_FLIGHT 4u   /* besides, of shares: under a load there are always as many as writes may have */
 #define JOURNAL_RESERVE 256u  /* journal blocks that only changes and cancels may use */
 #define FLUSH_EVERY_BLOCKS (64u << 20 >> BDEV_BLOCK_SHIFT)
 #define FLUSH_EVERY_JBLOCKS 1024u
@@ -69,6 +70,7 @@ struct journal {
     uint64_t unflushed_blocks;
     uint64_t flush_asked;              /* next_seq when a flush was last asked for */
     unsigned flush_habit;              /* so many flushes in a row were what came after all that was written had completed */
+    uint64_t last_change;              /* where the last change ends that was appended since the store was opened; 0: none was */
 };
 
 /* ---- Worker threads (worker.c) ---- */
@@ -222,6 +224,8 @@ int journal_init(struct store *s);
 void journal_fini(struct store *s);
 /* A batch of writes to fill, or NULL: none may start now. */
 struct batch *batch_begin(struct store *s);
+/* The same of shares, which do not wait for the writes under way. */
+struct batch *batch_begin_share(struct store *s);
 bool batch_has_room(const struct batch *b, uint32_t blocks);
 /* Journal records of a batch; each returns the ticket. */
 uint64_t batch_add_write(struct batch *b, uint32_t line, uint32_t first, uint32_t count, uint64_t address, const uint32_t *crcs);

@@ -37,6 +37,7 @@ struct recovery {
     uint8_t *change;             /* pieces gathered so far */
     uint32_t change_length, change_capacity;
     uint64_t change_next;        /* journal block in which the next piece must stand; 0: none is expected */
+    uint64_t last_change;        /* in which the last change ended that counts; 0: there was none */
 };
 
 static int grow(void *array, uint32_t *capacity, uint32_t need, size_t size)
@@ -196,6 +197,9 @@ static struct line *replay_line(struct recovery *r, uint32_t id)
     return l;
 }
 
+/* Whether a power cut may have taken a change before it, in its time, and so what it names. */
+static bool may_miss_a_change(const struct sealed_range *v, uint64_t seq) { return v->hole_count && v->holes[0] < seq; }
+
 static int insert(struct recovery *r, const struct line *l, uint64_t block, uint64_t ticket, uint64_t address, uint32_t crc, bool shared)
 {
     struct index *ix = &r->s->index[r->s->active];
@@ -210,9 +214,11 @@ static int insert(struct recovery *r, const struct line *l, uint64_t block, uint
 static int replay_write(struct recovery *r, const struct sealed_range *v, const struct jrecord *rec, uint64_t ticket)
 {
     struct line *l = replay_line(r, rec->line);
+    bool may_miss = may_miss_a_change(v, ticket_seq(ticket));
     if (!l)
-        return damaged(r, ticket_seq(ticket), "writes to an image that does not exist");
-    for (uint32_t i = 0; i < rec->count; i++) {
+        return may_miss ? 0 : damaged(r, ticket_seq(ticket), "writes to an image that does not exist");
+    uint64_t end = may_miss ? version_blocks(container_of(l->unmerged.prev, struct version, line_link)) : UINT64_MAX; /* it may have been about to grow */
+    for (uint32_t i = 0; i < rec->count && rec->first + i < end; i++) {
         if (v->rejected_count && is_rejected(v, ticket, i))
             continue;
         uint64_t address = rec->address + i;
@@ -228,11 +234,11 @@ static int replay_write(struct recovery *r, const struct sealed_range *v, const 
     return 0;
 }
 
-static int replay_zero(struct recovery *r, const struct jrecord *rec, uint64_t ticket)
+static int replay_zero(struct recovery *r, const struct sealed_range *v, const struct jrecord *rec, uint64_t ticket)
 {
     struct line *l = replay_line(r, rec->line);
     if (!l)
-        return damaged(r, ticket_seq(ticket), "discards in an image that does not exist");
+        return may_miss_a_change(v, ticket_seq(ticket)) ? 0 : damaged(r, ticket_seq(ticket), "discards in an image that does not exist");
     if (rec->count > 64) {
         r->s->range_count++;
         return line_add_range(l, &(struct zero_range){ rec->first, rec->count, ticket });
@@ -243,15 +249,22 @@ static int replay_zero(struct recovery *r, const struct jrecord *rec, uint64_t t
     return err;
 }
 
+/* The change before it is there, on which it may have been made. */
+static bool has_its_ground(const struct recovery *r, const struct jrecord *rec, uint64_t seq)
+{
+    uint64_t before = seq - rec->back;
+    return !rec->back || before < r->s->journal.tail || before == r->last_change;
+}
+
 static int replay_change(struct recovery *r, const struct jrecord *rec, uint64_t ticket)
 {
     uint64_t seq = ticket_seq(ticket);
     if (rec->first_piece) {
         r->change_length = 0;
-        r->change_next = seq;
+        r->change_next = has_its_ground(r, rec, seq) ? seq : 0;
     }
     if (r->change_next != seq)
-        return 0; /* an earlier piece is missing: the change was never acknowledged */
+        return 0; /* an earlier piece is missing, or the change before it: this one was never acknowledged */
     while (r->change_length + rec->length > r->change_capacity)
         if (grow(&r->change, &r->change_capacity, r->change_capacity, 1))
             return -ENOMEM;
@@ -260,6 +273,7 @@ static int replay_change(struct recovery *r, const struct jrecord *rec, uint64_t
     r->change_next = rec->last_piece ? 0 : seq + 1;
     if (!rec->last_piece)
         return 0;
+    r->last_change = seq;
     int err = change_apply(r->s, ticket, r->change, r->change_length);
     return err == -EBADMSG ? damaged(r, seq, "holds a change that does not fit the catalog") : err;
 }
@@ -279,7 +293,7 @@ static int replay_block(struct recovery *r, const struct sealed_range *v, bool v
             if (rec.type == JRECORD_WRITE && verify)
                 err = judge(r, &rec, ticket);
             if (!err)
-                err = rec.type == JRECORD_ZERO ? replay_zero(r, &rec, ticket) : replay_write(r, v, &rec, ticket);
+                err = rec.type == JRECORD_ZERO ? replay_zero(r, v, &rec, ticket) : replay_write(r, v, &rec, ticket);
         }
         r->s->stats.recovered_records++;
     }
@@ -361,6 +375,7 @@ int store_recover(struct store *s, struct stored_state *st, struct error *err)
     struct recovery r = { .s = s, .err = err, .chunk = aligned_alloc(BDEV_BLOCK_SIZE, CHUNK_BYTES), .data = aligned_alloc(BDEV_BLOCK_SIZE, CHUNK_BYTES) };
     uint64_t began = clock_monotonic_ms(), from = st->tail;
     int rc = r.chunk && r.data ? 0 : -ENOMEM;
+    s->journal.tail = st->tail;
     for (uint32_t i = 0; i < st->sealed_count && !rc; i++) {
         rc = collect_sealed_cancels(&r, &st->sealed[i]);
         from = st->sealed[i].last + 1;
@@ -373,7 +388,6 @@ int store_recover(struct store *s, struct stored_state *st, struct error *err)
     if (found)
         rc = replay_range(&r, &r.now, true);
     s->journal.next_seq = (found ? r.now.last : from - 1) + 1;
-    s->journal.tail = st->tail;
     if (!rc && (found || r.torn))
         rc = seal_verdict(&r, st);
     s->journal.epoch = st->epoch;

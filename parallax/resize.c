@@ -39,13 +39,18 @@ static void resize_commit(struct store *s, struct store_op *op, uint64_t image, 
 
 static void run_resize(struct store_op *op);
 
-static void end_zeroing(struct store_op *op)
+/* Returns whose end was cleared; NULL: nobody's. */
+static const struct vdisk *end_zeroing(struct store_op *op)
 {
     struct resizing *r = op->work;
+    const struct vdisk *d = r ? r->handle.disk : NULL;
+    if (!r)
+        return NULL;
     list_remove(&r->owned.link);
     list_remove(&r->handle.link);
     free(r);
     op->work = NULL;
+    return d;
 }
 
 static void tail_zeroed(struct image_req *req, int error)
@@ -105,9 +110,7 @@ static void run_resize(struct store_op *op)
     bool shrink = op->args.flag;
     struct vdisk *d;
     struct error *err = &op->error;
-    bool cleared = op->work;
-    if (cleared)
-        end_zeroing(op);
+    const struct vdisk *cleared = end_zeroing(op); /* the name may be another's by now */
     if (!find_image(s, name, &d, err) && !check_image_size(size_bytes, err)) {
         uint64_t now = d->head->size_bytes;
         if (d->flags & IMAGE_FLAG_TEMPLATE)
@@ -116,7 +119,7 @@ static void run_resize(struct store_op *op)
             error_set(err, -EINVAL, "image '%s' has %llu bytes; making it smaller loses what is behind the new end: say --shrink if that is meant", name, (unsigned long long)now);
         else if (size_bytes < now && !list_empty(&d->handles))
             error_set(err, -EBUSY, "image '%s' is in use by %s; it can be made smaller only when it is not", name, d->writer ? d->writer->holder : "a reader");
-        else if (size_bytes > now && now % BDEV_BLOCK_SIZE && !cleared) {
+        else if (size_bytes > now && now % BDEV_BLOCK_SIZE && cleared != d) {
             zero_tail(s, op, d);
             return;
         }

@@ -92,7 +92,7 @@ static int share_leaf(struct sharing *g, struct vdisk *d)
     if (err)
         return err;
     bool room = ix->used + ix->held_used + ix->reserved + n <= ix->capacity;
-    struct batch *b = room ? batch_begin(s) : NULL;
+    struct batch *b = room ? batch_begin_share(s) : NULL;
     if (!room || (!b && journal_room(s) < s->super.journal_blocks / 2))
         checkpoint_request(s);
     if (!b)

@@ -111,10 +111,13 @@ static void add_discard(struct store *s, struct batch *b, struct image_req *req)
 static int may_start(struct store *s, const struct image_req *req)
 {
     struct index *ix = &s->index[s->active];
+    const struct line *line = req->image->disk->head->line;
     bool may_wait = s->opt.wait_when_full && !req->image->impatient;
     int ready;
+    if (ticket_seq(line->made) > journal_completed(s))
+        return -EAGAIN; /* a write that is acknowledged survives the end of the process (W1), and so must what it was written into (W6) */
     uint32_t entries = req->op == IMAGE_DISCARD && req->block_count > SMALL_DISCARD_BLOCKS ? 1 : (uint32_t)req->block_count;
-    if (req->image->disk->head->line->range_count >= 8 * RANGES_CHECKPOINT || ix->used + ix->held_used + ix->reserved + entries > ix->capacity) {
+    if (line->range_count >= 8 * RANGES_CHECKPOINT || ix->used + ix->held_used + ix->reserved + entries > ix->capacity) {
         checkpoint_request(s);
         return -EAGAIN;
     }

@@ -53,7 +53,7 @@ static void a_journal_block_comes_back_and_no_flipped_bit_passes(void)
     uint8_t *p = block + JBLOCK_HEADER;
     p += jrecord_put_write(p, 7, 1000, 3, 555555, crcs);
     p += jrecord_put_zero(p, 7, 1ull << 31, 1ull << 30);
-    p += jrecord_put_change(p, "hello", 5, true, false);
+    p += jrecord_put_change(p, "hello", 5, 9, true, false);
     p += jrecord_put_cancel(p, 42, 4);
     p += jrecord_put_share(p, 8, 1001, 2, 666666, crcs);
     h.used = (uint16_t)(p - block - JBLOCK_HEADER);
@@ -66,7 +66,7 @@ static void a_journal_block_comes_back_and_no_flipped_bit_passes(void)
     CU_ASSERT_EQUAL(jrecord_get(block + JBLOCK_HEADER, header.used, &at, &r), 0);
     CU_ASSERT(r.type == JRECORD_ZERO && r.first == 1ull << 31 && r.count == 1ull << 30);
     CU_ASSERT_EQUAL(jrecord_get(block + JBLOCK_HEADER, header.used, &at, &r), 0);
-    CU_ASSERT(r.type == JRECORD_CHANGE && r.length == 5 && !memcmp(r.payload, "hello", 5) && r.first_piece && !r.last_piece);
+    CU_ASSERT(r.type == JRECORD_CHANGE && r.length == 5 && !memcmp(r.payload, "hello", 5) && r.first_piece && !r.last_piece && r.back == 9);
     CU_ASSERT_EQUAL(jrecord_get(block + JBLOCK_HEADER, header.used, &at, &r), 0);
     CU_ASSERT(r.type == JRECORD_CANCEL && r.first == 42 && r.count == 4);
     CU_ASSERT_EQUAL(jrecord_get(block + JBLOCK_HEADER, header.used, &at, &r), 0);

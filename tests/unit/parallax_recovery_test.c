@@ -324,6 +324,136 @@ static void a_change_of_several_blocks_is_there_whole_or_not_at_all(void)
     }
 }
 
+/* Begins an operation, which is made true in memory and cannot become durable; how many journal blocks it took. */
+static void begin_unflushed(struct bare_run *run, void (*begin)(struct bare_run *run))
+{
+    bare_hold_submitted_flushes(&b);
+    bare_hold_flushes(&b);
+    bare_arm(run);
+    begin(run);
+    bare_turn(&b, 20);
+    CU_ASSERT_FALSE(run->done);
+}
+
+static const char *const snapshot = "a@s", *const other = "other";
+
+static void begin_create(struct bare_run *run) { image_create(b.store, &run->op, other, 1u << 20); }
+static void begin_snapshot(struct bare_run *run) { snapshot_create(b.store, &run->op, &snapshot, 1); }
+static void begin_clone(struct bare_run *run) { image_clone(b.store, &run->op, snapshot, other); }
+static void begin_removal(struct bare_run *run) { snapshot_delete(b.store, &run->op, &snapshot, 1, false); }
+static void begin_growth(struct bare_run *run) { image_resize(b.store, &run->op, "a", (1ull << 30) + (1u << 20), false); }
+
+static bool is_there(const char *target)
+{
+    struct image_info info;
+    return store_find(b.store, target, &info, NULL) == 0;
+}
+
+/* The store dies, and of its journal the block that has so many behind it is lost. Opened twice, the second time by the verdict. */
+static void die_without(unsigned back)
+{
+    bare_put(&b, bare_journal(&b, back), nothing);
+    bare_kill(&b);
+    CU_ASSERT_EQUAL_FATAL(bare_open(&b), 0);
+    CU_ASSERT(bare_is_sound(&b));
+    bare_kill(&b);
+    CU_ASSERT_EQUAL_FATAL(bare_open(&b), 0);
+}
+
+static void write_to(const char *name, uint32_t id)
+{
+    struct image_open_options io = { .mode = IMAGE_READ_WRITE };
+    struct image *own = b.img;
+    CU_ASSERT_EQUAL_FATAL(image_open(b.store, name, &io, &b.img, &b.err), 0);
+    CU_ASSERT_EQUAL(bare_write(&b, 1, 2, id), 0);
+    CU_ASSERT_EQUAL(bare_discard(&b, 1, 1), 0);
+    CU_ASSERT_EQUAL(bare_discard(&b, 2, 100), 0);
+    image_close(b.img);
+    b.img = own;
+}
+
+/* Whoever sees what an operation has made can go on from there before it is durable; a power cut may keep that alone. */
+static void what_was_made_upon_a_lost_change_is_lost_with_it(void)
+{
+    struct bare_run first, second;
+    static void (*const upon[])(struct bare_run *run) = { begin_clone, begin_removal };
+    for (unsigned i = 0; i < 2; i++) {
+        bare_begin(&b, STORE_BYTES);
+        CU_ASSERT_EQUAL(bare_write(&b, 1, 1, 11), 0);
+        CU_ASSERT_EQUAL(bare_flush(&b), 0);
+        begin_unflushed(&first, begin_snapshot);
+        begin_unflushed(&second, upon[i]);
+        CU_ASSERT_EQUAL(bare_write(&b, 2, 1, 12), 0); /* to what was there before: acknowledged, and kept */
+        die_without(2);
+        CU_ASSERT_FALSE(is_there(snapshot));
+        CU_ASSERT_FALSE(is_there(other));
+        CU_ASSERT(bare_read(&b, 1) == 11 && bare_read(&b, 2) == 12);
+        CU_ASSERT_EQUAL(bare_write(&b, 1, 1, 13), 0);
+        CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
+        CU_ASSERT(bare_is_sound(&b));
+        bare_end(&b);
+    }
+}
+
+static void what_was_written_into_an_image_that_was_lost_is_lost_with_it(void)
+{
+    struct bare_run first;
+    bare_begin(&b, STORE_BYTES);
+    begin_unflushed(&first, begin_create);
+    write_to(other, 12);
+    die_without(3);
+    CU_ASSERT_FALSE(is_there(other));
+    CU_ASSERT_EQUAL(bare_write(&b, 2, 1, 13), 0);
+    CU_ASSERT(bare_is_sound(&b));
+    bare_end(&b);
+}
+
+/* It would be seen when the image grows again. */
+static void what_was_written_behind_an_end_that_was_lost_is_lost_with_it(void)
+{
+    struct bare_run first;
+    bare_begin(&b, STORE_BYTES);
+    begin_unflushed(&first, begin_growth);
+    CU_ASSERT_EQUAL(bare_write(&b, 1u << 18, 1, 12), 0);
+    die_without(1);
+    bare_arm(&first);
+    begin_growth(&first);
+    CU_ASSERT_EQUAL(bare_wait(&b, &first), 0);
+    CU_ASSERT_EQUAL(bare_read(&b, 1u << 18), 0);
+    CU_ASSERT(bare_is_sound(&b));
+    bare_end(&b);
+}
+
+/* It is acknowledged then, and the end of the process must not take the image along. */
+static void a_write_waits_for_the_record_of_its_image(void)
+{
+    struct bare_run first;
+    struct bare_io write;
+    struct image_open_options io = { .mode = IMAGE_READ_WRITE };
+    struct image *own;
+    bare_begin(&b, STORE_BYTES);
+    bare_hold_writes(&b);
+    bare_arm(&first);
+    begin_create(&first);
+    bare_turn(&b, 20);
+    CU_ASSERT_EQUAL(bare_writes_held(&b), 1);
+    own = b.img;
+    CU_ASSERT_EQUAL_FATAL(image_open(b.store, other, &io, &b.img, &b.err), 0);
+    bare_submit(&b, &write, IMAGE_WRITE, 1, 1, 12);
+    bare_turn(&b, 20);
+    CU_ASSERT_EQUAL(bare_writes_held(&b), 1);
+    bare_release(&b);
+    CU_ASSERT_EQUAL(bare_wait(&b, &first), 0);
+    while (write.error == BARE_PENDING)
+        bare_turn(&b, 1);
+    CU_ASSERT_EQUAL(write.error, 0);
+    bare_io_fini(&write);
+    CU_ASSERT_EQUAL(bare_read(&b, 1), 12);
+    image_close(b.img);
+    b.img = own;
+    bare_end(&b);
+}
+
 static int io_error;
 
 static void io_ended(struct image_req *req, int error)
@@ -488,7 +618,10 @@ int main(int argc, char **argv)
         UNIT(a_block_of_an_earlier_epoch_is_not_believed), UNIT(what_a_power_cut_left_far_ahead_does_not_come_back_later),
         UNIT(no_more_is_unflushed_than_recovery_looks_at), UNIT(recovery_does_not_judge_what_the_store_flushed_by_itself),
         UNIT(a_write_whose_data_failed_is_taken_back), UNIT(a_failed_journal_write_fails_the_store),
-        UNIT(a_change_of_several_blocks_is_there_whole_or_not_at_all), UNIT(an_import_gets_its_name_when_what_was_written_is_durable), UNIT(the_second_superblock_serves_when_the_first_is_damaged),
+        UNIT(a_change_of_several_blocks_is_there_whole_or_not_at_all), UNIT(an_import_gets_its_name_when_what_was_written_is_durable),
+        UNIT(what_was_made_upon_a_lost_change_is_lost_with_it), UNIT(what_was_written_into_an_image_that_was_lost_is_lost_with_it),
+        UNIT(what_was_written_behind_an_end_that_was_lost_is_lost_with_it), UNIT(a_write_waits_for_the_record_of_its_image),
+        UNIT(the_second_superblock_serves_when_the_first_is_damaged),
         UNIT(features_of_a_later_version_are_refused_but_for_compatible_ones), UNIT(a_store_from_before_there_were_times_goes_on_without), UNIT(an_announcement_that_is_not_whole_leaves_the_one_before_it),
         UNIT(a_space_map_page_that_cannot_be_read_gives_no_space),
         { 0 } });

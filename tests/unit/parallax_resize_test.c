@@ -138,7 +138,51 @@ static void an_image_grows_when_its_cleared_end_is_durable(void)
     free(memory);
 }
 
+static void rename_image(struct bare_run *run, const char *name, const char *to)
+{
+    bare_arm(run);
+    image_rename(b.store, &run->op, name, to);
+}
+
+/* While the end of an image is cleared its name goes to another one, whose end is not. */
+static void growing_shows_nothing_of_an_image_that_gets_the_name_meanwhile(void)
+{
+    struct bare_run run, away, there;
+    uint8_t *memory = bdev_buffer_alloc(LARGE_BYTES / BDEV_BLOCK_SIZE);
+    bare_begin(&b, STORE_BYTES);
+    make_odd(memory);
+    bare_arm(&run);
+    image_resize(b.store, &run.op, "odd", SMALL_BYTES, true);
+    CU_ASSERT_EQUAL_FATAL(bare_wait(&b, &run), 0);
+    bare_arm(&run);
+    image_create(b.store, &run.op, "grown", SMALL_BYTES);
+    CU_ASSERT_EQUAL_FATAL(bare_wait(&b, &run), 0);
+    bare_hold_submitted_flushes(&b);
+    bare_arm(&run);
+    image_resize(b.store, &run.op, "grown", LARGE_BYTES, false);
+    bare_turn(&b, 100);
+    rename_image(&away, "grown", "away");
+    bare_turn(&b, 20);
+    rename_image(&there, "odd", "grown");
+    bare_turn(&b, 20);
+    bare_release(&b);
+    CU_ASSERT_EQUAL(bare_wait(&b, &away), 0);
+    CU_ASSERT_EQUAL(bare_wait(&b, &there), 0);
+    CU_ASSERT_EQUAL(bare_wait(&b, &run), 0);
+    rename_image(&away, "grown", "odd");
+    CU_ASSERT_EQUAL(bare_wait(&b, &away), 0);
+    CU_ASSERT_EQUAL_FATAL(transfer(IMAGE_READ, memory, LARGE_BYTES), 0);
+    for (unsigned i = SMALL_BYTES; i < LARGE_BYTES; i++)
+        if (memory[i]) {
+            CU_FAIL("old bytes behind the end");
+            break;
+        }
+    bare_end(&b);
+    free(memory);
+}
+
 int main(int argc, char **argv)
 {
-    return unit_main(argc, argv, "resize", (struct unit_test[]){ UNIT(growing_shows_nothing_that_a_shrink_beside_it_left), UNIT(an_image_grows_when_its_cleared_end_is_durable), { 0 } });
+    return unit_main(argc, argv, "resize", (struct unit_test[]){ UNIT(growing_shows_nothing_that_a_shrink_beside_it_left), UNIT(an_image_grows_when_its_cleared_end_is_durable),
+                                                                     UNIT(growing_shows_nothing_of_an_image_that_gets_the_name_meanwhile), { 0 } });
 }

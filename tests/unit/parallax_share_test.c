@@ -57,7 +57,44 @@ static void a_write_that_is_in_flight_wins_over_a_share(void)
     bare_end(&b);
 }
 
+/* Under a load there are always as many batches under way as writes may have: a share must not wait for fewer. */
+static void shares_go_on_beside_all_the_writes_that_may_be_under_way(void)
+{
+    struct image_dedup found = { 0 };
+    struct bare_run dedup;
+    struct bare_io writes[20];
+    unsigned n = 0, held;
+    bare_begin(&b, STORE_BYTES);
+    make_equal_blocks();
+    bare_hold_walks(&b);
+    bare_arm(&dedup);
+    image_dedup(b.store, &dedup.op, "a", &found);
+    while (!bare_walk_held(&b))
+        bare_turn(&b, 1);
+    bare_hold_writes(&b);
+    for (held = 1; n < 20 && bare_writes_held(&b) != held; n++) {
+        held = bare_writes_held(&b);
+        bare_submit(&b, &writes[n], IMAGE_WRITE, 1000 + n, 1, 12);
+        bare_turn(&b, 5);
+    }
+    CU_ASSERT_EQUAL(bare_writes_held(&b), held); /* the last one waits */
+    bare_release_walks(&b);
+    bare_turn(&b, 200);
+    CU_ASSERT_EQUAL(bare_writes_held(&b), held + 1);
+    bare_release(&b);
+    CU_ASSERT_EQUAL(bare_wait(&b, &dedup), 0);
+    while (n) {
+        while (writes[n - 1].error == BARE_PENDING)
+            bare_turn(&b, 1);
+        CU_ASSERT_EQUAL(writes[--n].error, 0);
+        bare_io_fini(&writes[n]);
+    }
+    CU_ASSERT_EQUAL(found.shared_bytes, RUN * 4096);
+    CU_ASSERT(bare_is_sound(&b));
+    bare_end(&b);
+}
+
 int main(int argc, char **argv)
 {
-    return unit_main(argc, argv, "share", (struct unit_test[]){ UNIT(a_write_that_is_in_flight_wins_over_a_share), { 0 } });
+    return unit_main(argc, argv, "share", (struct unit_test[]){ UNIT(a_write_that_is_in_flight_wins_over_a_share), UNIT(shares_go_on_beside_all_the_writes_that_may_be_under_way), { 0 } });
 }
