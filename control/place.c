@@ -3,6 +3,7 @@
 
 #include "control/config.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <limits.h>
 #include <pwd.h>
@@ -178,21 +179,49 @@ static int own_directory(const char *path, mode_t mode, struct error *err)
     return 0;
 }
 
-int place_state_directory(const char *key, char out[PLACE_MAX], struct error *err)
+static void state_parent(char out[static PLACE_MAX - 48])
 {
     const char *runtime = getenv("XDG_RUNTIME_DIR");
-    char parent[PLACE_MAX - 32];
     if (geteuid() == 0)
-        snprintf(parent, sizeof parent, "%s", SYSTEM_SOCKETS);
-    else if (runtime && *runtime && strlen(runtime) < sizeof parent - 16)
-        snprintf(parent, sizeof parent, "%s/parallax", runtime);
+        snprintf(out, PLACE_MAX - 48, "%s", SYSTEM_SOCKETS);
+    else if (runtime && *runtime && strlen(runtime) < PLACE_MAX - 64)
+        snprintf(out, PLACE_MAX - 48, "%s/parallax", runtime);
     else
-        snprintf(parent, sizeof parent, "/dev/shm/parallax-%u", (unsigned)geteuid());
+        snprintf(out, PLACE_MAX - 48, "/dev/shm/parallax-%u", (unsigned)geteuid());
+}
+
+static void state_path(const char *parent, const char *key, const char *domain, char out[PLACE_MAX])
+{
+    char other[24] = "";
+    if (domain && strcmp(domain, PLACE_DOMAIN))
+        snprintf(other, sizeof other, "-%016llx", (unsigned long long)key_hash(domain));
+    snprintf(out, PLACE_MAX, "%s/%016llx%s.state", parent, (unsigned long long)key_hash(key), other);
+}
+
+int place_state_directory(const char *key, const char *domain, char out[PLACE_MAX], struct error *err)
+{
+    char parent[PLACE_MAX - 48];
+    state_parent(parent);
     /* As root the way to the control socket is open to its group. */
     if (own_directory(parent, geteuid() ? 0700 : 0755, err))
         return err->code;
-    snprintf(out, PLACE_MAX, "%s/%016llx.state", parent, (unsigned long long)key_hash(key));
+    state_path(parent, key, domain, out);
     return own_directory(out, 0700, err);
+}
+
+bool place_guests_wait(const char *key, const char *domain)
+{
+    char parent[PLACE_MAX - 48], path[PLACE_MAX];
+    state_parent(parent);
+    state_path(parent, key, domain, path);
+    DIR *d = opendir(path);
+    struct dirent *e;
+    bool any = false;
+    while (d && !any && (e = readdir(d)))
+        any = *e->d_name != '.';
+    if (d)
+        closedir(d);
+    return any;
 }
 
 void place_domain_name(const char *key, char out[static PLACE_NAME_MAX])

@@ -14,6 +14,7 @@
 #define PLACE_MAX 512
 #define PLACE_GROUP "parallax"
 #define PLACE_NAME_MAX 32
+#define PLACE_DOMAIN "storage" /* what a storage domain is called if nobody says otherwise */
 #define PLACE_CANDIDATES 5
 
 /* The store's URL to use when none is given: PARALLAX_STORE, else what the configuration says (config.h), else
@@ -26,9 +27,12 @@ unsigned place_socket_candidates(const char *key, char out[PLACE_CANDIDATES][PLA
 /* The path a new daemon should listen at; makes its directory. explicit_path (may be NULL) is the operator's choice, which is
  * then linked from the store's directory. */
 int place_socket_to_serve(const char *key, const char *explicit_path, char out[PLACE_MAX], struct error *err);
-/* A directory in memory, of this user alone, for what a daemon of this store must remember while the host runs; made if need
- * be. */
-int place_state_directory(const char *key, char out[PLACE_MAX], struct error *err);
+/* A directory in memory, of this user alone, for what a storage domain that serves this store must remember while the host runs; made
+ * if need be. Each domain has one of its own: guests wait for the one that they were attached to, whatever serves the store meanwhile.
+ * NULL: a domain that has no name of ours, as on Xen. */
+int place_state_directory(const char *key, const char *domain, char out[PLACE_MAX], struct error *err);
+/* Whether guests wait for that domain, to serve this store again. */
+bool place_guests_wait(const char *key, const char *domain);
 /* A name for a storage domain that serves this store and no other. */
 void place_domain_name(const char *key, char out[static PLACE_NAME_MAX]);
 /* Takes the link away again. */

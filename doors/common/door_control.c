@@ -106,6 +106,8 @@ static int exchange(struct control_client *c, const json_t *request, json_t *all
 {
     struct control_frame f = { .doc = NULL };
     int bad = control_client_send_json(c, CONTROL_REQUEST, request);
+    if (bad == -ECONNRESET)
+        return -EPIPE; /* it never got the request whole */
     while (!bad && (bad = control_client_receive(c, &f)) == 0) {
         if (f.type == CONTROL_REPLY) {
             *reply = f.doc;

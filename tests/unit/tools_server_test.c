@@ -488,6 +488,39 @@ static void more_clients_than_are_served_at_once_wait_their_turn(void)
     control_client_fini(&c);
 }
 
+/* Doors keep a connection as long as they live, and there may be more of them than are served at once. */
+static void clients_that_ask_for_nothing_give_way(void)
+{
+    struct control_client idle[80], busy;
+    struct control_frame f;
+    struct error err = ERROR_NONE;
+    unsigned char data[512] = { 1 };
+    int fd, pid, bad = 0;
+    client_open(&busy);
+    CU_ASSERT_TRUE(begin_import(&busy, "long", 512));
+    for (unsigned i = 0; i < COUNT(idle); i++) {
+        CU_ASSERT_EQUAL_FATAL(control_connect(host.socket, &fd), 0);
+        CU_ASSERT_EQUAL_FATAL(control_client_init(&idle[i], fd, -1), 0);
+        idle[i].deadline_ms = clock_monotonic_ms() + 20000;
+        bad = bad ? bad : contact_greet(&idle[i], host.directory, &pid, &err);
+    }
+    CU_ASSERT_EQUAL(bad, 0);
+    CU_ASSERT_EQUAL(control_client_receive(&idle[0], &f), -ECONNRESET); /* it was served first */
+    CU_ASSERT_EQUAL(ask(&idle[COUNT(idle) - 1], json_pack("{s:s}", "command", "ls"), NULL), 0);
+    CU_ASSERT_EQUAL(control_client_send_data(&busy, 0, data, 512), 0);
+    CU_ASSERT_EQUAL(control_client_send_end(&busy), 0);
+    do {
+        bad = control_client_receive(&busy, &f);
+    } while (!bad && f.type == CONTROL_CREDIT);
+    CU_ASSERT_EQUAL(bad, 0);
+    if (!bad)
+        json_decref(f.doc);
+    for (unsigned i = 0; i < COUNT(idle); i++)
+        control_client_fini(&idle[i]);
+    control_client_fini(&busy);
+    expect_at_rest();
+}
+
 static void a_server_that_stops_ends_transfers_and_keeps_the_store_sound(void)
 {
     struct control_client c, reader;
@@ -516,6 +549,7 @@ int main(int argc, char **argv)
         UNIT(a_long_read_of_nothing_lets_others_in_between),
         UNIT(clients_that_do_not_read_do_not_hold_up_others),
         UNIT(more_clients_than_are_served_at_once_wait_their_turn),
+        UNIT(clients_that_ask_for_nothing_give_way),
         UNIT(a_server_that_stops_ends_transfers_and_keeps_the_store_sound),
         { 0 },
     });

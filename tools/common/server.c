@@ -3,10 +3,12 @@
  * 1. A session has at most one operation. While it runs, and unless it takes data, no frame is read: the socket's own
  *    buffer is the only queue.
  * 2. A session is freed from the loop, never from inside a callback of its connection, and only when it has no operation.
- * 3. Sessions are bounded; when there are too many, waiting clients stay in the listen queue.
+ * 3. Sessions are bounded. When there are too many, a client that waits takes the place of the one that has asked for nothing for longest,
+ *    if that is IDLE_MS or more; else it stays in the listen queue. Doors keep a connection for their whole life, and make another.
  * 4. A client names the store by its directory. Where another one has that name by now it means that one, so it is refused. */
 #include "tools/common/server.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "tools/common/session.h"
 
@@ -20,11 +22,14 @@
 #include <unistd.h>
 
 #define SESSIONS_MAX 64u
+#define IDLE_MS 1000u
+#define REST_MS 200u /* until who waits is looked at again */
 
 struct server {
     struct server_options opt;
     struct loop_fd listener; /* fd -1: none */
-    struct list_node sessions;
+    struct loop_timer rest;
+    struct list_node sessions; /* who has asked for something last comes last */
     unsigned count;
     bool has_directory;
     struct stat directory; /* which one had the store's name at the beginning */
@@ -105,6 +110,13 @@ const char **session_names(struct session *s, const json_t *list, unsigned *coun
 
 /* ---- Operations ---- */
 
+static void note_use(struct session *s)
+{
+    s->used_ms = clock_monotonic_ms();
+    list_remove(&s->link);
+    list_add_tail(&s->server->sessions, &s->link);
+}
+
 static void update_pause(struct session *s, bool takes_data)
 {
     if (!s->gone)
@@ -123,6 +135,7 @@ void operation_end(struct operation *o)
 {
     struct session *s = o->session;
     s->operation = NULL;
+    note_use(s);
     o->ops->destroy(o);
     json_decref(s->request);
     s->request = NULL;
@@ -186,6 +199,7 @@ static void on_request(struct control_peer *peer, json_t *doc)
     const char *name = json_string_value(json_object_get(doc, "command"));
     const struct server_command *c = name ? find_command(name) : NULL;
     struct error err = ERROR_NONE;
+    note_use(s);
     if (s->operation)
         error_set(&err, -EBUSY, "the connection is busy with another command");
     else if (!c)
@@ -242,14 +256,28 @@ static const struct control_peer_ops peer_ops = {
     .request = on_request, .buffer = on_buffer, .data = on_data, .end = on_end, .closed = on_closed,
 };
 
+static void rest(struct server *v)
+{
+    loop_fd_remove(v->opt.loop, &v->listener);
+    loop_timer_start(v->opt.loop, &v->rest, REST_MS);
+}
+
+static void listen_again(struct loop_timer *t)
+{
+    struct server *v = container_of(t, struct server, rest);
+    loop_timer_stop(v->opt.loop, t);
+    if (v->listener.fd >= 0 && !v->listener.active && loop_fd_add(v->opt.loop, &v->listener, EPOLLIN))
+        loop_timer_start(v->opt.loop, t, REST_MS);
+}
+
 static void reap(struct loop_task *t)
 {
     struct session *s = container_of(t, struct session, reap);
     struct server *v = s->server;
     list_remove(&s->link);
     free(s);
-    if (v->count-- == SESSIONS_MAX && v->listener.fd >= 0)
-        loop_fd_add(v->opt.loop, &v->listener, EPOLLIN);
+    v->count--;
+    listen_again(&v->rest);
     if (v->count == 0 && v->opt.emptied)
         v->opt.emptied(v->opt.ctx);
 }
@@ -290,7 +318,8 @@ int server_adopt(struct server *v, int fd)
     s->server = v;
     s->pid = control_peer_pid(fd);
     s->reap.run = reap;
-    list_add_tail(&v->sessions, &s->link);
+    list_init(&s->link);
+    note_use(s);
     v->count++;
     send_document(s, CONTROL_HELLO, make_hello(v));
     return 0;
@@ -298,21 +327,44 @@ int server_adopt(struct server *v, int fd)
 
 /* ---- The listener ---- */
 
+/* Whether the session that has asked for nothing for longest gave way. */
+static bool make_room(struct server *v)
+{
+    uint64_t now = clock_monotonic_ms();
+    list_for_each (n, &v->sessions) {
+        struct session *s = container_of(n, struct session, link);
+        if (now - s->used_ms < IDLE_MS)
+            return false;
+        if (s->gone || s->operation || s->peer.queued_bytes)
+            continue;
+        control_peer_close(&s->peer);
+        end_session(s);
+        return true;
+    }
+    return false;
+}
+
 static void on_accept(struct loop_fd *w, uint32_t events)
 {
     (void)events;
     struct server *v = container_of(w, struct server, listener);
+    if (v->count >= SESSIONS_MAX) {
+        if (!make_room(v)) /* else there is room in the next turn */
+            rest(v);
+        return;
+    }
     int fd = accept4(w->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    int why = errno;
     if (fd < 0) {
-        if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
-            log_limited(&v->complaints, LOG_LEVEL_WARNING, "cannot accept a client error=%s", strerror(errno));
+        if (why != EAGAIN && why != EINTR && why != ECONNABORTED)
+            log_limited(&v->complaints, LOG_LEVEL_WARNING, "cannot accept a client error=%s", strerror(why));
+        if (why == EMFILE || why == ENFILE || why == ENOMEM || why == ENOBUFS)
+            rest(v); /* the client waits, and would be told of without end */
         return;
     }
     int err = server_adopt(v, fd);
     if (err)
         log_limited(&v->complaints, LOG_LEVEL_WARNING, "cannot serve a client error=%s", strerror(-err));
-    if (v->count >= SESSIONS_MAX)
-        loop_fd_remove(v->opt.loop, &v->listener);
 }
 
 int server_listen(struct server *v, int fd)
@@ -329,6 +381,7 @@ int server_create(const struct server_options *opt, struct server **out)
     v->opt = *opt;
     v->listener.fd = -1;
     v->has_directory = stat(opt->key, &v->directory) == 0;
+    v->rest.expired = listen_again;
     list_init(&v->sessions);
     *out = v;
     return 0;
@@ -337,6 +390,7 @@ int server_create(const struct server_options *opt, struct server **out)
 bool server_stop(struct server *v)
 {
     if (v->listener.fd >= 0) {
+        loop_timer_stop(v->opt.loop, &v->rest);
         loop_fd_remove(v->opt.loop, &v->listener);
         close(v->listener.fd);
         v->listener.fd = -1;

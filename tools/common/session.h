@@ -33,6 +33,7 @@ struct session {
     int pid;                     /* the client's, or -1 */
     bool gone;
     /* private */
+    uint64_t used_ms; /* when it last asked for something, or was answered */
     struct list_node link;
     struct loop_task reap;
 };

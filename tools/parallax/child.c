@@ -5,6 +5,7 @@
 #include "tools/parallax/child.h"
 
 #include "base/clock.h"
+#include "control/config.h"
 #include "control/place.h"
 
 #include <errno.h>
@@ -128,13 +129,24 @@ int child_run(struct cli *cli, char *const argv[], bool lives_on, pid_t *out, st
     return err->code;
 }
 
+/* The configured domain may serve another store, but guests of this one may wait for it: then it is the one to start again. */
+static int choose_domain(const struct cli *cli, char name[static CONFIG_VALUE_MAX], struct error *err)
+{
+    if (config_value("name", name, err))
+        return err->code;
+    if (!*name)
+        snprintf(name, CONFIG_VALUE_MAX, "%s", PLACE_DOMAIN);
+    if (!place_guests_wait(cli->store_key, name))
+        place_domain_name(cli->store_key, name);
+    return 0;
+}
+
 int child_start(struct cli *cli, const char *hypervisor, pid_t *out, struct error *err)
 {
-    char name[PLACE_NAME_MAX]; /* the configured one may serve another store */
+    char name[CONFIG_VALUE_MAX];
     char *argv[] = { "parallaxd", "--store", cli->store_url, "--name", name, hypervisor ? "--hypervisor" : NULL, (char *)hypervisor, NULL };
     pid_t pid;
-    place_domain_name(cli->store_key, name);
-    if (child_run(cli, argv, false, &pid, err))
+    if (choose_domain(cli, name, err) || child_run(cli, argv, false, &pid, err))
         return err->code;
     if (cli_connect_daemon(cli, err) == -ENOENT)
         error_set(err, -ENOENT, "parallaxd started and cannot be found");

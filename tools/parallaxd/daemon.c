@@ -195,6 +195,12 @@ static int open_socket(struct daemon *d, struct error *err)
     return bad ? error_set(err, bad, "cannot serve at %.300s: %s; name another path with --socket", d->socket, strerror(-bad)) : 0;
 }
 
+/* On Xen the domain is what it is, whatever name was given. */
+static int open_state_directory(struct daemon *d, struct error *err)
+{
+    return place_state_directory(d->key, strcmp(hv_kind(d->hv), "local") ? NULL : d->opt->name, d->state_directory, err);
+}
+
 static int begin(struct daemon *d, struct error *err)
 {
     struct hv_identity who = { .kind = HV_NAMED, .name = d->opt->name };
@@ -205,8 +211,8 @@ static int begin(struct daemon *d, struct error *err)
     int bad = loop_create(&d->loop);
     if (bad)
         return error_set(err, bad, "cannot make an event loop: %s", strerror(-bad));
-    if (take_given_socket(d, err) || place_store_key(d->opt->url, d->key, err) || watch_signals(d, err) || refuse_second_daemon(d, err) || place_state_directory(d->key, d->state_directory, err) ||
-        open_store(d, err) || hv_open(d->opt->hypervisor, &who, &d->hv, err) || open_socket(d, err))
+    if (take_given_socket(d, err) || place_store_key(d->opt->url, d->key, err) || watch_signals(d, err) || refuse_second_daemon(d, err) ||
+        open_store(d, err) || hv_open(d->opt->hypervisor, &who, &d->hv, err) || open_state_directory(d, err) || open_socket(d, err))
         return err->code;
     bad = blkback_start(d->hv, d->store, d->loop, &o, &d->backend, err);
     if (!bad && d->opt->metrics)

@@ -122,7 +122,7 @@ int main(int argc, char **argv)
 {
     streams_hold();
     char url[PLACE_MAX], text[256];
-    struct daemon_options o = { .hypervisor = "auto", .name = "storage" };
+    struct daemon_options o = { .hypervisor = "auto", .name = PLACE_DOMAIN };
     struct settings settings = { .options = &o };
     struct error err = ERROR_NONE;
     int option;
