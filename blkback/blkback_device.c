@@ -165,7 +165,8 @@ static void step_new(struct blkback_device *d, const struct blkback_seen *s)
     struct error err = ERROR_NONE;
     bool alive = attached(s->frontend_state);
     bool table = blkback_restart_exists(d->disk.b->state_dir, d->disk.domid, d->disk.vdev);
-    if (alive && (s->state == XENBUS_CONNECTED || (s->state == XENBUS_CLOSING && table))) {
+    bool awaits = alive || (table && s->frontend_state == XENBUS_CLOSED); /* answers to what is left on its rings */
+    if (awaits && (s->state == XENBUS_CONNECTED || (s->state == XENBUS_CLOSING && table))) {
         int rc = blkback_nodes_recall(d, &err);
         if (!rc)
             rc = blkback_nodes_read_connection(d, &d->connection, &err);
@@ -473,10 +474,12 @@ static void connected(struct blkback_device *d)
 
 static void reattached(struct blkback_device *d)
 {
-    if (d->result && d->image_failed) {
+    if (d->result && d->image_failed && d->frontend_state == XENBUS_CLOSED) {
+        close_up(d);
+    } else if (d->result && d->image_failed) {
         complain(d, d->error.text); /* the guest waits; the next retry may succeed */
-    } else if (d->result && d->frontend_state == XENBUS_INITIALISED) {
-        /* It has asked for nothing yet, so that nothing can be lost: rings of a kernel that began while no process was here. */
+    } else if (d->result && (d->frontend_state == XENBUS_INITIALISED || d->result == -ESTALE)) {
+        /* It has asked for nothing yet, or nobody has taken it: rings of a kernel that began while no process was here. */
         d->stage = BLKBACK_CONNECTED;
         d->anew = true;
     } else if (d->result) {

@@ -51,9 +51,16 @@ int blkback_restart_create(const char *dir, const struct blkback_table_key *key,
 
 void blkback_restart_publish(struct blkback_table *t) { __atomic_store_n(&t->magic, MAGIC, __ATOMIC_RELEASE); }
 
-static bool sound(const struct blkback_table *t, const struct blkback_table_key *key, uint32_t slots)
+/* A table that counted, of rings that this device had before. */
+static bool is_of_others(int fd, const struct blkback_table_key *key)
 {
-    if (t->magic != MAGIC || t->slots != slots || memcmp(&t->key, key, sizeof *key))
+    struct blkback_table head;
+    return pread(fd, &head, sizeof head, 0) == (ssize_t)sizeof head && head.magic == MAGIC && memcmp(&head.key, key, sizeof *key);
+}
+
+static bool sound(const struct blkback_table *t, uint32_t slots)
+{
+    if (t->magic != MAGIC || t->slots != slots)
         return false;
     for (uint32_t i = 0; i < slots; i++)
         if (t->saved[i].state > BLKBACK_ANSWERED)
@@ -72,14 +79,16 @@ int blkback_restart_open(const char *dir, const struct blkback_table_key *key, s
     struct stat st;
     int err = 0;
     void *t = MAP_FAILED;
-    if (fstat(fd, &st) < 0 || st.st_size != (off_t)table_bytes(slots))
+    if (is_of_others(fd, key))
+        err = -ESTALE;
+    else if (fstat(fd, &st) < 0 || st.st_size != (off_t)table_bytes(slots))
         err = -EBADMSG;
     if (!err) {
         t = mmap(NULL, table_bytes(slots), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
         err = t == MAP_FAILED ? -errno : 0;
     }
     close(fd);
-    if (!err && !sound(t, key, slots)) {
+    if (!err && !sound(t, slots)) {
         munmap(t, table_bytes(slots));
         err = -EBADMSG;
     }

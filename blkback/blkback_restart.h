@@ -48,7 +48,7 @@ struct blkback_table {
 int blkback_restart_create(const char *dir, const struct blkback_table_key *key, struct blkback_table **out);
 /* From now on the table counts. */
 void blkback_restart_publish(struct blkback_table *t);
-/* The table that an earlier process left: -ENOENT none, -EBADMSG not of this ring or not sound. */
+/* The table that an earlier process left: -ENOENT none, -EBADMSG not sound, -ESTALE of another ring, so that this one was never served. */
 int blkback_restart_open(const char *dir, const struct blkback_table_key *key, struct blkback_table **out);
 void blkback_restart_close(const char *dir, struct blkback_table *t, bool keep);
 /* Whether a table of queue 0 of that device is there. */

@@ -3,7 +3,7 @@
  * 1. Reading: header, then the payload, into a buffer whose size was checked first; a DATA frame's bytes go straight into the
  *    buffer the owner names. A turn reads a bounded number of frames, so that one client cannot keep the loop.
  * 2. Writing: a queue of frames, sent at the end of the turn and whenever the socket takes more. Who produces without end
- *    looks at queued_bytes or waits for sent.
+ *    looks at queued_bytes or waits for sent. A client that asks on and does not read is not heard above WAITING_MAX.
  * 3. The end: whatever goes wrong ends in shut_down, which tells every queued frame and runs once. */
 #include "control/control.h"
 
@@ -19,6 +19,7 @@
 
 #define FRAMES_PER_TURN 16
 #define PIECES_PER_CALL 32
+#define WAITING_MAX (1u << 20) /* bytes */
 
 /* A frame whose body is freed when it is out. */
 struct owned_out {
@@ -71,9 +72,11 @@ static void fail(struct control_peer *p, int error)
 
 void control_peer_close(struct control_peer *p) { shut_down(p); }
 
+static bool listens(const struct control_peer *p) { return !p->paused && p->queued_bytes <= WAITING_MAX; }
+
 static void want(struct control_peer *p)
 {
-    uint32_t events = (p->paused ? 0u : (uint32_t)EPOLLIN) | (list_empty(&p->out) ? 0u : (uint32_t)EPOLLOUT);
+    uint32_t events = (!listens(p) ? 0u : (uint32_t)EPOLLIN) | (list_empty(&p->out) ? 0u : (uint32_t)EPOLLOUT);
     if (p->open && events != p->events && loop_fd_modify(p->loop, &p->watch, events) == 0)
         p->events = events;
 }
@@ -257,7 +260,7 @@ static int deliver(struct control_peer *p)
 
 static void read_frames(struct control_peer *p)
 {
-    for (int i = 0; i < FRAMES_PER_TURN && p->open && !p->paused; i++) {
+    for (int i = 0; i < FRAMES_PER_TURN && p->open && listens(p); i++) {
         int r = read_header(p);
         if (r > 0)
             r = read_body(p);

@@ -221,7 +221,8 @@ static void while_no_process_was_here(const char *states)
     listen_anew();
     if (*states == '3')
         succeed();
-    raw_put(&old, "state", "%c", *states);
+    for (const char *s = states; *s; s++)
+        raw_put(&old, "state", "%c", *s);
     world_backend_start();
     if (*states == '1') {
         CU_ASSERT(world_until(world_state() == 2));
@@ -236,6 +237,7 @@ static void while_no_process_was_here(const char *states)
 
 static void one_that_began_while_no_process_was_here_is_connected(void) { while_no_process_was_here("1"); }
 static void one_that_made_its_rings_while_no_process_was_here_is_connected(void) { while_no_process_was_here("3"); }
+static void one_that_found_its_predecessors_connection_while_no_process_was_here_is_connected(void) { while_no_process_was_here("34"); }
 
 /* ---- What is no beginning ---- */
 
@@ -300,7 +302,8 @@ int main(int argc, char **argv)
         UNIT(one_that_does_not_wait_is_connected), UNIT(one_whose_beginning_was_not_seen_is_connected),
         UNIT(one_of_which_only_new_nodes_are_seen_is_connected), UNIT(one_that_follows_a_closing_one_is_connected),
         UNIT(one_that_follows_another_of_the_same_state_is_connected), UNIT(one_that_began_while_no_process_was_here_is_connected),
-        UNIT(one_that_uses_the_same_numbers_is_connected), UNIT(one_that_made_its_rings_while_no_process_was_here_is_connected),
+        UNIT(one_that_uses_the_same_numbers_is_connected),
+        UNIT(one_that_found_its_predecessors_connection_while_no_process_was_here_is_connected), UNIT(one_that_made_its_rings_while_no_process_was_here_is_connected),
         UNIT(the_state_of_a_connection_that_was_closed_is_no_beginning), UNIT(a_device_that_is_being_detached_is_not_connected_again),
         UNIT(a_size_that_came_too_late_is_not_told_to_the_next), { 0 } });
 }

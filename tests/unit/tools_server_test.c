@@ -488,6 +488,49 @@ static void more_clients_than_are_served_at_once_wait_their_turn(void)
     control_client_fini(&c);
 }
 
+/* Each answer is larger than what asks for it. */
+static void a_client_that_only_asks_is_not_heard_without_end(void)
+{
+    struct control_client c;
+    json_t *request = json_pack("{s:s}", "command", "status");
+    int bad = 0;
+    client_open(&c);
+    c.deadline_ms = clock_monotonic_ms() + 5000;
+    for (unsigned i = 0; i < 8000 && !bad; i++)
+        bad = control_client_send_json(&c, CONTROL_REQUEST, request);
+    CU_ASSERT_EQUAL(bad, -ETIMEDOUT);
+    CU_ASSERT_EQUAL(ask_once(json_pack("{s:s}", "command", "ls")), 0);
+    json_decref(request);
+    control_client_fini(&c);
+    expect_at_rest();
+}
+
+static json_t *names_of_one(const char *name, unsigned count)
+{
+    json_t *list = json_array();
+    for (unsigned i = 0; i < count; i++)
+        json_array_append_new(list, json_string(name));
+    return list;
+}
+
+/* Each of them gets a name of its own, and the daemon serves guests from the same loop. */
+static void many_snapshots_without_names_are_named_soon(void)
+{
+    uint64_t began_ms = clock_monotonic_ms();
+    CU_ASSERT_EQUAL(ask_once(json_pack("{s:s,s:o}", "command", "snap-create", "targets", names_of_one("absent", 20000))), -ENOENT);
+    CU_ASSERT_TRUE(clock_monotonic_ms() - began_ms < 20000);
+}
+
+static void what_could_not_be_answered_is_not_done(void)
+{
+    char name[IMAGE_NAME_MAX + 1];
+    memset(name, 'x', IMAGE_NAME_MAX);
+    name[IMAGE_NAME_MAX] = 0;
+    CU_ASSERT_EQUAL(ask_once(json_pack("{s:s,s:s,s:i}", "command", "create", "name", name, "size", 512)), 0);
+    CU_ASSERT_EQUAL(ask_once(json_pack("{s:s,s:o}", "command", "snap-create", "targets", names_of_one(name, 7600))), -EMSGSIZE);
+    CU_ASSERT_EQUAL(ask_once(json_pack("{s:s,s:[s],s:b,s:b}", "command", "rm", "names", name, "snapshots", 0, "dry-run", 0)), 0);
+}
+
 /* Doors keep a connection as long as they live, and there may be more of them than are served at once. */
 static void clients_that_ask_for_nothing_give_way(void)
 {
@@ -549,6 +592,9 @@ int main(int argc, char **argv)
         UNIT(a_long_read_of_nothing_lets_others_in_between),
         UNIT(clients_that_do_not_read_do_not_hold_up_others),
         UNIT(more_clients_than_are_served_at_once_wait_their_turn),
+        UNIT(a_client_that_only_asks_is_not_heard_without_end),
+        UNIT(many_snapshots_without_names_are_named_soon),
+        UNIT(what_could_not_be_answered_is_not_done),
         UNIT(clients_that_ask_for_nothing_give_way),
         UNIT(a_server_that_stops_ends_transfers_and_keeps_the_store_sound),
         { 0 },

@@ -23,6 +23,7 @@
 
 #define SESSIONS_MAX 64u
 #define IDLE_MS 1000u
+#define ANSWER_ROOM 256u /* bytes of an answer beside the result as it was at the beginning */
 #define REST_MS 200u /* until who waits is looked at again */
 
 struct server {
@@ -174,6 +175,13 @@ struct simple_operation *simple_begin(struct session *s, json_t *result)
         free(p);
         json_decref(result);
         session_answer_error(s, &(struct error){ -ENOMEM, "out of memory" });
+        return NULL;
+    }
+    /* Not when all is done: then it could not be told that it was. */
+    if (json_dumpb(result, NULL, 0, JSON_COMPACT) > CONTROL_JSON_MAX - ANSWER_ROOM) {
+        free(p);
+        json_decref(result);
+        session_answer_error(s, &(struct error){ -EMSGSIZE, "too many names at once: the answer would be too long; name fewer" });
         return NULL;
     }
     p->op.done = simple_done;

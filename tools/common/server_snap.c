@@ -7,39 +7,39 @@
 #include <string.h>
 #include <time.h>
 
-static bool listed(const json_t *list, const char *text)
-{
-    size_t i;
-    json_t *element;
-    json_array_foreach(list, i, element)
-        if (!strcmp(json_string_value(element) ? json_string_value(element) : "", text))
-            return true;
-    return false;
-}
-
-/* A name for a snapshot that the user gave none: the time in UTC, and a number if several fall into one second. taken holds
- * the names given before in the same request. */
-static json_t *name_by_time(struct store *store, const char *image, const json_t *taken)
+/* A name for a snapshot that the user gave none: the time in UTC, and a number if several fall into one second. taken has the
+ * names of the request as keys, and of those without a number the next one. */
+static json_t *name_by_time(struct store *store, const char *image, json_t *taken)
 {
     time_t now = time(NULL);
     struct tm tm;
-    char stamp[32], target[IMAGE_TARGET_SIZE + 64];
+    char stamp[32], target[IMAGE_TARGET_SIZE + 64], first[IMAGE_TARGET_SIZE + 64];
     struct image_info info;
     gmtime_r(&now, &tm);
     strftime(stamp, sizeof stamp, "%Y%m%dT%H%M%SZ", &tm);
-    snprintf(target, sizeof target, "%.*s@%s", (int)IMAGE_NAME_MAX + 1, image, stamp);
-    for (unsigned i = 2; listed(taken, target) || store_find(store, target, &info, NULL) == 0; i++)
-        snprintf(target, sizeof target, "%.*s@%s-%u", (int)IMAGE_NAME_MAX + 1, image, stamp, i);
+    snprintf(first, sizeof first, "%.*s@%s", (int)IMAGE_NAME_MAX + 1, image, stamp);
+    strcpy(target, first);
+    json_int_t next = json_integer_value(json_object_get(taken, first));
+    for (next = next ? next : 1; json_object_get(taken, target) || store_find(store, target, &info, NULL) == 0; next++)
+        snprintf(target, sizeof target, "%.*s@%s-%lld", (int)IMAGE_NAME_MAX + 1, image, stamp, (long long)next + 1);
+    json_object_set_new(taken, target, json_integer(1));
+    json_object_set_new(taken, first, json_integer(next));
     return json_string(target);
 }
 
 static json_t *complete_targets(struct store *store, const json_t *list)
 {
-    json_t *targets = json_array();
+    json_t *targets = json_array(), *taken = json_object();
     for (size_t i = 0; i < json_array_size(list); i++) {
         const char *text = json_string_value(json_array_get(list, i));
-        json_array_append_new(targets, !text ? json_null() : strchr(text, '@') ? json_string(text) : name_by_time(store, text, targets));
+        if (text && strchr(text, '@'))
+            json_object_set_new(taken, text, json_integer(1));
     }
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const char *text = json_string_value(json_array_get(list, i));
+        json_array_append_new(targets, !text ? json_null() : strchr(text, '@') ? json_string(text) : name_by_time(store, text, taken));
+    }
+    json_decref(taken);
     return targets;
 }
 
