@@ -270,6 +270,8 @@ void partial_retry(struct store *s);
 int read_init(struct store *s);
 void read_fini(struct store *s);
 void read_submit(struct store *s, struct image_req *req);
+/* Tries the reads that wait for the journal. */
+void read_retry(struct store *s);
 
 /* ---- checkpoint.c ---- */
 int checkpoint_init(struct store *s);

@@ -3,7 +3,9 @@
  *
  * 1. What the indexes know and the root are looked at in one moment, before anything waits: together they are one state.
  * 2. From that moment until the end the read counts as a reader, so no address it holds is given to anybody else (H1).
- * 3. A block that fails its checksum is read once more, past the cache, before the read fails.
+ * 3. A read of a state whose making, or some write before it, is not in the journal yet waits for that: it could be another one
+ *    a moment later (V7).
+ * 4. A block that fails its checksum is read once more, past the cache, before the read fails.
  * Memory: a fixed number of contexts, touched when used; no free one means waiting in order. */
 #include "parallax/parallax_private.h"
 
@@ -49,7 +51,7 @@ struct read {
 };
 
 struct read_pool {
-    struct list_node idle, idle_bounces, waiting; /* waiting: image_req.link */
+    struct list_node idle, idle_bounces, waiting, early; /* waiting for memory, and for the journal: image_req.link */
     uint8_t *bounce_memory;
     struct bounce bounces[BOUNCES];
     struct read *all;
@@ -64,6 +66,7 @@ int read_init(struct store *s)
     list_init(&p->idle);
     list_init(&p->idle_bounces);
     list_init(&p->waiting);
+    list_init(&p->early);
     p->all = reserve_memory(READS * sizeof *p->all);
     p->bounce_memory = reserve_memory(BOUNCES * BOUNCE_BYTES);
     if (!p->all || !p->bounce_memory)
@@ -281,10 +284,26 @@ static void start(struct store *s, struct image_req *req)
     r->starting = false; /* what has not ended by now ends from a later completion */
 }
 
+static bool is_early(const struct store *s, const struct version *v)
+{
+    uint64_t frozen = v->cut == TICKET_MAX ? 0 : v->cut, made = v->line->made > frozen ? v->line->made : frozen;
+    return ticket_seq(made) > journal_completed(s) && !s->failed;
+}
+
 void read_submit(struct store *s, struct image_req *req)
 {
-    if (list_empty(&s->reads->idle) || list_empty(&s->reads->idle_bounces))
+    if (is_early(s, image_version(req->image)))
+        list_add_tail(&s->reads->early, &req->link);
+    else if (list_empty(&s->reads->idle) || list_empty(&s->reads->idle_bounces))
         list_add_tail(&s->reads->waiting, &req->link);
     else
         start(s, req);
+}
+
+void read_retry(struct store *s)
+{
+    struct list_node waiting = LIST_INIT(waiting), *n;
+    list_splice_tail(&waiting, &s->reads->early);
+    while ((n = list_pop(&waiting)))
+        read_submit(s, container_of(n, struct image_req, link));
 }

@@ -274,6 +274,7 @@ static void pump_run(struct loop_task *t)
     struct store *s = container_of(t, struct store, pump);
     ops_pump(s);
     write_pump(s);
+    read_retry(s);
     journal_poll(s);
     space_grow_ahead(s);
 }

@@ -1,5 +1,7 @@
 /* parallax_clone_test.c - clones and snapshots of images whose changes are in no tree yet (consistency.md, L1). */
+#include "tests/support/bare.h"
 #include "tests/support/engine_fail.h"
+#include "tests/support/engine_pattern.h"
 #include "tests/support/rig.h"
 #include "tests/support/unit.h"
 
@@ -65,8 +67,50 @@ static void a_snapshot_and_its_clone_do_not_see_what_was_written_after(void)
     rig_end(&r);
 }
 
+static struct bare b;
+
+/* A write in flight when the clone is made, or the snapshot, belongs to it: nobody reads it without. */
+static void what_is_frozen_is_read_when_the_writes_before_it_are_there(void)
+{
+    static const char *const targets[] = { "c", "a@s" };
+    for (unsigned i = 0; i < 2; i++) {
+        struct image_open_options io = { .mode = IMAGE_READ_ONLY };
+        struct bare_run run;
+        struct bare_io write, read;
+        bare_begin(&b, 64ull << 20);
+        CU_ASSERT_EQUAL(bare_write(&b, 1, 1, 11), 0);
+        bare_hold_writes(&b);
+        bare_submit(&b, &write, IMAGE_WRITE, 1, 1, 12);
+        while (bare_writes_held(&b) < 2) /* its data and its record */
+            bare_turn(&b, 1);
+        bare_arm(&run);
+        if (i)
+            snapshot_create(b.store, &run.op, &targets[i], 1);
+        else
+            image_clone(b.store, &run.op, "a", targets[i]);
+        while (bare_writes_held(&b) < 3)
+            bare_turn(&b, 1);
+        struct image *own = b.img;
+        CU_ASSERT_EQUAL_FATAL(image_open(b.store, targets[i], &io, &b.img, &b.err), 0);
+        bare_submit(&b, &read, IMAGE_READ, 1, 1, 0);
+        bare_turn(&b, 20);
+        CU_ASSERT_EQUAL(read.error, BARE_PENDING);
+        bare_release(&b);
+        while (read.error == BARE_PENDING || write.error == BARE_PENDING)
+            bare_turn(&b, 1);
+        CU_ASSERT_EQUAL(pattern_id(read.memory, 8), 12);
+        CU_ASSERT_EQUAL(bare_read(&b, 1), 12);
+        CU_ASSERT_EQUAL(bare_wait(&b, &run), 0);
+        bare_io_fini(&read);
+        bare_io_fini(&write);
+        image_close(b.img);
+        b.img = own;
+        bare_end(&b);
+    }
+}
+
 int main(int argc, char **argv)
 {
     return unit_main(argc, argv, "parallax clone", (struct unit_test[]){
-        UNIT(a_line_of_clones_reads_what_was_written_just_before_each), UNIT(a_snapshot_and_its_clone_do_not_see_what_was_written_after), { 0 } });
+        UNIT(a_line_of_clones_reads_what_was_written_just_before_each), UNIT(a_snapshot_and_its_clone_do_not_see_what_was_written_after), UNIT(what_is_frozen_is_read_when_the_writes_before_it_are_there), { 0 } });
 }
