@@ -5,6 +5,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <jansson.h>
 #include <limits.h>
 #include <pwd.h>
 #include <stdint.h>
@@ -46,7 +47,7 @@ int place_default_url(char out[PLACE_MAX], struct error *err)
     return put(out, err, "%s%s", home, "/.local/share/parallax");
 }
 
-int place_store_key(const char *url, char out[PLACE_MAX], struct error *err)
+static int find_key(const char *url, char out[PLACE_MAX], struct error *err)
 {
     if (!strncmp(url, "rados:", 6))
         return put(out, err, "%s%s", url, "");
@@ -67,6 +68,15 @@ int place_store_key(const char *url, char out[PLACE_MAX], struct error *err)
     char joined[PATH_MAX + PLACE_MAX];
     snprintf(joined, sizeof joined, "%s/%s", real, directory);
     return put(out, err, "%s%s", joined, "");
+}
+
+int place_store_key(const char *url, char out[PLACE_MAX], struct error *err)
+{
+    int bad = find_key(url, out, err);
+    json_t *text = bad ? NULL : json_string(out);
+    json_decref(text);
+    /* Whoever serves it could not say so. */
+    return bad || text ? bad : error_set(err, -EINVAL, "the directory of the store has a name that is not valid UTF-8; give it another");
 }
 
 /* FNV-1a; a collision is harmless, because HELLO names the store and the client compares. */

@@ -302,6 +302,29 @@ static void data_outside_the_image_end_the_import_alone(void)
     expect_at_rest();
 }
 
+/* The image may be sealed by then. */
+static void data_after_the_end_end_the_connection(void)
+{
+    struct control_client c;
+    struct control_frame f;
+    unsigned char bytes[2 * CONTROL_HEADER_SIZE + CONTROL_OFFSET_SIZE + 512] = { 0 }; /* sent at once */
+    int bad;
+    client_open(&c);
+    CU_ASSERT_TRUE_FATAL(begin_import(&c, "ended", 1 << 20));
+    control_header_encode(bytes, CONTROL_END, 0);
+    control_header_encode(bytes + CONTROL_HEADER_SIZE, CONTROL_DATA, CONTROL_OFFSET_SIZE + 512);
+    CU_ASSERT_EQUAL(write(c.fd, bytes, sizeof bytes), (ssize_t)sizeof bytes);
+    while ((bad = control_client_receive(&c, &f)) == 0) {
+        CU_ASSERT_NOT_EQUAL(f.type, CONTROL_REPLY);
+        json_decref(f.doc);
+        if (f.type == CONTROL_REPLY)
+            break;
+    }
+    CU_ASSERT_TRUE(bad < 0);
+    control_client_fini(&c);
+    expect_at_rest();
+}
+
 static void data_without_credit_end_the_connection(void)
 {
     struct control_client c;
@@ -586,6 +609,7 @@ int main(int argc, char **argv)
         UNIT(an_import_left_at_any_moment_vanishes),
         UNIT(an_import_left_in_its_flush_vanishes),
         UNIT(data_outside_the_image_end_the_import_alone),
+        UNIT(data_after_the_end_end_the_connection),
         UNIT(data_without_credit_end_the_connection),
         UNIT(an_export_left_at_any_moment_is_released),
         UNIT(an_export_reads_what_is_stored_and_no_holes),

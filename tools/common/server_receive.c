@@ -149,8 +149,8 @@ static void *receive_buffer(struct operation *o, uint32_t length)
 {
     struct receive *r = container_of(o, struct receive, base);
     (void)length;
-    if (!r->image && !r->answered)
-        return NULL; /* not begun: no credit was given yet */
+    if (r->ended || (!r->image && !r->answered))
+        return NULL; /* it is over, or not begun: no credit was given yet */
     for (unsigned i = 0; i < SLOTS; i++)
         if (!r->slots[i].busy)
             return r->slots[i].memory;

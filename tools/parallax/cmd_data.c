@@ -49,7 +49,13 @@ static int write_source(struct cli *cli, const struct args *a, struct source *s,
     if (s->length % 512)
         return error_set(err, -EINVAL, "standard input has %llu bytes, which is not a multiple of 512; nothing was written", (unsigned long long)s->length);
     json_t *request = json_pack("{s:s,s:s,s:I,s:I}", "command", "write", "name", a->words[0], "offset", (json_int_t)offset, "length", (json_int_t)s->length);
-    return cli_begin(cli, request, err) ? err->code : feed_source(cli, s, &opt, result, err);
+    if (cli_begin(cli, request, err))
+        return err->code;
+    struct error why = ERROR_NONE;
+    int bad = feed_source(cli, s, &opt, result, &why);
+    if (bad == -ECANCELED) /* as it was for an import, nothing would have changed */
+        return error_set(err, bad, "interrupted; '%.200s' may have part of it: each block of 4096 bytes is old or new", a->words[0]);
+    return bad ? error_set(err, bad, "%s", why.text) : 0;
 }
 
 /* How much of the input can be meant: looked at before an input without end is read. The server judges the rest. */

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #define UNIT 4096u
@@ -254,8 +255,22 @@ static int give_temporary_name(struct sink *s, const char *self, struct error *e
     return 0;
 }
 
-/* A file that is replaced hands its owner, group and mode on, as far as we may give them: who could not read the one cannot read
- * the other. */
+/* Gives the new file the list of who else may read the old one, or none if that had none. Without it the group's bits of a mode may be
+ * those of somebody named there. */
+static bool hand_list_on(const struct sink *s)
+{
+    static const char list[] = "system.posix_acl_access";
+    char bytes[4096];
+    ssize_t n = getxattr(s->path, list, bytes, sizeof bytes);
+    if (n >= 0)
+        return fsetxattr(s->fd, list, bytes, (size_t)n, 0) == 0;
+    if (errno != ENODATA && errno != EOPNOTSUPP)
+        return false;
+    return fremovexattr(s->fd, list) == 0 || errno == ENODATA || errno == EOPNOTSUPP;
+}
+
+/* A file that is replaced hands its owner, group, mode and list of access on, as far as we may give them: who could not read the one
+ * cannot read the other. */
 static void hand_rights_on(struct sink *s)
 {
     struct stat old;
@@ -264,6 +279,8 @@ static void hand_rights_on(struct sink *s)
     mode_t mode = old.st_mode & 0777;
     if (fchown(s->fd, old.st_uid, old.st_gid) < 0 && fchown(s->fd, (uid_t)-1, old.st_gid) < 0)
         mode &= ~(mode_t)S_IRWXG; /* it was for another group than ours */
+    if (!hand_list_on(s))
+        mode &= ~(mode_t)S_IRWXG;
     fchmod(s->fd, mode); /* refused by file systems that have no modes */
 }
 
