@@ -219,16 +219,38 @@ int place_state_directory(const char *key, const char *domain, char out[PLACE_MA
     return own_directory(out, 0700, err);
 }
 
-bool place_guests_wait(const char *key, const char *domain)
+static bool has_entries(const char *path)
 {
-    char parent[PLACE_MAX - 48], path[PLACE_MAX];
-    state_parent(parent);
-    state_path(parent, key, domain, path);
     DIR *d = opendir(path);
     struct dirent *e;
     bool any = false;
     while (d && !any && (e = readdir(d)))
         any = *e->d_name != '.';
+    if (d)
+        closedir(d);
+    return any;
+}
+
+bool place_guests_wait(const char *key, const char *domain)
+{
+    char parent[PLACE_MAX - 48], path[PLACE_MAX];
+    state_parent(parent);
+    state_path(parent, key, domain, path);
+    return has_entries(path);
+}
+
+bool place_any_guests_wait(const char *key)
+{
+    char parent[PLACE_MAX - 48], path[PLACE_MAX + 256], hash[24];
+    state_parent(parent);
+    snprintf(hash, sizeof hash, "%016llx", (unsigned long long)key_hash(key));
+    DIR *d = opendir(parent);
+    struct dirent *e;
+    bool any = false;
+    while (d && !any && (e = readdir(d))) {
+        snprintf(path, sizeof path, "%s/%s", parent, e->d_name);
+        any = !strncmp(e->d_name, hash, strlen(hash)) && strstr(e->d_name, ".state") && has_entries(path);
+    }
     if (d)
         closedir(d);
     return any;

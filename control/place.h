@@ -33,6 +33,8 @@ int place_socket_to_serve(const char *key, const char *explicit_path, char out[P
 int place_state_directory(const char *key, const char *domain, char out[PLACE_MAX], struct error *err);
 /* Whether guests wait for that domain, to serve this store again. */
 bool place_guests_wait(const char *key, const char *domain);
+/* The same of all domains. What a hypervisor that has ended left stays until a daemon of that name is started. */
+bool place_any_guests_wait(const char *key);
 /* A name for a storage domain that serves this store and no other. */
 void place_domain_name(const char *key, char out[static PLACE_NAME_MAX]);
 /* Takes the link away again. */

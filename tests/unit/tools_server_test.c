@@ -88,11 +88,13 @@ static void host_end(void)
 
 static void client_open(struct control_client *c)
 {
-    int fd, pid;
+    int fd, pid, bad;
     struct error err = ERROR_NONE;
     if (!host.started)
         host_start();
-    CU_ASSERT_EQUAL_FATAL(control_connect(host.socket, &fd), 0);
+    while ((bad = control_connect(host.socket, &fd)) == -EAGAIN)
+        sched_yield(); /* it takes in those that came before */
+    CU_ASSERT_EQUAL_FATAL(bad, 0);
     CU_ASSERT_EQUAL_FATAL(control_client_init(c, fd, -1), 0);
     CU_ASSERT_EQUAL_FATAL(contact_greet(c, host.directory, &pid, &err), 0);
     CU_ASSERT_EQUAL(pid, (int)getpid());
@@ -565,12 +567,13 @@ static void clients_that_ask_for_nothing_give_way(void)
     client_open(&busy);
     CU_ASSERT_TRUE(begin_import(&busy, "long", 512));
     for (unsigned i = 0; i < COUNT(idle); i++) {
-        CU_ASSERT_EQUAL_FATAL(control_connect(host.socket, &fd), 0);
+        while ((bad = control_connect(host.socket, &fd)) == -EAGAIN)
+            sched_yield();
+        CU_ASSERT_EQUAL_FATAL(bad, 0);
         CU_ASSERT_EQUAL_FATAL(control_client_init(&idle[i], fd, -1), 0);
         idle[i].deadline_ms = clock_monotonic_ms() + 20000;
-        bad = bad ? bad : contact_greet(&idle[i], host.directory, &pid, &err);
+        CU_ASSERT_EQUAL(contact_greet(&idle[i], host.directory, &pid, &err), 0);
     }
-    CU_ASSERT_EQUAL(bad, 0);
     CU_ASSERT_EQUAL(control_client_receive(&idle[0], &f), -ECONNRESET); /* it was served first */
     CU_ASSERT_EQUAL(ask(&idle[COUNT(idle) - 1], json_pack("{s:s}", "command", "ls"), NULL), 0);
     CU_ASSERT_EQUAL(control_client_send_data(&busy, 0, data, 512), 0);

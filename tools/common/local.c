@@ -41,7 +41,7 @@ static void report(int fd, const struct error *err)
 static void serve(struct local *l, struct store *store)
 {
     struct server *v;
-    struct server_options opt = { .store = store, .loop = l->loop, .key = l->opt.key, .emptied = client_left, .ctx = l };
+    struct server_options opt = { .store = store, .loop = l->loop, .key = l->opt.key, .guests_wait = l->opt.guests_wait, .emptied = client_left, .ctx = l };
     if (server_create(&opt, &v)) {
         report(l->fd, &(struct error){ -ENOMEM, "out of memory" });
         return;

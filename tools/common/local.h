@@ -11,6 +11,7 @@ struct local;
 struct local_options {
     const char *url, *key; /* borrowed until local_finish */
     struct store_options store;
+    bool guests_wait; /* as of the server's options */
 };
 /* Starts the thread; *fd is the client's end. */
 int local_start(const struct local_options *opt, struct local **out, int *fd);

@@ -201,6 +201,17 @@ static const struct server_command *find_command(const char *name)
     return NULL;
 }
 
+/* Whether the command would change a disk under a guest that has it in use: the daemon refuses that, or tells the guest. Of what was
+ * removed a guest is told in any case. */
+static bool changes_a_disk(const char *command)
+{
+    static const char *const commands[] = { "resize", "template", "snap-rollback" };
+    for (unsigned i = 0; i < sizeof commands / sizeof *commands; i++)
+        if (!strcmp(command, commands[i]))
+            return true;
+    return false;
+}
+
 static void on_request(struct control_peer *peer, json_t *doc)
 {
     struct session *s = container_of(peer, struct session, peer);
@@ -214,6 +225,10 @@ static void on_request(struct control_peer *peer, json_t *doc)
         error_set(&err, -ENOSYS, "this server knows no command '%.64s'; is the daemon older than the client?", name ? name : "");
     if (err.code) {
         session_answer_error(s, &err);
+        return;
+    }
+    if (s->server->opt.guests_wait && changes_a_disk(name)) {
+        session_answer_error(s, &(struct error){ -EBUSY, "guests wait for the daemon of this store, which knows what they have in use; start parallaxd, then try again" });
         return;
     }
     s->request = json_incref(doc);

@@ -18,6 +18,7 @@ struct server_options {
     void (*describe)(void *ctx, json_t *status);  /* adds to the document of `status`; may be NULL */
     void (*emptied)(void *ctx);                   /* the last session has ended; may be NULL */
     void *ctx;
+    bool guests_wait;                             /* for a daemon: no disk is changed that they may have in use */
 };
 struct server;
 

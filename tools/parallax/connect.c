@@ -44,6 +44,7 @@ static int connect_self(struct cli *cli, struct error *err)
     struct local_options opt = {
         .url = cli->store_url,
         .key = cli->store_key,
+        .guests_wait = place_any_guests_wait(cli->store_key),
         .store = { .lazy = true, .accept_loss = cli->accept_loss, .lock_timeout_ms = cli->lock_timeout_ms, .command = cli->program, .lock_waiting = tell_waiting, .ctx = cli },
     };
     int bad = local_start(&opt, &cli->local, &fd);
