@@ -98,9 +98,7 @@ static uint64_t room_for_reserve(struct store *s)
     return least(missing, s->space.hole_blocks + (most > have ? most - have : 0));
 }
 
-/* Blocks that the store has so, and for a while after the limit was lowered. None of them is for data: else it would need them
- * again, and become larger without end. */
-static uint64_t beyond_limit(const struct store *s)
+uint64_t space_above_limit(const struct store *s)
 {
     uint64_t limit = s->super.limit_blocks, present = space_present(&s->space);
     return limit && present > limit ? present - limit : 0;
@@ -269,9 +267,10 @@ static int no_room(struct store *s, bool may_wait)
     return -EAGAIN;
 }
 
+/* Nothing of what lies above the limit is for data: else the store would need as much again, and become larger without end. */
 int space_ready(struct store *s, uint32_t blocks, bool may_wait)
 {
-    if (space_at_hand(s) < blocks + space_reserve(s, blocks, 0) + beyond_limit(s))
+    if (space_at_hand(s) < blocks + space_reserve(s, blocks, 0) + space_above_limit(s))
         return no_room(s, may_wait);
     space_grow_ahead(s);
     return 0;

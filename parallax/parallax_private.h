@@ -319,6 +319,8 @@ void space_grow_ahead(struct store *s);
 void space_restore_reserve(struct store *s);
 /* How many more blocks the limit, or what lies below, lets the store allocate. */
 uint64_t space_room(struct store *s);
+/* Blocks that the store has beyond its limit: since that was lowered, or for the reserve while pages of the map are lost. */
+uint64_t space_above_limit(const struct store *s);
 /* Free blocks to be kept allocated ahead of need. */
 uint64_t space_spare(const struct store *s);
 /* Free blocks that are not given back: as many as are there after the longest growth, and some more. */

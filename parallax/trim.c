@@ -37,24 +37,17 @@ struct trim {
     int error;
 };
 
-/* More blocks than a new, lower limit lets the store have. */
-static uint64_t above_limit(const struct store *s)
-{
-    uint64_t limit = s->super.limit_blocks, present = space_present(&s->space);
-    return limit && present > limit ? present - limit : 0;
-}
-
 /* What is lent to data and not used counts against the limit too. */
 static void take_back(struct store *s)
 {
-    if (above_limit(s))
+    if (space_above_limit(s))
         space_return_run(s);
 }
 
 /* How many of `free` blocks are not needed, if `more` are kept besides. */
 static uint64_t excess(const struct store *s, uint64_t free, uint64_t more)
 {
-    uint64_t reserve = space_reserve(s, 0, 0), keep = space_kept(s) + more, over = above_limit(s), spare = free > keep ? free - keep : 0;
+    uint64_t reserve = space_reserve(s, 0, 0), keep = space_kept(s) + more, over = space_above_limit(s), spare = free > keep ? free - keep : 0;
     uint64_t most = free > reserve ? free - reserve : 0;
     over = over < most ? over : most;
     return spare > over ? spare : over;
@@ -122,7 +115,7 @@ static void step(struct trim *t)
     uint64_t most = excess(s, s->space.free_blocks, t->kept);
     most = most < t->budget ? most : t->budget;
     most = most < STEP_BLOCKS ? most : STEP_BLOCKS;
-    uint64_t least = above_limit(s) ? 1 : RUN_MIN_BLOCKS;
+    uint64_t least = space_above_limit(s) ? 1 : RUN_MIN_BLOCKS;
     if (s->failed || most < least || t->page >= s->space.pages || !t->steps) {
         end_pass(t);
         return;

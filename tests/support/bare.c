@@ -298,7 +298,7 @@ void bare_io_fini(struct bare_io *io)
     io->memory = NULL;
 }
 
-static int wait_io(struct bare *b, struct bare_io *io)
+int bare_io_wait(struct bare *b, struct bare_io *io)
 {
     uint64_t until_ms = clock_monotonic_ms() + PATIENCE_MS;
     while (io->error == BARE_PENDING) {
@@ -313,7 +313,7 @@ static int request(struct bare *b, enum image_op op, uint64_t block, uint32_t bl
 {
     struct bare_io io;
     bare_submit(b, &io, op, block, blocks, id);
-    int err = wait_io(b, &io);
+    int err = bare_io_wait(b, &io);
     bare_io_fini(&io);
     return err;
 }
@@ -326,7 +326,7 @@ int64_t bare_read(struct bare *b, uint64_t block)
 {
     struct bare_io io;
     bare_submit(b, &io, IMAGE_READ, block, 1, 0);
-    int64_t answer = wait_io(b, &io);
+    int64_t answer = bare_io_wait(b, &io);
     if (!answer) {
         answer = pattern_id(io.memory, block * 8);
         for (unsigned s = 1; s < 8; s++)

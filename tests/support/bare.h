@@ -46,6 +46,8 @@ struct bare_io {
 };
 /* Begins a request; bare_io_fini gives its memory back when it is done or the store is gone. blocks: up to 256. */
 void bare_submit(struct bare *b, struct bare_io *io, enum image_op op, uint64_t block, uint32_t blocks, uint32_t id);
+/* Waits for its answer: 0 or the error. */
+int bare_io_wait(struct bare *b, struct bare_io *io);
 void bare_io_fini(struct bare_io *io);
 /* The same, waited for: 0 or the error. */
 int bare_write(struct bare *b, uint64_t block, uint32_t blocks, uint32_t id);

@@ -383,9 +383,7 @@ static void a_write_that_waits_for_a_checkpoint_asks_for_no_other(void)
     CU_ASSERT_EQUAL(stuck.error, BARE_PENDING);
     CU_ASSERT_EQUAL_FATAL(bare_discard(&b, 1, RUN - 1), 0);
     CU_ASSERT_EQUAL_FATAL(bare_discard(&b, FAR, 256), 0);
-    for (unsigned i = 0; i < 2000 && stuck.error == BARE_PENDING; i++)
-        bare_turn(&b, 1);
-    CU_ASSERT_EQUAL(stuck.error, 0);
+    CU_ASSERT_EQUAL(bare_io_wait(&b, &stuck), 0);
     bare_io_fini(&stuck);
     bare_end(&b);
 }
@@ -417,9 +415,7 @@ static void what_a_store_has_beyond_its_limit_is_not_for_data(void)
         for (unsigned k = 0; k < DISCARDS; k++)
             bare_submit(&b, &discards[k], IMAGE_DISCARD, FAR + (i * DISCARDS + k) % 1000 * 60, 60, 0);
         for (unsigned k = 0; k < DISCARDS; k++) {
-            for (unsigned turns = 0; turns < 5000 && discards[k].error == BARE_PENDING; turns++)
-                bare_turn(&b, 1);
-            CU_ASSERT_EQUAL(discards[k].error, 0);
+            CU_ASSERT_EQUAL(bare_io_wait(&b, &discards[k]), 0);
         }
         CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
         for (uint64_t at = i % 2; !bare_write(&b, at, 1, 9 + i); at += 2)

@@ -111,9 +111,7 @@ static void what_one_repair_has_freed_is_not_freed_again_by_another(void)
     CU_ASSERT_EQUAL(results[1].mended, 0);
     bare_slow_walks(&b, 0);
     for (unsigned i = 0; i < WAITING; i++) {
-        for (unsigned turns = 0; turns < 5000 && ios[i].error == BARE_PENDING; turns++)
-            bare_turn(&b, 1);
-        CU_ASSERT_EQUAL(ios[i].error, 0);
+        CU_ASSERT_EQUAL(bare_io_wait(&b, &ios[i]), 0);
         bare_io_fini(&ios[i]);
     }
     image_stop_waiting(b.img);

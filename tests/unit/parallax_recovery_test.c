@@ -183,9 +183,7 @@ static void no_more_is_unflushed_than_recovery_looks_at(void)
     }
     CU_ASSERT(n < 4096);
     bare_release(&b);
-    for (unsigned i = 0; i < 2000 && io.error == BARE_PENDING; i++)
-        bare_turn(&b, 5);
-    CU_ASSERT_EQUAL(io.error, 0);
+    CU_ASSERT_EQUAL(bare_io_wait(&b, &io), 0);
     bare_io_fini(&io);
     CU_ASSERT_EQUAL(bare_read(&b, (n - 1) % 64), 1000 + n - 1);
     bare_end(&b);
@@ -444,9 +442,7 @@ static void a_write_waits_for_the_record_of_its_image(void)
     CU_ASSERT_EQUAL(bare_writes_held(&b), 1);
     bare_release(&b);
     CU_ASSERT_EQUAL(bare_wait(&b, &first), 0);
-    while (write.error == BARE_PENDING)
-        bare_turn(&b, 1);
-    CU_ASSERT_EQUAL(write.error, 0);
+    CU_ASSERT_EQUAL(bare_io_wait(&b, &write), 0);
     bare_io_fini(&write);
     CU_ASSERT_EQUAL(bare_read(&b, 1), 12);
     image_close(b.img);
