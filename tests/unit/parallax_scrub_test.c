@@ -226,6 +226,31 @@ static void versions_that_come_and_go_meanwhile_do_no_harm(void)
 }
 
 /* A head that is frozen becomes the snapshot; when that goes, what it held is the new head's, which the scrub had not known. */
+/* Not all can have been read then, and it must not say so. */
+static void a_scrub_that_is_never_done_says_so(void)
+{
+    struct engine e;
+    struct findings f = { { 0 }, 0, NULL };
+    struct store_scrub_result out;
+    struct engine_run run;
+    struct store_scrub_options opt = { .rate_bytes = 4u << 20, .finding = finding, .ctx = &f }; /* a round takes longer than a snapshot */
+    const char *snap = "late@s";
+    begin(&e);
+    engine_must(&e, image_create, "late", 64ull * BDEV_BLOCK_SIZE);
+    blocks_write(&e, "late", 0, 64, 200000, 1);
+    engine_must(&e, store_checkpoint);
+    engine_run_arm(&run);
+    store_scrub(e.store, &run.op, &opt, &out);
+    while (!run.done) {
+        engine_must(&e, snapshot_create, &snap, 1);
+        engine_must(&e, store_checkpoint);
+        engine_must(&e, snapshot_delete, &snap, 1, false);
+    }
+    CU_ASSERT_EQUAL(run.op.error.code, -EAGAIN);
+    CU_ASSERT_EQUAL(out.damaged, 0);
+    engine_end(&e);
+}
+
 static void what_a_snapshot_leaves_to_a_newer_head_is_read_too(void)
 {
     enum { LATE = 3000 };
@@ -267,7 +292,7 @@ int main(int argc, char **argv)
         UNIT(however_many_nodes_are_damaged_each_is_told),
         UNIT(a_stopped_scrub_goes_on_also_after_a_kill),
         UNIT(versions_that_come_and_go_meanwhile_do_no_harm),
-        UNIT(what_a_snapshot_leaves_to_a_newer_head_is_read_too),
+        UNIT(what_a_snapshot_leaves_to_a_newer_head_is_read_too), UNIT(a_scrub_that_is_never_done_says_so),
         { 0 },
     };
     return unit_main(argc, argv, "parallax scrub", tests);
