@@ -53,8 +53,9 @@ struct bdev_ops {
     int (*punch)(struct bdev *d, uint64_t block, uint64_t blocks);
     /* Makes a punched range physically allocated again, durably; it then reads as zeroes. NULL: a punched range stays allocated. */
     int (*fill)(struct bdev *d, uint64_t block, uint64_t blocks);
-    /* Writes zeroes to a range that is allocated and that nobody uses: a file system notes down the first write to what it has
-     * allocated, and the flush after that write has to wait for the note. Not durable before a flush. NULL: nothing is noted. */
+    /* Writes zeroes, durably, to what of a range is allocated and was never written, as far as what lies below tells: a file system
+     * notes down the first write to what it has allocated, and the flush after that write has to wait for the note. Nobody may write
+     * there meanwhile. NULL: nothing is noted. */
     int (*zero)(struct bdev *d, uint64_t block, uint64_t blocks);
     /* The first stretch at or after `from` that is not allocated, as far as what lies below tells; -ENOENT: none. Called while
      * nothing else is. NULL: none ever is. */

@@ -417,6 +417,10 @@ static void mended(struct store_op *op)
 static void mend(struct store_op *op)
 {
     struct check *c = op->work;
+    if (!op->error.code && c->store->readying) { /* these blocks look as if they were in use; no others are taken for that meanwhile */
+        checkpoint_then(c->store, op, mend);
+        return;
+    }
     if (!op->error.code)
         mend_begin(c->store, &c->mend);
     if (c->result->mended)

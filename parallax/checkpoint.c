@@ -26,6 +26,8 @@ static int lend(struct checkpoint *c)
     struct store *s = c->store;
     uint64_t want = LOAN_BLOCKS, of_data = s->run.end - s->run.next;
     c->loan_at = c->loan_count = 0;
+    if (!s->space.free_blocks)
+        runs_return_ahead(s);
     while (want && c->loan_count < LOAN_RUNS && !space_take(&s->space, want, &c->loan[c->loan_count])) {
         want -= c->loan[c->loan_count].end - c->loan[c->loan_count].next;
         c->loan_count++;

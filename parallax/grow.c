@@ -1,8 +1,7 @@
 /* grow.c - space for data: what must stay free, and allocating ahead of need (consistency.md, S1 and S2).
  *
  * The grower allocates holes again, or grows the file by a chunk where there are no holes; data is only ever put where
- * that has been done. A file system notes down the first write to what it has allocated, and a flush waits for the note. So the
- * grower writes zeroes there in advance if guests flush often; else those would only take the device's time from the data. */
+ * that has been done. */
 #include "parallax/parallax_private.h"
 
 #include "base/clock.h"
@@ -15,7 +14,6 @@
 #define LONG_CHUNK_BLOCKS (256u << 20 >> BDEV_BLOCK_SHIFT) /* where it is not written: a growth costs a flush, however long */
 #define SPARE_MIN_BLOCKS (16u << 20 >> BDEV_BLOCK_SHIFT)
 #define SPARE_MAX_BLOCKS (256u << 20 >> BDEV_BLOCK_SHIFT)
-#define FLUSHES_WORTH 16u /* a chunk's zeroes: so many flushes, before they are waited for, take as long as writing them */
 #define RETRY_MS 1000u
 #define EARLY_CHANGES 256u     /* for fewer no checkpoint is begun ahead of need */
 #define RESERVE_FIXED 512u
@@ -31,8 +29,7 @@ struct grow {
     struct space_run holes; /* to be filled; empty: the device is grown to target */
     uint64_t target;
     int error;
-    uint64_t flushes, grown_blocks; /* the device's at the last growth, and how long that was */
-    bool zeroes;
+    uint64_t grown_blocks;
     bool crowded; /* a long chunk could not be had: there may still be room for short ones */
 };
 
@@ -115,16 +112,8 @@ static void work(struct job *j)
 {
     struct grow *g = container_of(j, struct grow, job);
     struct bdev *d = g->store->blocks;
-    uint64_t at = bdev_blocks(d), end = g->target;
-    if (g->holes.next < g->holes.end) {
-        at = g->holes.next;
-        end = g->holes.end;
-        g->error = bdev_fill(d, at, end - at);
-    } else {
-        g->error = bdev_grow(d, end);
-    }
-    if (!g->error && g->zeroes && !(g->error = bdev_zero(d, at, end - at)))
-        g->error = bdev_flush(d);
+    bool fills = g->holes.next < g->holes.end;
+    g->error = fills ? bdev_fill(d, g->holes.next, g->holes.end - g->holes.next) : bdev_grow(d, g->target);
 }
 
 static uint64_t short_chunk(const struct store *s) { return least(2 * space_spare(s), CHUNK_BLOCKS); }
@@ -162,12 +151,6 @@ static void done(struct loop_task *t)
     loop_defer_last(s->loop, &s->pump);
 }
 
-static bool flushed_often(const struct store *s)
-{
-    const struct grow *g = s->grow;
-    return (s->stats.device_flushes - g->flushes) * CHUNK_BLOCKS >= FLUSHES_WORTH * g->grown_blocks;
-}
-
 /* Allocates a chunk more, if that is possible now. */
 static void grow(struct store *s)
 {
@@ -175,8 +158,7 @@ static void grow(struct store *s)
         return; /* the end of what is being punched tells what is a hole, and wakes the pump */
     if (s->grow_error && clock_monotonic_ms() < s->grow_retry_ms)
         return;
-    bool zeroes = flushed_often(s);
-    uint64_t chunk = least(zeroes || s->grow->crowded ? short_chunk(s) : long_chunk(s), room_for_reserve(s)), have = bdev_blocks(s->blocks);
+    uint64_t chunk = least(s->grow->crowded ? short_chunk(s) : long_chunk(s), room_for_reserve(s)), have = bdev_blocks(s->blocks);
     struct grow *g = s->grow;
     g->holes = (struct space_run){ 0 };
     g->target = have + chunk < s->space.max_blocks ? have + chunk : s->space.max_blocks;
@@ -185,8 +167,6 @@ static void grow(struct store *s)
         s->grow_retry_ms = clock_monotonic_ms() + RETRY_MS;
         return;
     }
-    g->zeroes = zeroes;
-    g->flushes = s->stats.device_flushes;
     g->grown_blocks = g->holes.next < g->holes.end ? g->holes.end - g->holes.next : g->target - have;
     g->store = s;
     g->job.work = work;
@@ -247,7 +227,7 @@ static bool checkpoint_helps(const struct store *s)
 static int no_room(struct store *s, bool may_wait)
 {
     grow(s);
-    if (s->growing || trim_holds(s)) /* what is being punched can be filled again when that is done */
+    if (s->growing || s->readying || trim_holds(s)) /* what is being punched can be filled again when that is done */
         return -EAGAIN;
     if (checkpoint_busy(s))
         return -EAGAIN;
@@ -299,19 +279,12 @@ int space_ready_to_shrink(struct store *s)
     if (may_discard(s, 0))
         return 0;
     grow(s);
-    return s->growing || changes_pending(s) || s->range_count || checkpoint_busy(s) || checkpoint_deletions_wait(s) ? -EAGAIN : -ENOSPC;
+    return s->growing || s->readying || changes_pending(s) || s->range_count || checkpoint_busy(s) || checkpoint_deletions_wait(s) ? -EAGAIN : -ENOSPC;
 }
 
 bool space_ready_to_delete(const struct store *s)
 {
     return space_at_hand(s) + RESERVE_FIXED >= space_reserve(s, 0, 0) + DELETION_SHARE;
-}
-
-void space_return_run(struct store *s)
-{
-    if (s->run.next < s->run.end)
-        space_give_back(&s->space, s->run.next, s->run.end - s->run.next);
-    s->run = (struct space_run){ 0 };
 }
 
 static void full_expired(struct loop_timer *t)
@@ -332,8 +305,6 @@ int grow_init(struct store *s)
     s->full_timer.expired = full_expired;
     if (!s->grow)
         return -ENOMEM;
-    s->grow->flushes -= FLUSHES_WORTH; /* the first chunk's are written */
-    s->grow->grown_blocks = CHUNK_BLOCKS;
     return 0;
 }
 

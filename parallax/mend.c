@@ -57,7 +57,7 @@ static void make_page(struct store *s, struct mend *m, uint32_t page)
 
 void mend_begin(struct store *s, struct mend *m)
 {
-    space_return_run(s); /* what is lent and not used is no new use of a block */
+    runs_return(s); /* what is lent and not used is no new use of a block */
     for (uint32_t p = 0; p < s->space.pages && (p + 1ull) * PAGE_WORDS <= m->words; p++) {
         uint64_t from = (uint64_t)p * PAGE_WORDS;
         if (s->space.page_lost[p]) {

@@ -134,7 +134,8 @@ struct store {
     struct loop_task late_task;
     struct list_node op_queue;     /* store_op.link: changes that wait for journal room */
     struct loop_task pump;
-    struct space_run run;          /* where data goes next */
+    struct space_run run, ahead;   /* where data goes next, and after that */
+    bool readying;                 /* ahead is being written: not to be had yet */
 
     struct read_pool *reads;
     struct partial_pool *partials;
@@ -160,6 +161,7 @@ struct store {
     uint64_t grow_retry_ms;
     struct loop_timer full_timer;        /* writes wait for space */
     struct grow *grow;
+    struct runs *runs;
     struct log_limit grow_complaints;
     unsigned warned_percent;             /* the highest of 80, 90, 95 that was reached and told */
     bool stops_waiting;
@@ -298,8 +300,14 @@ void checkpoint_touch(struct store *s);
 static inline void reader_begin(struct store *s, uint64_t *era) { *era = s->checkpoint_number; s->new_readers++; }
 void reader_end(struct store *s, uint64_t era);
 /* Blocks that may be taken now, those that are lent to data included; and those that are in use. */
-static inline uint64_t space_at_hand(const struct store *s) { return s->space.free_blocks + (s->run.end - s->run.next); }
-static inline uint64_t space_used(const struct store *s) { return space_present(&s->space) - space_at_hand(s); }
+static inline uint64_t space_at_hand(const struct store *s)
+{
+    return s->space.free_blocks + (s->run.end - s->run.next) + (s->readying ? 0 : s->ahead.end - s->ahead.next);
+}
+static inline uint64_t space_used(const struct store *s)
+{
+    return space_present(&s->space) - space_at_hand(s) - (s->readying ? s->ahead.end - s->ahead.next : 0);
+}
 /* Blocks that must stay free for the next checkpoint if `more` blocks change, and `ranges` ranges more (S1). */
 uint64_t space_reserve(const struct store *s, uint64_t more, uint64_t ranges);
 /* The part of it that merging takes. */
@@ -313,8 +321,6 @@ int space_ready_to_discard(struct store *s, uint32_t entries, bool may_wait);
 int space_ready_to_shrink(struct store *s);
 /* Whether the next checkpoint can write what deletions write. */
 bool space_ready_to_delete(const struct store *s);
-/* Gives back what is lent to data and not yet used. */
-void space_return_run(struct store *s);
 void space_grow_ahead(struct store *s);
 void space_restore_reserve(struct store *s);
 /* How many more blocks the limit, or what lies below, lets the store allocate. */
@@ -327,6 +333,16 @@ uint64_t space_spare(const struct store *s);
 uint64_t space_kept(const struct store *s);
 int grow_init(struct store *s);
 void grow_fini(struct store *s);
+
+/* ---- runs.c ---- */
+/* The next run for data; the one in use is used up, and space_ready has promised blocks. */
+void runs_next(struct store *s);
+/* Gives back what is lent to data and not yet used; what is being made ready is not to be had before readying ends. */
+void runs_return(struct store *s);
+/* Of it, what is not in use. */
+void runs_return_ahead(struct store *s);
+int runs_init(struct store *s);
+void runs_fini(struct store *s);
 
 /* ---- limit.c ---- */
 unsigned limit_percent(struct store *s); /* of the capacity, in use */

@@ -314,7 +314,7 @@ static int init_parts(struct store *s)
     int rc;
     if ((rc = space_init(&s->space, s->super.zone_start, most)) || (rc = pool_init(&s->pool, s->backing.catalog, most)) || (rc = index_init(&s->index[0], s->opt.index_entries))
         || (rc = index_init(&s->index[1], s->opt.index_entries)) || (rc = journal_init(s)) || (rc = read_init(s)) || (rc = partial_init(s))
-        || (rc = checkpoint_init(s)) || (rc = grow_init(s)) || (rc = trim_init(s)) || (rc = radix_cache_create(s->blocks, s->super.seed, s->opt.map_cache_bytes, &s->map))
+        || (rc = checkpoint_init(s)) || (rc = grow_init(s)) || (rc = runs_init(s)) || (rc = trim_init(s)) || (rc = radix_cache_create(s->blocks, s->super.seed, s->opt.map_cache_bytes, &s->map))
         || (rc = cache_open(s->loop, s->blocks, s->opt.block_cache_bytes, &s->data)) || (rc = worker_start(&s->checkpointer, s->loop))
         || (rc = worker_start(&s->grower, s->loop)) || (rc = worker_start(&s->helper, s->loop)) || (rc = worker_start(&s->walker, s->loop)))
         return rc;
@@ -338,6 +338,7 @@ static void destroy(struct store *s)
     checkpoint_fini(s);
     trim_fini(s);
     grow_fini(s);
+    runs_fini(s);
     partial_fini(s);
     read_fini(s);
     journal_fini(s);
@@ -465,7 +466,7 @@ int store_close(struct store *s)
         loop_turn(s->loop, 1000);
     trim_closing(s);
     s->closing = true;
-    while (s->growing || trim_busy(s) || (checkpoint_busy(s) && !s->failed) || s->old_readers + s->new_readers || s->journal.flushing || !list_empty(&s->journal.in_flight))
+    while (s->growing || s->readying || trim_busy(s) || (checkpoint_busy(s) && !s->failed) || s->old_readers + s->new_readers || s->journal.flushing || !list_empty(&s->journal.in_flight))
         loop_turn(s->loop, 1000);
     struct backing b = s->backing;
     int rc = backing_removed(&b) ? -ESTALE : s->failed;

@@ -41,7 +41,7 @@ struct trim {
 static void take_back(struct store *s)
 {
     if (space_above_limit(s))
-        space_return_run(s);
+        runs_return(s);
 }
 
 /* How many of `free` blocks are not needed, if `more` are kept besides. */

@@ -50,7 +50,7 @@ static void add_data(struct store *s, struct batch *b, uint32_t line, uint64_t f
 {
     while (count) {
         if (s->run.next == s->run.end)
-            space_take(&s->space, 4096, &s->run); /* space_ready promised it */
+            runs_next(s);
         uint32_t n = s->run.end - s->run.next < count ? (uint32_t)(s->run.end - s->run.next) : count;
         uint64_t address = s->run.next;
         uint64_t ticket = batch_add_write(b, line, (uint32_t)first, n, address, crcs);

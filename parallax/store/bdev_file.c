@@ -31,7 +31,6 @@ struct bdev_file {
     struct aio_queue *queue;
     struct aio_batch *batch;
     atomic_int flush_error;
-    atomic_bool unwritten; /* what is allocated is not written yet */
     pthread_mutex_t grow_lock;
     int (*grown)(void *ctx, uint64_t blocks);
     void *grown_ctx;
@@ -138,8 +137,6 @@ static int allocate(struct bdev_file *f, uint64_t from, uint64_t to)
     if (err == -EOPNOTSUPP || err == -ENOSYS) {
         __atomic_store_n(&f->dev.grows_by_writing, true, __ATOMIC_RELAXED);
         err = write_zeroes(f, from, to);
-    } else if (!err) {
-        atomic_store(&f->unwritten, true);
     }
     return err ? err : flush(&f->dev);
 }
@@ -198,7 +195,12 @@ static int zero(struct bdev *d, uint64_t block, uint64_t blocks)
     struct bdev_file *f = file_of(d);
     if (!in_range(f, block, blocks))
         return -EINVAL;
-    return atomic_load(&f->unwritten) ? write_zeroes(f, block, block + blocks) : 0;
+    uint64_t end = (uint64_t)offset_of(f, block + blocks), start, stop;
+    bool wrote = false;
+    int err = 0;
+    for (uint64_t at = (uint64_t)offset_of(f, block); !err && !f->is_device && host_file_unwritten(f->sync_fd, at, end, &start, &stop) == 0; at = stop, wrote = true)
+        err = write_zeroes(f, (start - f->offset_bytes) / BDEV_BLOCK_SIZE, (stop - f->offset_bytes + BDEV_BLOCK_SIZE - 1) / BDEV_BLOCK_SIZE);
+    return err || !wrote ? err : flush(d);
 }
 
 /* A block that is only partly there counts as missing. What a device has allocated is not told. */

@@ -10,20 +10,28 @@
 
 #define EXTENTS 64u
 
+struct extents {
+    struct fiemap map;
+    struct fiemap_extent extents[EXTENTS];
+};
+
+static int ask(int fd, uint64_t from, uint64_t end, struct extents *q)
+{
+    q->map = (struct fiemap){ .fm_start = from, .fm_length = end - from, .fm_flags = FIEMAP_FLAG_SYNC, .fm_extent_count = EXTENTS };
+    return ioctl(fd, FS_IOC_FIEMAP, &q->map) < 0 ? -errno : 0;
+}
+
 /* Follows the extents from `from` on as long as they touch: the end of what is allocated there, or the place of the next extent if
  * `from` is in a hole. */
 static int look(int fd, uint64_t from, uint64_t end, uint64_t *allocated_to, uint64_t *next)
 {
-    struct {
-        struct fiemap map;
-        struct fiemap_extent extents[EXTENTS];
-    } q;
+    struct extents q;
     *allocated_to = from;
     *next = end;
     for (uint64_t at = from; at < end; at = *allocated_to) {
-        q.map = (struct fiemap){ .fm_start = at, .fm_length = end - at, .fm_flags = FIEMAP_FLAG_SYNC, .fm_extent_count = EXTENTS };
-        if (ioctl(fd, FS_IOC_FIEMAP, &q.map) < 0)
-            return -errno;
+        int err = ask(fd, at, end, &q);
+        if (err)
+            return err;
         for (uint32_t i = 0; i < q.map.fm_mapped_extents; i++) {
             const struct fiemap_extent *e = &q.extents[i];
             if (e->fe_logical > *allocated_to) {
@@ -61,6 +69,25 @@ int host_file_hole(int fd, uint64_t from, uint64_t end, uint64_t *start, uint64_
 {
     int err = by_extents(fd, from, end, start, stop);
     return !err || err == -ENOENT ? err : by_seeking(fd, from, end, start, stop);
+}
+
+int host_file_unwritten(int fd, uint64_t from, uint64_t end, uint64_t *start, uint64_t *stop)
+{
+    struct extents q;
+    for (uint64_t at = from; at < end && ask(fd, at, end, &q) == 0 && q.map.fm_mapped_extents;) {
+        for (uint32_t i = 0; i < q.map.fm_mapped_extents; i++) {
+            const struct fiemap_extent *e = &q.extents[i];
+            at = e->fe_logical + e->fe_length;
+            if (e->fe_flags & FIEMAP_EXTENT_UNWRITTEN) {
+                *start = e->fe_logical > from ? e->fe_logical : from;
+                *stop = at < end ? at : end;
+                return 0;
+            }
+            if (e->fe_flags & FIEMAP_EXTENT_LAST)
+                return -ENOENT;
+        }
+    }
+    return -ENOENT;
 }
 
 int host_file_transfer(int fd, bool writing, void *buf, size_t left, off_t at)

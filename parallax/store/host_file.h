@@ -9,6 +9,8 @@
  * not tell. What is allocated and was never written is no hole, where the file system tells the two apart (FIEMAP); elsewhere it
  * may be (SEEK_HOLE). Any thread. */
 int host_file_hole(int fd, uint64_t from, uint64_t end, uint64_t *start, uint64_t *stop);
+/* The first stretch of it that is allocated and was never written; -ENOENT: none, or the file system does not tell. */
+int host_file_unwritten(int fd, uint64_t from, uint64_t end, uint64_t *start, uint64_t *stop);
 /* Reads or writes all of it. 0 or negative errno; -EIO: the file ends before. */
 int host_file_transfer(int fd, bool writing, void *buf, size_t left, off_t at);
 /* Of the file system below, in bytes: free to root, available to anybody, and in all. -ENOTSUP: it does not tell (ramfs, some network file

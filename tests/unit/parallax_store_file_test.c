@@ -480,8 +480,18 @@ static void what_is_allocated_is_no_hole_before_it_is_written(void)
         CU_ASSERT_EQUAL(bdev_hole(w.d, 0, &start, &end), -ENOENT);
     }
     CU_ASSERT_EQUAL(bdev_zero(w.d, 1, 600), -EINVAL);
+    unsigned char *buf = bdev_buffer_alloc(1);
+    for (unsigned i = 0; i < 200; i++) { /* more extents than one look brings */
+        fill(buf, 3 * i, 5);
+        CU_ASSERT_EQUAL(bdev_write(w.d, 3 * i, buf, 1), 0);
+    }
     CU_ASSERT_EQUAL(bdev_zero(w.d, 0, 600), 0);
     CU_ASSERT_EQUAL(lseek(fd, 0, SEEK_HOLE), 600 * (off_t)BDEV_BLOCK_SIZE);
+    for (unsigned i = 0; i < 600; i++) {
+        CU_ASSERT_EQUAL(bdev_read(w.d, i, buf, 1), 0);
+        CU_ASSERT(holds(buf, i, i % 3 ? 0 : 5)); /* what was written is somebody's */
+    }
+    free(buf);
     close(fd);
     world_close(&w);
 }
