@@ -52,7 +52,7 @@ static void done(struct loop_task *t)
 static void make_ready(struct store *s)
 {
     struct runs *r = s->runs;
-    bool plenty = s->space.free_blocks >= space_reserve(s, 0, 0) + space_spare(s) + READY_BLOCKS;
+    bool plenty = s->space.free_blocks >= space_reserve(s, 0, 0) + space_spare(s) + 2 * READY_BLOCKS; /* what the request under way needs is left */
     if (s->readying || s->failed || s->closing || s->checking || !plenty || space_take(&s->space, READY_BLOCKS, &s->ahead))
         return;
     if (s->ahead.end - s->ahead.next < SHORT_RUN_BLOCKS)
