@@ -357,7 +357,7 @@ static void stepped(struct loop_task *t)
 }
 
 /* Its deletion has begun: blocks that only it held are gone from its map (V5). */
-static bool is_going(const struct version *v) { return version_unwanted(v) && v->delete_cursor; }
+static bool is_going(const struct version *v) { return version_unwanted(v) && v->is_going; }
 
 /* What is born in it and in the versions that it stands for. */
 static uint64_t own_birth(const struct version *v)

@@ -63,6 +63,7 @@ struct version {
     struct list_node orphan_link; /* in tree->orphans while nobody owns it */
     struct list_node dirty_link;
     bool in_catalog;
+    bool is_going;             /* its deletion has begun, as of the last commit; the loop's, unlike delete_cursor */
     uint64_t parent_id, image_id, last_write_ns; /* as loaded, until tree_link */
 };
 

@@ -1,5 +1,6 @@
 /* parallax_scrub_test.c - scrubs with bits flipped on the device: all that is damaged is told, with everybody who uses it and
  * nobody else; a stopped one goes on; every block is read once. */
+#include "tests/support/bare.h"
 #include "tests/support/engine_blocks.h"
 #include "tests/support/unit.h"
 
@@ -337,6 +338,45 @@ static void what_an_heir_leaves_is_read_too(void)
     engine_end(&e);
 }
 
+static void write_all(struct bare *b, uint32_t id)
+{
+    for (uint32_t at = 0; at < 6000; at += 200)
+        CU_ASSERT_EQUAL(bare_write(b, at, 200, id + at), 0);
+    CU_ASSERT_EQUAL(bare_checkpoint(b), 0);
+}
+
+/* A deletion that goes on through many checkpoints, on a thread of theirs. */
+static void a_scrub_beside_a_long_deletion_reads_what_is_left(void)
+{
+    static struct bare b;
+    struct bare_run run, deletion;
+    struct store_scrub_options opt = { .rate_bytes = 60u << 20 };
+    struct store_scrub_result out;
+    const char *snap = "a@s";
+    bare_begin(&b, 256u << 20);
+    b.reclaim_blocks = 4;
+    b.index_entries = 16384;
+    bare_reopen(&b);
+    write_all(&b, 1);
+    CU_ASSERT_EQUAL(bare_snapshot(&b, snap), 0);
+    write_all(&b, 7);
+    bare_arm(&deletion);
+    snapshot_delete(b.store, &deletion.op, &snap, 1, false);
+    CU_ASSERT_EQUAL(bare_wait(&b, &deletion), 0);
+    bare_arm(&run);
+    store_scrub(b.store, &run.op, &opt, &out);
+    while (!run.done) {
+        struct bare_run checkpoint;
+        bare_arm(&checkpoint);
+        store_checkpoint(b.store, &checkpoint.op);
+        CU_ASSERT_EQUAL_FATAL(bare_wait(&b, &checkpoint), 0);
+    }
+    CU_ASSERT_EQUAL(run.op.error.code, 0);
+    CU_ASSERT(out.damaged == 0 && out.bytes >= 6000 * (uint64_t)BDEV_BLOCK_SIZE);
+    CU_ASSERT(bare_is_sound(&b));
+    bare_end(&b);
+}
+
 int main(int argc, char **argv)
 {
     static const struct unit_test tests[] = {
@@ -346,6 +386,7 @@ int main(int argc, char **argv)
         UNIT(however_many_nodes_are_damaged_each_is_told),
         UNIT(a_stopped_scrub_goes_on_also_after_a_kill),
         UNIT(versions_that_come_and_go_meanwhile_do_no_harm),
+        UNIT(a_scrub_beside_a_long_deletion_reads_what_is_left),
         UNIT(what_a_snapshot_leaves_to_a_newer_head_is_read_too), UNIT(what_an_heir_leaves_is_read_too), UNIT(a_scrub_that_is_never_done_says_so),
         { 0 },
     };
