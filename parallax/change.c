@@ -267,8 +267,10 @@ static int apply_resize(struct store *s, uint64_t ticket, struct vdisk *d, uint6
     s->tree.provisioned_bytes += size - h->size_bytes;
     h->size_bytes = size;
     tree_dirty_version(&s->tree, h);
-    if (new_blocks >= old_blocks)
+    if (new_blocks >= old_blocks) {
+        h->line->made = ticket; /* what is written behind the end stands upon it (W6) */
         return 0;
+    }
     s->range_count++;
     return line_add_range(h->line, &(struct zero_range){ new_blocks, old_blocks - new_blocks, ticket });
 }

@@ -414,11 +414,17 @@ static void mended(struct store_op *op)
     finish(c);
 }
 
+static void nothing(struct job *j) { (void)j; }
+
+static void mend_next(struct loop_task *t);
+
 static void mend(struct store_op *op)
 {
     struct check *c = op->work;
     if (!op->error.code && c->store->readying) { /* these blocks look as if they were in use; no others are taken for that meanwhile */
-        checkpoint_then(c->store, op, mend);
+        c->job.work = nothing; /* after them: the grower does one thing after another */
+        c->job.done.run = mend_next;
+        worker_submit(&c->store->grower, &c->job);
         return;
     }
     if (!op->error.code)
@@ -429,7 +435,7 @@ static void mend(struct store_op *op)
         finish(c);
 }
 
-static void counts_mended(struct loop_task *t)
+static void mend_next(struct loop_task *t)
 {
     struct check *c = container_of(t, struct check, job.done);
     checkpoint_then(c->store, c->op, mend);
@@ -450,7 +456,7 @@ static void done(struct loop_task *t)
     }
     c->result->mended = c->references.wrong_count;
     c->job.work = mend_counts;
-    c->job.done.run = counts_mended;
+    c->job.done.run = mend_next;
     worker_submit(&c->store->checkpointer, &c->job);
 }
 

@@ -158,6 +158,7 @@ static void install_deletions(struct checkpoint *c)
     for (uint32_t i = 0; i < c->deletion_count; i++) {
         struct deletion *d = &c->deletions[i];
         if (!d->finished) {
+            d->v->is_going = d->v->delete_cursor;
             tree_dirty_version(&c->store->tree, d->v);
             continue;
         }

@@ -1,8 +1,8 @@
 /* mapped.c - which blocks of a range hold data, as of this instant: changes that are not in trees included.
  *
- * Chunks of a leaf's blocks are looked up one after the other, each in one moment (consistency.md, L1), and as in a read the
- * root it began with is not reused until it ends (H1). Runs are told on the loop; a chunk whose nodes are in memory costs
- * some microseconds, and IMAGE_MAP_MAX bounds how many there are. */
+ * Chunks of a leaf's blocks are looked up one after the other, each in one moment (consistency.md, L1). As in a read, the root it
+ * began with is not reused until it ends (H1), and a state that could be another one a moment later is waited for (V7). Runs are
+ * told on the loop; a chunk whose nodes are in memory costs some microseconds, and IMAGE_MAP_MAX bounds how many there are. */
 #include "parallax/parallax_private.h"
 
 #include <errno.h>
@@ -71,6 +71,8 @@ static int tell_chunk(struct mapped *m)
     return err;
 }
 
+static void completed(struct store_op *op);
+
 /* Begins the next chunk; its target may have changed or gone since the last one. */
 static int look_up(struct mapped *m)
 {
@@ -84,6 +86,11 @@ static int look_up(struct mapped *m)
     m->end = m->end < v->size_bytes ? m->end : v->size_bytes;
     if (m->at >= m->end)
         return 0;
+    if (read_is_early(s, v)) {
+        m->op->finish = completed;
+        journal_wait_complete(s, m->op);
+        return -EINPROGRESS;
+    }
     uint64_t first = m->at / BDEV_BLOCK_SIZE, last = (m->end - 1) / BDEV_BLOCK_SIZE, most = CHUNK - first % CHUNK;
     uint32_t count = (uint32_t)(last - first + 1 < most ? last - first + 1 : most), found = 0;
     for (uint32_t i = 0; i < count; i++) {
@@ -119,6 +126,8 @@ static void go_on(struct mapped *m, int error)
 
 static void looked_up(struct radix_lookup *l, int error) { go_on(container_of(l, struct mapped, lookup), error); }
 
+static void completed(struct store_op *op) { go_on(op->work, 0); }
+
 static void begin(struct loop_task *t) { go_on(container_of(t, struct mapped, begin), 0); }
 
 void image_map(struct store *s, struct store_op *op, const char *target, uint64_t offset, uint64_t length,
@@ -131,6 +140,7 @@ void image_map(struct store *s, struct store_op *op, const char *target, uint64_
         return;
     }
     op->store = s;
+    op->work = m;
     op->args.name = target;
     op->args.diff_run = run;
     op->args.diff_ctx = ctx;

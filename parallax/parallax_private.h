@@ -272,6 +272,8 @@ void partial_retry(struct store *s);
 int read_init(struct store *s);
 void read_fini(struct store *s);
 void read_submit(struct store *s, struct image_req *req);
+/* Whether that state could still be another one a moment later (V7). */
+bool read_is_early(const struct store *s, const struct version *v);
 /* Tries the reads that wait for the journal. */
 void read_retry(struct store *s);
 

@@ -284,7 +284,7 @@ static void start(struct store *s, struct image_req *req)
     r->starting = false; /* what has not ended by now ends from a later completion */
 }
 
-static bool is_early(const struct store *s, const struct version *v)
+bool read_is_early(const struct store *s, const struct version *v)
 {
     uint64_t frozen = v->cut == TICKET_MAX ? 0 : v->cut, made = v->line->made > frozen ? v->line->made : frozen;
     return ticket_seq(made) > journal_completed(s) && !s->failed;
@@ -292,7 +292,7 @@ static bool is_early(const struct store *s, const struct version *v)
 
 void read_submit(struct store *s, struct image_req *req)
 {
-    if (is_early(s, image_version(req->image)))
+    if (read_is_early(s, image_version(req->image)))
         list_add_tail(&s->reads->early, &req->link);
     else if (list_empty(&s->reads->idle) || list_empty(&s->reads->idle_bounces))
         list_add_tail(&s->reads->waiting, &req->link);

@@ -105,6 +105,7 @@ int version_record_load(struct tree *t, uint64_t id, const uint8_t *b, size_t le
     v->root = v->live_root = root;
     v->flags = get_le32(b + 20);
     v->delete_cursor = get_le64(b + 32);
+    v->is_going = v->delete_cursor;
     v->generation = get_le64(b + 40);
     v->size_bytes = get_le64(b + 56);
     v->created_ns = get_le64(b + 72);

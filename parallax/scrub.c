@@ -357,7 +357,7 @@ static void stepped(struct loop_task *t)
 }
 
 /* Its deletion has begun: blocks that only it held are gone from its map (V5). */
-static bool is_going(const struct version *v) { return version_unwanted(v) && v->delete_cursor; }
+static bool is_going(const struct version *v) { return version_unwanted(v) && v->is_going; }
 
 /* What is born in it and in the versions that it stands for. */
 static uint64_t own_birth(const struct version *v)
@@ -370,11 +370,11 @@ static uint64_t own_birth(const struct version *v)
 
 static bool is_there(const struct version *v) { return v && v->in_catalog && !is_going(v) && (!version_unwanted(v) || v->child_count); }
 
-/* Newer than the round, and with what was born in a version that is gone. (The first of an image is of generation 1.) */
-static bool is_heir(const struct scrub *c, const struct version *v)
+/* It has what was born in a version that is gone. (The first of an image is of generation 1.) */
+static bool has_inherited(const struct version *v)
 {
     uint64_t birth = own_birth(v);
-    return v->id >= c->place.end && is_there(v) && v->generation > (birth ? birth : 1);
+    return v->generation > (birth ? birth : 1);
 }
 
 static int by_id(const void *a, const void *b)
@@ -383,17 +383,22 @@ static int by_id(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* Begins a round with them, if there are any. */
+/* Begins a round if there are heirs: with all that are newer than the last one, as an heir may go before it is read. */
 static bool take_heirs(struct scrub *c)
 {
     const struct hash *h = &c->store->tree.versions;
     uint64_t *ids = malloc((h->count + 1) * sizeof *ids), n = 0;
+    bool heirs = false;
     for (uint64_t b = 0; ids && h->buckets && b <= h->mask; b++)
-        for (struct hash_node *i = h->buckets[b]; i; i = i->next)
-            if (is_heir(c, container_of(i, struct version, node)))
-                ids[n++] = container_of(i, struct version, node)->id;
-    if (!ids || !n || c->rounds++ == ROUNDS) {
-        c->unread = !ids ? -ENOMEM : n ? -EAGAIN : 0;
+        for (struct hash_node *i = h->buckets[b]; i; i = i->next) {
+            const struct version *v = container_of(i, struct version, node);
+            if (v->id < c->place.end)
+                continue;
+            ids[n++] = v->id;
+            heirs |= is_there(v) && has_inherited(v);
+        }
+    if (!ids || !heirs || c->rounds++ == ROUNDS) {
+        c->unread = !ids ? -ENOMEM : heirs ? -EAGAIN : 0;
         free(ids);
         return false;
     }
@@ -412,7 +417,7 @@ static struct version *next_version(struct scrub *c)
     do
         for (; c->at < c->id_count; c->at++) {
             struct version *v = tree_version(&c->store->tree, c->ids[c->at]);
-            if (!is_there(v))
+            if (!is_there(v) || (c->rounds && !has_inherited(v)))
                 continue;
             if (c->place.version != v->id)
                 c->place.block = 0;

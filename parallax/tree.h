@@ -29,7 +29,7 @@ struct zero_range {
 struct line {
     struct hash_node node; /* by id */
     uint32_t id, versions;
-    uint64_t made;           /* ticket of the change that made it; 0: the catalog had it */
+    uint64_t made;           /* ticket of the change that made it, or let its head grow; 0: the catalog had it */
     struct version *base;    /* its live_root is what unmerged versions of this line stand on; NULL: */
     struct version *origin;  /* made from this version, which is not in a tree yet */
     struct list_node unmerged; /* versions (line_link), oldest first; the head is the last */
@@ -63,6 +63,7 @@ struct version {
     struct list_node orphan_link; /* in tree->orphans while nobody owns it */
     struct list_node dirty_link;
     bool in_catalog;
+    bool is_going;             /* its deletion has begun, as of the last commit; the loop's, unlike delete_cursor */
     uint64_t parent_id, image_id, last_write_ns; /* as loaded, until tree_link */
 };
 

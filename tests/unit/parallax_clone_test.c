@@ -108,8 +108,51 @@ static void what_is_frozen_is_read_when_the_writes_before_it_are_there(void)
     }
 }
 
+static int note_run(void *ctx, uint64_t offset_bytes, uint64_t length_bytes, bool is_data)
+{
+    uint64_t *data = ctx;
+    (void)offset_bytes;
+    *data += is_data ? length_bytes : 0;
+    return 0;
+}
+
+/* Nor does anybody learn where it holds data: who copies it leaves the rest out. */
+static void what_is_frozen_is_mapped_when_the_writes_before_it_are_there(void)
+{
+    static const char *const targets[] = { "c", "a@s" };
+    for (unsigned i = 0; i < 2; i++) {
+        struct bare_run run, map;
+        struct bare_io write;
+        uint64_t data = 0;
+        bare_begin(&b, 64ull << 20);
+        bare_hold_writes(&b);
+        bare_submit(&b, &write, IMAGE_WRITE, 1, 1, 12);
+        while (bare_writes_held(&b) < 2) /* its data and its record */
+            bare_turn(&b, 1);
+        bare_arm(&run);
+        if (i)
+            snapshot_create(b.store, &run.op, &targets[i], 1);
+        else
+            image_clone(b.store, &run.op, "a", targets[i]);
+        while (bare_writes_held(&b) < 3)
+            bare_turn(&b, 1);
+        bare_arm(&map);
+        image_map(b.store, &map.op, targets[i], 0, 1u << 20, note_run, &data);
+        bare_turn(&b, 20);
+        CU_ASSERT_FALSE(map.done);
+        bare_release(&b);
+        CU_ASSERT_EQUAL(bare_wait(&b, &map), 0);
+        CU_ASSERT_EQUAL(data, BDEV_BLOCK_SIZE);
+        CU_ASSERT_EQUAL(bare_io_wait(&b, &write), 0);
+        CU_ASSERT_EQUAL(bare_wait(&b, &run), 0);
+        bare_io_fini(&write);
+        bare_end(&b);
+    }
+}
+
 int main(int argc, char **argv)
 {
     return unit_main(argc, argv, "parallax clone", (struct unit_test[]){
-        UNIT(a_line_of_clones_reads_what_was_written_just_before_each), UNIT(a_snapshot_and_its_clone_do_not_see_what_was_written_after), UNIT(what_is_frozen_is_read_when_the_writes_before_it_are_there), { 0 } });
+        UNIT(a_line_of_clones_reads_what_was_written_just_before_each), UNIT(a_snapshot_and_its_clone_do_not_see_what_was_written_after), UNIT(what_is_frozen_is_read_when_the_writes_before_it_are_there),
+        UNIT(what_is_frozen_is_mapped_when_the_writes_before_it_are_there), { 0 } });
 }

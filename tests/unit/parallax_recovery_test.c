@@ -450,6 +450,28 @@ static void a_write_waits_for_the_record_of_its_image(void)
     bare_end(&b);
 }
 
+/* Likewise for what lies behind an end that has moved. */
+static void a_write_waits_for_the_record_of_its_end(void)
+{
+    struct bare_run first;
+    struct bare_io write;
+    bare_begin(&b, STORE_BYTES);
+    bare_hold_writes(&b);
+    bare_arm(&first);
+    begin_growth(&first);
+    bare_turn(&b, 20);
+    CU_ASSERT_EQUAL(bare_writes_held(&b), 1);
+    bare_submit(&b, &write, IMAGE_WRITE, 1u << 18, 1, 12);
+    bare_turn(&b, 20);
+    CU_ASSERT_EQUAL(bare_writes_held(&b), 1);
+    bare_release(&b);
+    CU_ASSERT_EQUAL(bare_io_wait(&b, &write), 0);
+    bare_io_fini(&write);
+    CU_ASSERT_EQUAL(bare_wait(&b, &first), 0);
+    CU_ASSERT_EQUAL(bare_read(&b, 1u << 18), 12);
+    bare_end(&b);
+}
+
 static int io_error;
 
 static void io_ended(struct image_req *req, int error)
@@ -617,6 +639,7 @@ int main(int argc, char **argv)
         UNIT(a_change_of_several_blocks_is_there_whole_or_not_at_all), UNIT(an_import_gets_its_name_when_what_was_written_is_durable),
         UNIT(what_was_made_upon_a_lost_change_is_lost_with_it), UNIT(what_was_written_into_an_image_that_was_lost_is_lost_with_it),
         UNIT(what_was_written_behind_an_end_that_was_lost_is_lost_with_it), UNIT(a_write_waits_for_the_record_of_its_image),
+        UNIT(a_write_waits_for_the_record_of_its_end),
         UNIT(the_second_superblock_serves_when_the_first_is_damaged),
         UNIT(features_of_a_later_version_are_refused_but_for_compatible_ones), UNIT(a_store_from_before_there_were_times_goes_on_without), UNIT(an_announcement_that_is_not_whole_leaves_the_one_before_it),
         UNIT(a_space_map_page_that_cannot_be_read_gives_no_space),

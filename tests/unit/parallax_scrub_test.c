@@ -1,5 +1,6 @@
 /* parallax_scrub_test.c - scrubs with bits flipped on the device: all that is damaged is told, with everybody who uses it and
  * nobody else; a stopped one goes on; every block is read once. */
+#include "tests/support/bare.h"
 #include "tests/support/engine_blocks.h"
 #include "tests/support/unit.h"
 
@@ -13,6 +14,7 @@
 struct findings {
     char text[16384];
     unsigned lines;
+    uint64_t bytes;        /* that were read when it was told last */
     struct store_op *stop; /* after the first progress */
 };
 
@@ -26,6 +28,7 @@ static void finding(void *ctx, const char *line)
 static void progress(void *ctx, uint64_t bytes)
 {
     struct findings *f = ctx;
+    f->bytes = bytes;
     if (bytes && f->stop)
         store_op_cancel(f->stop);
 }
@@ -196,7 +199,7 @@ static void a_stopped_scrub_goes_on_also_after_a_kill(void)
 static void versions_that_come_and_go_meanwhile_do_no_harm(void)
 {
     struct engine e;
-    struct findings f = { { 0 }, 0, NULL };
+    struct findings f = { 0 };
     struct store_scrub_result out;
     struct engine_run run;
     struct store_scrub_options opt = { .rate_bytes = 4u << 20, .finding = finding, .ctx = &f };
@@ -230,7 +233,7 @@ static void versions_that_come_and_go_meanwhile_do_no_harm(void)
 static void a_scrub_that_is_never_done_says_so(void)
 {
     struct engine e;
-    struct findings f = { { 0 }, 0, NULL };
+    struct findings f = { 0 };
     struct store_scrub_result out;
     struct engine_run run;
     struct store_scrub_options opt = { .rate_bytes = 4u << 20, .finding = finding, .ctx = &f }; /* a round takes longer than a snapshot */
@@ -255,7 +258,7 @@ static void what_a_snapshot_leaves_to_a_newer_head_is_read_too(void)
 {
     enum { LATE = 3000 };
     struct engine e;
-    struct findings f = { { 0 }, 0, NULL };
+    struct findings f = { 0 };
     struct store_scrub_result out;
     struct engine_run run;
     struct store_scrub_options opt = { .rate_bytes = 8u << 20, .finding = finding, .ctx = &f };
@@ -283,6 +286,97 @@ static void what_a_snapshot_leaves_to_a_newer_head_is_read_too(void)
     engine_end(&e);
 }
 
+static void freeze(struct engine *e, const char *snap)
+{
+    engine_must(e, snapshot_create, &snap, 1);
+    engine_must(e, store_checkpoint);
+}
+
+static void drop(struct engine *e, const char *snap)
+{
+    engine_must(e, snapshot_delete, &snap, 1, false);
+    for (unsigned i = 0; i < 3; i++)
+        engine_must(e, store_checkpoint);
+}
+
+/* The heir goes before it is read, and its heir was there already when that round began. */
+static void what_an_heir_leaves_is_read_too(void)
+{
+    enum { LONG = 2000, SHORT = 50 };
+    struct engine e;
+    struct findings f = { 0 };
+    struct store_scrub_result out;
+    struct engine_run run;
+    struct store_scrub_options opt = { .rate_bytes = 4u << 20, .finding = finding, .progress = progress, .ctx = &f };
+    begin(&e);
+    engine_must(&e, image_create, "long", (uint64_t)LONG * BDEV_BLOCK_SIZE);
+    blocks_write(&e, "long", 0, LONG, 200000, 1);
+    engine_must(&e, image_create, "short", (uint64_t)SHORT * BDEV_BLOCK_SIZE);
+    blocks_write(&e, "short", 0, SHORT, 300000, 1);
+    engine_must(&e, store_checkpoint);
+    engine_run_arm(&run);
+    store_scrub(e.store, &run.op, &opt, &out);
+    for (unsigned i = 0; i < 5; i++)
+        engine_turn(&e, 5);
+    freeze(&e, "long@a");
+    freeze(&e, "short@a");
+    freeze(&e, "short@b");
+    drop(&e, "long@a");
+    drop(&e, "short@a");
+    while (!run.done && f.bytes < (BLOCKS + 200 + LONG / 4) * (uint64_t)BDEV_BLOCK_SIZE) /* until the heir of "long" is being read */
+        engine_turn(&e, 5);
+    CU_ASSERT_FALSE(run.done);
+    drop(&e, "short@b");
+    CU_ASSERT(f.bytes < (BLOCKS + 200 + LONG - 200) * (uint64_t)BDEV_BLOCK_SIZE);
+    blocks_flip(&e, blocks_find(&e, 300000 + SHORT - 1, 0), 77);
+    while (!run.done)
+        engine_turn(&e, 10);
+    CU_ASSERT_EQUAL(run.op.error.code, 0);
+    CU_ASSERT_EQUAL(out.damaged, 1);
+    CU_ASSERT(tells(&f, "short", SHORT - 1));
+    CU_ASSERT_EQUAL(out.bytes, (BLOCKS + 200 + LONG + SHORT) * (uint64_t)BDEV_BLOCK_SIZE);
+    engine_end(&e);
+}
+
+static void write_all(struct bare *b, uint32_t id)
+{
+    for (uint32_t at = 0; at < 6000; at += 200)
+        CU_ASSERT_EQUAL(bare_write(b, at, 200, id + at), 0);
+    CU_ASSERT_EQUAL(bare_checkpoint(b), 0);
+}
+
+/* A deletion that goes on through many checkpoints, on a thread of theirs. */
+static void a_scrub_beside_a_long_deletion_reads_what_is_left(void)
+{
+    static struct bare b;
+    struct bare_run run, deletion;
+    struct store_scrub_options opt = { .rate_bytes = 60u << 20 };
+    struct store_scrub_result out;
+    const char *snap = "a@s";
+    bare_begin(&b, 256u << 20);
+    b.reclaim_blocks = 4;
+    b.index_entries = 16384;
+    bare_reopen(&b);
+    write_all(&b, 1);
+    CU_ASSERT_EQUAL(bare_snapshot(&b, snap), 0);
+    write_all(&b, 7);
+    bare_arm(&deletion);
+    snapshot_delete(b.store, &deletion.op, &snap, 1, false);
+    CU_ASSERT_EQUAL(bare_wait(&b, &deletion), 0);
+    bare_arm(&run);
+    store_scrub(b.store, &run.op, &opt, &out);
+    while (!run.done) {
+        struct bare_run checkpoint;
+        bare_arm(&checkpoint);
+        store_checkpoint(b.store, &checkpoint.op);
+        CU_ASSERT_EQUAL_FATAL(bare_wait(&b, &checkpoint), 0);
+    }
+    CU_ASSERT_EQUAL(run.op.error.code, 0);
+    CU_ASSERT(out.damaged == 0 && out.bytes >= 6000 * (uint64_t)BDEV_BLOCK_SIZE);
+    CU_ASSERT(bare_is_sound(&b));
+    bare_end(&b);
+}
+
 int main(int argc, char **argv)
 {
     static const struct unit_test tests[] = {
@@ -292,7 +386,8 @@ int main(int argc, char **argv)
         UNIT(however_many_nodes_are_damaged_each_is_told),
         UNIT(a_stopped_scrub_goes_on_also_after_a_kill),
         UNIT(versions_that_come_and_go_meanwhile_do_no_harm),
-        UNIT(what_a_snapshot_leaves_to_a_newer_head_is_read_too), UNIT(a_scrub_that_is_never_done_says_so),
+        UNIT(a_scrub_beside_a_long_deletion_reads_what_is_left),
+        UNIT(what_a_snapshot_leaves_to_a_newer_head_is_read_too), UNIT(what_an_heir_leaves_is_read_too), UNIT(a_scrub_that_is_never_done_says_so),
         { 0 },
     };
     return unit_main(argc, argv, "parallax scrub", tests);
