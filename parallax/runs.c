@@ -67,12 +67,12 @@ static void make_ready(struct store *s)
 void runs_next(struct store *s)
 {
     struct runs *r = s->runs;
-    bool often = (s->stats.device_flushes - r->flushes) * BLOCKS_A_FLUSH >= r->lent;
+    bool first = r->lent == 0, often = !first && (s->stats.device_flushes - r->flushes) * BLOCKS_A_FLUSH >= r->lent;
     if (s->ahead.next < s->ahead.end && !s->readying) {
         s->run = s->ahead;
         s->ahead = (struct space_run){ 0 };
     } else {
-        space_take(&s->space, often ? SHORT_RUN_BLOCKS : RUN_BLOCKS, &s->run); /* space_ready promised it */
+        space_take(&s->space, first || often ? SHORT_RUN_BLOCKS : RUN_BLOCKS, &s->run); /* space_ready promised it */
     }
     r->lent = s->run.end - s->run.next;
     r->flushes = s->stats.device_flushes;
