@@ -121,7 +121,7 @@ struct store {
     struct journal journal;
     struct radix_cache *map;
     uint64_t catalog_revision, checkpoint_number;
-    int failed;            /* first error of a metadata write */
+    int failed;            /* -EIO since a metadata write failed (W5); 0: none has */
     bool has_lost;         /* some map may have lost entries */
     bool age_accepted;     /* the blocks were older than the catalog when this was opened, and the catalog does not say so yet */
     bool time_gone, commit_unnoted; /* of the blocks that tell the time: what opening is to write once more */
