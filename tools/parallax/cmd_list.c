@@ -197,9 +197,12 @@ static int run_du(struct cli *cli, const struct args *a)
 static int run_tree(struct cli *cli, const struct args *a)
 {
     json_t *list;
+    bool dot = option_set(a, "dot");
+    if (dot && cli->json)
+        return cli_usage(a, "--dot and --json exclude each other");
     int status = select_images(cli, NULL, &list);
     if (status == EXIT_DONE && !cli_json(cli, list)) {
-        if (option_set(a, "dot"))
+        if (dot)
             tree_print_dot(list);
         else
             tree_print(list);

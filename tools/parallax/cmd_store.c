@@ -157,10 +157,13 @@ static int run_status(struct cli *cli, const struct args *a)
 {
     struct error err = ERROR_NONE;
     json_t *doc = NULL;
+    bool prometheus = option_set(a, "prometheus");
+    if (prometheus && cli->json)
+        return cli_usage(a, "--prometheus and --json exclude each other");
     if (cli_status(cli, &doc, &err))
         return cli_fail(&err);
     int status = EXIT_DONE;
-    if (option_set(a, "prometheus"))
+    if (prometheus)
         status = print_metrics(doc);
     else if (!cli_json(cli, doc))
         print_status(doc);
