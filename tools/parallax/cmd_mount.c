@@ -284,7 +284,10 @@ static int run_umount(struct cli *cli, const struct args *a)
         return cli_fail_text("cannot unmount %s: it is in use; see fuser -vm %s", directory, directory);
     if (bad)
         return cli_fail_text("cannot unmount %s: %s", directory, strerror(-bad));
+    json_t *doc = json_pack("{s:s}", "directory", directory);
+    cli_json(cli, doc);
     cli_done(cli, "unmounted %s", directory);
+    json_decref(doc);
     return EXIT_DONE;
 }
 
