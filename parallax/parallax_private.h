@@ -317,8 +317,8 @@ uint64_t space_needed(const struct store *s);
 int space_ready(struct store *s, uint32_t blocks, bool may_wait);
 /* The same for what needs no data block, a discard: entries of the index, or a range (0). */
 int space_ready_to_discard(struct store *s, uint32_t entries, bool may_wait);
-/* The same for a range that an operation discards: -EAGAIN: after the next checkpoint perhaps; -ENOSPC. */
-int space_ready_to_shrink(struct store *s);
+/* The same for a range of a version that an operation discards: -EAGAIN: after the next checkpoint perhaps; -ENOSPC. */
+int space_ready_to_shrink(struct store *s, const struct version *v);
 /* Whether the next checkpoint can write what deletions write. */
 bool space_ready_to_delete(const struct store *s);
 void space_grow_ahead(struct store *s);
