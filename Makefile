@@ -225,6 +225,7 @@ install: all
 	install -m 755 $(O)/parallax-mount $(DESTDIR)$(PREFIX)/libexec/parallax/parallax-mount
 	for page in man/*.[1-8]; do install -D -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page#man/} || exit 1; done
 	install -D -m 644 tools/completion/parallax.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/parallax
+	ln -sf parallax $(DESTDIR)$(PREFIX)/share/bash-completion/completions/parallaxd
 	install -d $(DESTDIR)$(UNIT_DIR) $(DESTDIR)$(PREFIX)/share/doc/parallax/docs $(DESTDIR)$(PREFIX)/share/doc/parallax/examples
 	for unit in tools/systemd/*.service tools/systemd/*.socket; do \
 	  sed 's|=/usr/|=$(PREFIX)/|' $$unit >$(DESTDIR)$(UNIT_DIR)/$${unit##*/} || exit 1; done

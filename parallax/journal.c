@@ -307,11 +307,10 @@ static void batch_complete(struct batch *b)
             return;
         store_fail(s, b->data_error, "a batch that could not be cancelled");
     }
-    int error = b->journal_error ? b->journal_error : b->data_error ? b->data_error : s->failed;
     struct batch *cancelled = b->cancels;
-    batch_end(b, error ? error : 0);
+    batch_end(b, s->failed ? s->failed : b->data_error);
     if (cancelled)
-        batch_end(cancelled, cancelled->data_error);
+        batch_end(cancelled, s->failed ? s->failed : cancelled->data_error);
     journal_progress(s);
 }
 

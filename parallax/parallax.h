@@ -5,7 +5,8 @@
  * are called on it while the loop does not run. Completions run on the loop, exactly once, never from inside the call.
  * Errors: 0 or negative errno; where a struct error is filled it is one line for a person: what, which object, why, what to do.
  * -ENOENT no such image or snapshot; -EEXIST name taken; -EBUSY held or open; -EROFS read-only; -EPERM protected; -EINVAL bad
- * argument; -ENOSPC store full; -EIO device or damaged data; -EBADMSG checksum or format damage; -ENOMEM.
+ * argument; -ENOSPC store full; -EIO device or damaged data, or a store that has failed (W5), for want of space too; -EBADMSG
+ * checksum or format damage; -ENOMEM.
  * Durability: a store_op that ends without error is durable. A write that ends without error survives the end of this
  * process; a flush (or a write with IMAGE_FUA) that ends without error makes all writes that ended before it survive a power
  * cut. After a power cut an unflushed write is, per 4096-byte block, whole or absent.

@@ -121,7 +121,7 @@ struct store {
     struct journal journal;
     struct radix_cache *map;
     uint64_t catalog_revision, checkpoint_number;
-    int failed;            /* first error of a metadata write */
+    int failed;            /* -EIO since a metadata write failed (W5); 0: none has */
     bool has_lost;         /* some map may have lost entries */
     bool age_accepted;     /* the blocks were older than the catalog when this was opened, and the catalog does not say so yet */
     bool time_gone, commit_unnoted; /* of the blocks that tell the time: what opening is to write once more */
@@ -319,8 +319,8 @@ uint64_t space_needed(const struct store *s);
 int space_ready(struct store *s, uint32_t blocks, bool may_wait);
 /* The same for what needs no data block, a discard: entries of the index, or a range (0). */
 int space_ready_to_discard(struct store *s, uint32_t entries, bool may_wait);
-/* The same for a range that an operation discards: -EAGAIN: after the next checkpoint perhaps; -ENOSPC. */
-int space_ready_to_shrink(struct store *s);
+/* The same for a range of a version that an operation discards: -EAGAIN: after the next checkpoint perhaps; -ENOSPC. */
+int space_ready_to_shrink(struct store *s, const struct version *v);
 /* Whether the next checkpoint can write what deletions write. */
 bool space_ready_to_delete(const struct store *s);
 void space_grow_ahead(struct store *s);

@@ -124,7 +124,7 @@ static void run_resize(struct store_op *op)
             return;
         }
     }
-    int ready = !err->code && size_bytes < d->head->size_bytes ? space_ready_to_shrink(s) : 0;
+    int ready = !err->code && size_bytes < d->head->size_bytes ? space_ready_to_shrink(s, d->head) : 0;
     if (ready == -ENOSPC)
         error_set(err, ready, "store '%s' is too full to make image '%s' smaller; delete something first", store_name(s), name);
     if (err->code)

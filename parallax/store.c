@@ -30,7 +30,7 @@ const char *store_name(const struct store *s) { return s->backing.name; }
 int store_fail(struct store *s, int error, const char *what)
 {
     if (!s->failed) {
-        s->failed = error == -ENOSPC ? -ENOSPC : -EIO;
+        s->failed = -EIO; /* for want of space too: room that is made now is of no use to it */
         log_error("store takes no more changes store=%s because of %s: %s", store_name(s), what, strerror(-error));
         loop_defer_last(s->loop, &s->pump); /* whoever waits, for a checkpoint's room say, must hear of it */
     }

@@ -2,8 +2,8 @@
  *
  * One Linux AIO context with DEPTH iocbs, kept full: whatever completes makes room for the next. Context, iocbs and
  * events belong to whoever holds the lock; nothing is in flight when it is free. The context is made at the first use: to
- * destroy one takes the kernel tens of milliseconds, which a command that only lists must not pay. Where the host has none left,
- * takes nothing for lack of memory, or moved less than a block, blocks are read and written one after the other. */
+ * destroy one takes the kernel tens of milliseconds, which a command that only lists must not pay. Where there is none to be had,
+ * or the host takes nothing for lack of memory, or moved less than a block, blocks are read and written one after the other. */
 #include "parallax/store/aio_batch.h"
 
 #include "base/bdev.h"
@@ -108,7 +108,7 @@ int aio_batch_transfer(struct aio_batch *b, bool write, const uint64_t *blocks, 
 {
     pthread_mutex_lock(&b->lock);
     int err = b->context ? 0 : io_setup((int)DEPTH, &b->context);
-    if (err == -EAGAIN) {
+    if (aio_none_to_be_had(err)) {
         pthread_mutex_unlock(&b->lock);
         return in_turn(b, write, blocks, bufs, count);
     }

@@ -3,10 +3,15 @@
  * Any thread may call aio_batch_transfer; calls on one batch take turns. */
 #ifndef PARALLAX_STORE_AIO_BATCH_H
 #define PARALLAX_STORE_AIO_BATCH_H
+#include <errno.h>
 #include <stdbool.h>
 #include <stdint.h>
 
 struct aio_batch;
+
+/* Whether that error of making a context means that there is none to be had: transfers are then waited for one by one. The host's are
+ * used up (fs.aio-max-nr); it has no memory for one; the kernel is built without, or whoever confines this process does not allow it. */
+static inline bool aio_none_to_be_had(int error) { return error == -EAGAIN || error == -ENOMEM || error == -ENOSYS || error == -EPERM; }
 
 /* fd stays the caller's and must outlive the batch; block 0 lies at offset_bytes. */
 int aio_batch_open(int fd, uint64_t offset_bytes, struct aio_batch **out);

@@ -9,9 +9,10 @@
  * 3. At most one fdatasync is with the kernel. A flush that arrives meanwhile is not covered by it and waits for the next,
  *    which serves all that wait by then.
  * 4. A request's done may submit, which only queues; so no function here is entered twice.
- * 5. Where the host has no context left, requests are carried out one after the other, and the next batch asks again. */
+ * 5. Where there is no context to be had, requests are carried out one after the other, and the next batch asks again. */
 #include "parallax/store/aio_queue.h"
 
+#include "parallax/store/aio_batch.h"
 #include "parallax/store/host_file.h"
 
 #include <errno.h>
@@ -324,7 +325,7 @@ static void batch_run(struct loop_task *task)
     struct aio_queue *q = container_of(task, struct aio_queue, batch);
     struct list_node *n;
     int err = q->context ? 0 : begin(q);
-    if (err == -EAGAIN) {
+    if (aio_none_to_be_had(err)) {
         carry_out_in_turn(q, &q->waiting);
         carry_out_in_turn(q, &q->flushes);
     } else if (err) {

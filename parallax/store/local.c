@@ -130,6 +130,10 @@ int local_open_blocks(struct backing *b, struct loop *loop, bool lazy, bool crea
     int rc = bdev_file_open(path, &opt, &b->blocks, &b->direct);
     if (rc == -EAGAIN)
         return error_set(err, rc, "cannot open %s: the host's asynchronous I/O is used up; raise fs.aio-max-nr with sysctl", path);
+    if (rc == -ENOSYS)
+        return error_set(err, rc, "cannot open %s: the kernel has no asynchronous I/O, or a sandbox hides it; serve the store where io_setup(2) works", path);
+    if (rc == -ENOMEM)
+        return error_set(err, rc, "cannot open %s: there is no memory for it, or none in the kernel for asynchronous I/O; free some and try again", path);
     if (rc == -EBUSY)
         return error_set(err, rc, "the device %s is in use (mounted, swap, part of a volume, or open by another Parallax); release it first", path);
     if (rc == -ERANGE)

@@ -131,6 +131,14 @@ static void discards_between_snapshots_leave_the_reserve_for_deletions(void)
     bare_end(&b);
 }
 
+static int make_smaller(const char *name, uint64_t bytes)
+{
+    struct bare_run run;
+    bare_arm(&run);
+    image_resize(b.store, &run.op, name, bytes, true);
+    return run_wait(&run);
+}
+
 /* Each end that moves costs nodes and a dead list, and no operation is a request that waits for room. */
 static void no_number_of_smaller_sizes_takes_the_reserve_of_a_full_store(void)
 {
@@ -138,6 +146,7 @@ static void no_number_of_smaller_sizes_takes_the_reserve_of_a_full_store(void)
     static struct bare_run runs[IMAGES];
     char (*names)[32] = calloc(IMAGES, sizeof *names);
     unsigned refused = 0;
+    struct bare_run run;
     bare_begin(&b, STORE_BYTES);
     CU_ASSERT_EQUAL_FATAL(create("t", 1ull << 30), 0);
     open_other("t");
@@ -145,6 +154,10 @@ static void no_number_of_smaller_sizes_takes_the_reserve_of_a_full_store(void)
         CU_ASSERT_EQUAL_FATAL(bare_write(&b, 100 * LEAF + i * 64, 64, 11), 0);
     open_other("a");
     make_clones(IMAGES);
+    CU_ASSERT_EQUAL_FATAL(create("empty", 1ull << 30), 0);
+    bare_arm(&run);
+    image_clone(b.store, &run.op, "empty", "empty-clone");
+    CU_ASSERT_EQUAL_FATAL(run_wait(&run), 0);
     CU_ASSERT_EQUAL_FATAL(bare_checkpoint(&b), 0);
     fill_to_the_brim();
     for (unsigned i = 0; i < IMAGES; i++) {
@@ -160,6 +173,15 @@ static void no_number_of_smaller_sizes_takes_the_reserve_of_a_full_store(void)
     CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
     CU_ASSERT_EQUAL_FATAL(status().failed, 0);
     CU_ASSERT(refused > 0 && refused < IMAGES);
+    /* Of an empty image nothing is dropped. */
+    for (unsigned i = 1; i <= 64; i++) {
+        CU_ASSERT_EQUAL(make_smaller("empty", (1ull << 30) - i * 4096ull), 0);
+        CU_ASSERT_EQUAL(make_smaller("empty-clone", (1ull << 30) - i * 4096ull), 0);
+    }
+    CU_ASSERT_EQUAL(make_smaller(names[IMAGES - 1], (100 * LEAF + 100) * 4096ull), -ENOSPC);
+    CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
+    CU_ASSERT_EQUAL(status().overdrawn_blocks, 0);
+    CU_ASSERT_EQUAL_FATAL(status().failed, 0);
     CU_ASSERT(bare_is_sound(&b));
     bare_end(&b);
     free(names);

@@ -251,23 +251,27 @@ static void a_write_whose_data_failed_is_taken_back(void)
     CU_ASSERT(met);
 }
 
-static void a_failed_journal_write_fails_the_store(void)
+/* The answer is -EIO whatever it failed for: who was told that there is no room would make some, or wait for it, in vain. */
+static void fail_the_journal(int error)
 {
     bool met = false;
     for (unsigned tries = 0; tries < 40 && !met; tries++) {
         struct store_status status;
         bare_begin(&b, STORE_BYTES);
         CU_ASSERT_EQUAL(bare_write(&b, 1, 1, 11), 0);
-        memory_fail_io(&b.backing, &(struct memory_fault){ .kinds = MEMORY_WRITE, .nth = 1, .error = -EIO });
-        CU_ASSERT_EQUAL(bare_write(&b, 2, 1, 12), -EIO);
+        memory_fail_io(&b.backing, &(struct memory_fault){ .kinds = MEMORY_WRITE, .nth = 1, .error = error });
+        int answer = bare_write(&b, 2, 1, 12);
         memory_fail_io(&b.backing, NULL);
         /* The data are on the device: it was the record that failed. */
         met = bare_address(&b, 2, 12) != 0;
+        CU_ASSERT_EQUAL(answer, met ? -EIO : error); /* data that could not be written are taken back, and the store goes on */
         if (met) {
             store_get_status(b.store, &status);
             CU_ASSERT(status.failed);
             CU_ASSERT_EQUAL(bare_write(&b, 3, 1, 13), -EIO);
+            CU_ASSERT_EQUAL(bare_discard(&b, 1, 1), -EIO);
             CU_ASSERT_EQUAL(bare_flush(&b), -EIO);
+            CU_ASSERT_EQUAL(bare_checkpoint(&b), -EIO);
             CU_ASSERT_EQUAL(bare_read(&b, 1), 11);
             bare_kill(&b);
             CU_ASSERT_EQUAL_FATAL(bare_open(&b), 0);
@@ -278,6 +282,9 @@ static void a_failed_journal_write_fails_the_store(void)
     }
     CU_ASSERT(met);
 }
+
+static void a_failed_journal_write_fails_the_store(void) { fail_the_journal(-EIO); }
+static void a_journal_that_finds_no_room_fails_the_store_as_well(void) { fail_the_journal(-ENOSPC); }
 
 #define GROUP 100u
 
@@ -636,6 +643,7 @@ int main(int argc, char **argv)
         UNIT(a_block_of_an_earlier_epoch_is_not_believed), UNIT(what_a_power_cut_left_far_ahead_does_not_come_back_later),
         UNIT(no_more_is_unflushed_than_recovery_looks_at), UNIT(recovery_does_not_judge_what_the_store_flushed_by_itself),
         UNIT(a_write_whose_data_failed_is_taken_back), UNIT(a_failed_journal_write_fails_the_store),
+        UNIT(a_journal_that_finds_no_room_fails_the_store_as_well),
         UNIT(a_change_of_several_blocks_is_there_whole_or_not_at_all), UNIT(an_import_gets_its_name_when_what_was_written_is_durable),
         UNIT(what_was_made_upon_a_lost_change_is_lost_with_it), UNIT(what_was_written_into_an_image_that_was_lost_is_lost_with_it),
         UNIT(what_was_written_behind_an_end_that_was_lost_is_lost_with_it), UNIT(a_write_waits_for_the_record_of_its_image),

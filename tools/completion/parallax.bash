@@ -1,7 +1,7 @@
-# Completion of parallax for bash: commands, options, images, snapshots, files.
+# Completion of parallax and parallaxd for bash: commands, options and their values, images, snapshots, files.
 #
 # What there is, is asked of the program: its help says which commands and options there are, which options take a value, and what
-# each argument is; `ls` and `snap ls` give names. So nothing here has to be kept in step with it.
+# each argument is; `ls` and `snap ls` give names. So nothing here has to be kept in step with it, but for words that a value may be.
 # shellcheck shell=bash
 
 _parallax_run() { "$program" "$@" 2>/dev/null </dev/null; }
@@ -14,6 +14,8 @@ _parallax_options() { # COMMAND-WORD…
     s/^  --\([a-z-]*\)\( [^ ][^ ]*\)\?\( .*\|$\)/--\1\2/p
   }'
 }
+
+_parallaxd_options() { _parallax_run --help | sed -n 's/^  --help, --version.*/--help\n--version/p; s/^  --\([a-z-]*\) \([^ ][^ ]*\) .*/--\1 \2/p'; }
 
 _parallax_names() { _parallax_run "${_parallax_store[@]}" --lock-timeout 1 ls; }
 # All of an image, as NAME@SNAP.
@@ -37,13 +39,20 @@ _parallax_value() { # OPTION, VALUE as the help calls it
   case "$1 $2" in
     '--store '*) _parallax_files -d ;;
     *' PATH' | '--adopt '*) _parallax_files -f ;;
-    *' w|r') _parallax_reply $'w\nr' ;;
+    '--hypervisor '*) _parallax_reply $'auto\nxen\nlocal' ;;
+    '--sort '*) _parallax_reply $'iops\nbytes\nread\nwrite\nlatency\nname' ;;
+    '--from '*)
+      case ${#arguments[@]}$cur in
+        0* | *@*) _parallax_argument NAME@SNAP ;;
+        *) _parallax_reply "$(_parallax_snapshots "${arguments[0]%%@*}" | sed 's/.*@//')" ;; # of the image that is compared
+      esac ;;
     '--format F')
       case $command in
         import) _parallax_reply $'raw\nqcow2\nvhd\nvhdx\nvmdk\nvdi' ;;
         *) _parallax_reply $'raw\nqcow2\nvhd' ;;
       esac ;;
     '--owner '*) COMPREPLY+=($(compgen -u -- "$cur")) ;;
+    *'|'*) _parallax_reply "${2//|/$'\n'}" ;;
   esac
 }
 
@@ -65,6 +74,34 @@ _parallax_argument() { # KIND, as the help calls it
   esac
 }
 
+# An option, or its value: after it ($value is its line of $options), or behind an equals sign. 1: neither is being typed.
+_parallax_option() {
+  local option
+  if [ -n "$value" ]; then
+    _parallax_value "${value%% *}" "${value#* }"
+  elif [[ $cur == --*=* ]]; then
+    option=${cur%%=*} cur=${cur#*=}
+    value=$(grep -m 1 -- "^$option " <<<"$options")
+    [ -z "$value" ] || _parallax_value "$option" "${value#* }"
+    COMPREPLY=("${COMPREPLY[@]/#/$option=}")
+    cur=$option=$cur
+  elif [[ $cur == -* ]]; then
+    _parallax_reply "$(sed 's/ .*//' <<<"$options" | sort -u)"
+  else
+    return 1
+  fi
+  return 0
+}
+
+# Bash completes only what follows the last of its word breaks; an @ it completes too.
+_parallax_cut() {
+  local breaks=${COMP_WORDBREAKS//[[:space:]\"\']/} before=''
+  [[ -n $breaks && $cur == *["$breaks"]* ]] && before=${cur%"${cur##*["$breaks"]}"}
+  before=${before%@}
+  [ -n "$before" ] && COMPREPLY=("${COMPREPLY[@]#"$before"}")
+  return 0
+}
+
 _parallax() {
   local program=$1 line=${COMP_LINE:0:COMP_POINT} cur word value='' command='' options kind
   local -a words arguments=() kinds _parallax_store=()
@@ -78,6 +115,8 @@ _parallax() {
     if [ -n "$value" ]; then
       [ "${value%% *}" = --store ] && _parallax_store=(--store "$word")
       value=''
+    elif [[ $word == --store=* ]]; then
+      _parallax_store=("$word")
     elif [[ $word == -* ]]; then
       value=$(grep -m 1 -- "^$word " <<<"$options")
     elif [ -z "$command" ] || [ "$command" = snap ]; then
@@ -89,10 +128,8 @@ _parallax() {
     fi
   done
 
-  if [ -n "$value" ]; then
-    _parallax_value "${value%% *}" "${value#* }"
-  elif [[ $cur == -* ]]; then
-    _parallax_reply "$(sed 's/ .*//' <<<"$options" | sort -u)"
+  if _parallax_option; then
+    :
   elif [ -z "$command" ]; then
     _parallax_reply "$(_parallax_run --help | sed -n '/^Commands/,/^$/s/^  \([a-z-]*\).*/\1/p' | sort -u)"
   elif [ "$command" = snap ]; then
@@ -106,12 +143,20 @@ _parallax() {
     kind=${kinds[at]:-}
     _parallax_argument "$kind"
   fi
-
-  # Bash completes only what follows the last of its word breaks; an @ it completes too.
-  local breaks=${COMP_WORDBREAKS//[[:space:]\"\']/} before=''
-  [[ -n $breaks && $cur == *["$breaks"]* ]] && before=${cur%"${cur##*["$breaks"]}"}
-  before=${before%@}
-  [ -n "$before" ] && COMPREPLY=("${COMPREPLY[@]#"$before"}")
-  return 0
+  _parallax_cut
 }
+
+_parallaxd() {
+  local program=$1 line=${COMP_LINE:0:COMP_POINT} cur value='' options
+  local -a words arguments=()
+  COMPREPLY=()
+  cur=${line##*[[:space:]]}
+  read -ra words <<<"${line%"$cur"}"
+  options=$(_parallaxd_options)
+  [ ${#words[@]} -gt 1 ] && value=$(grep -m 1 -- "^${words[-1]} " <<<"$options")
+  _parallax_option
+  _parallax_cut
+}
+
 complete -F _parallax parallax
+complete -F _parallaxd parallaxd

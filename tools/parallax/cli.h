@@ -60,6 +60,7 @@ struct cli {
     struct local *local; /* NULL: a daemon's */
     int daemon_pid;
     char store_url[512], store_key[512];
+    char done[600]; /* what was done, as cli_done was told, and stays so whether or not it can be printed */
 };
 
 /* ---- The command line (options.c, help.c) ---- */
@@ -109,6 +110,8 @@ int cli_fail_text(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 int cli_usage(const struct args *a, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* A line on stdout for people: nothing with --quiet or --json. */
 void cli_say(const struct cli *cli, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* The same of a change that was made; should the output not reach its file, the error says so too. */
+void cli_done(struct cli *cli, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* A line on stderr for people: nothing with --quiet. */
 void cli_note(const struct cli *cli, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Prints one document with --json and gives it back; returns whether it did. Steals nothing. */

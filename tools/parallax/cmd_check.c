@@ -99,8 +99,9 @@ static int run_gc(struct cli *cli, const struct args *a)
     int status = cli_call(cli, json_pack("{s:s}", "command", "gc"), take_finding, &f, &result);
     if (status == EXIT_DONE && f.list)
         json_object_set(result, "findings", f.list);
-    if (status == EXIT_DONE && !cli_json(cli, result)) {
-        cli_say(cli, "walked %llu blocks and %llu map nodes: %llu leaked, %llu put right; %s came back", (unsigned long long)json_count(result, "blocks-checked"),
+    if (status == EXIT_DONE) {
+        cli_json(cli, result);
+        cli_done(cli, "walked %llu blocks and %llu map nodes: %llu leaked, %llu put right; %s came back", (unsigned long long)json_count(result, "blocks-checked"),
                 (unsigned long long)json_count(result, "nodes-checked"), (unsigned long long)json_count(result, "leaked-blocks"),
                 (unsigned long long)json_count(result, "mended"), json_size(result, "freed", freed));
         if (json_count(result, "hidden"))

@@ -52,10 +52,11 @@ int content_dedup(struct cli *cli, const struct args *a)
     char shared[SIZE_TEXT_MAX], examined[SIZE_TEXT_MAX];
     json_t *result = NULL;
     int status = cli_call(cli, json_pack("{s:s,s:s}", "command", "dedup", "name", a->words[0]), NULL, NULL, &result);
-    if (status == EXIT_DONE)
+    if (status == EXIT_DONE) {
         json_object_set_new(result, "name", json_string(a->words[0]));
-    if (status == EXIT_DONE && !cli_json(cli, result))
-        cli_say(cli, "%s: %s of %s are now shared", a->words[0], json_size(result, "shared", shared), json_size(result, "examined", examined));
+        cli_json(cli, result);
+        cli_done(cli, "%s: %s of %s are now shared", a->words[0], json_size(result, "shared", shared), json_size(result, "examined", examined));
+    }
     json_decref(result);
     return status;
 }

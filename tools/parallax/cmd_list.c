@@ -124,6 +124,14 @@ static void print_info(const json_t *doc)
     }
 }
 
+static void note_how_to_serve(const struct cli *cli, const char *target, const char *socket)
+{
+    char store[PASTE_SHELL_FACTOR * PATH_MAX], path[PASTE_SHELL_FACTOR * PATH_MAX];
+    paste_for_shell(cli->url ? cli->url : "", store, sizeof store);
+    paste_for_shell(socket, path, sizeof path);
+    cli_note(cli, "parallax: note: nobody serves it there yet: parallax%s%s nbd %s --socket %s", cli->url ? " --store " : "", cli->url ? store : "", target, path);
+}
+
 /* Prints the socket's path in full, and says how to serve the image there if nobody does. */
 static int print_paste(const struct cli *cli, const struct args *a, bool read_only, void (*print)(const char *, const char *, bool))
 {
@@ -137,7 +145,7 @@ static int print_paste(const struct cli *cli, const struct args *a, bool read_on
         return cli_usage(a, "--socket is too long");
     print(target, socket, read_only);
     if (access(socket, F_OK) && path)
-        cli_note(cli, "parallax: note: nobody serves it there yet: parallax%s%s nbd %s --socket %s", cli->url ? " --store " : "", cli->url ? cli->url : "", target, socket);
+        note_how_to_serve(cli, target, socket);
     else if (access(socket, F_OK))
         cli_note(cli, "parallax: note: nobody serves it there yet: systemctl start parallax-nbd@%s", target);
     return EXIT_DONE;
@@ -197,9 +205,12 @@ static int run_du(struct cli *cli, const struct args *a)
 static int run_tree(struct cli *cli, const struct args *a)
 {
     json_t *list;
+    bool dot = option_set(a, "dot");
+    if (dot && cli->json)
+        return cli_usage(a, "--dot and --json exclude each other");
     int status = select_images(cli, NULL, &list);
     if (status == EXIT_DONE && !cli_json(cli, list)) {
-        if (option_set(a, "dot"))
+        if (dot)
             tree_print_dot(list);
         else
             tree_print(list);

@@ -199,8 +199,8 @@ static void stay(struct mounted *w, struct error *err)
 static void print_mounted(const struct mounted *w, const char *directory)
 {
     json_t *doc = json_pack("{s:s,s:s,s:i}", "directory", directory, "store", w->cli->store_key, "pid", (int)w->door);
-    if (!cli_json(w->cli, doc))
-        cli_say(w->cli, "mounted %s on %s; 'parallax umount %s' ends it", w->cli->store_key, directory, directory);
+    cli_json(w->cli, doc);
+    cli_done(w->cli, "mounted %s on %s; 'parallax umount %s' ends it", w->cli->store_key, directory, directory);
     json_decref(doc);
     fflush(stdout);
 }
@@ -284,7 +284,10 @@ static int run_umount(struct cli *cli, const struct args *a)
         return cli_fail_text("cannot unmount %s: it is in use; see fuser -vm %s", directory, directory);
     if (bad)
         return cli_fail_text("cannot unmount %s: %s", directory, strerror(-bad));
-    cli_say(cli, "unmounted %s", directory);
+    json_t *doc = json_pack("{s:s}", "directory", directory);
+    cli_json(cli, doc);
+    cli_done(cli, "unmounted %s", directory);
+    json_decref(doc);
     return EXIT_DONE;
 }
 

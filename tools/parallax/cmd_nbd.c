@@ -25,6 +25,7 @@
 #define NAMES_MAX 64u
 #define BIND_MAX 255u /* a host's name */
 #define SOCKET_PATH_MAX sizeof((struct sockaddr_un *)0)->sun_path
+#define URI_MAX 640u
 #define ARGUMENTS_MAX (NAMES_MAX + 20u)
 
 struct nbd {
@@ -155,27 +156,53 @@ static void add_plugin(struct nbd *n)
     add(n, "%s", slash && access(plugin, R_OK) == 0 ? plugin : "parallax");
 }
 
-/* One URI a line, printed by the plugin when clients can connect. */
-static void add_announcement(struct nbd *n)
+static void make_uri(const struct nbd *n, const char *name, char out[URI_MAX])
 {
-    char uris[NAMES_MAX * 640], place[PASTE_URI_FACTOR * SOCKET_PATH_MAX];
+    char place[PASTE_URI_FACTOR * SOCKET_PATH_MAX];
     bool colon = strchr(n->bind, ':') != NULL;
-    size_t at = 0;
-    *uris = '\0';
     paste_for_uri(n->socket, place, sizeof place);
-    for (unsigned i = 0; i < n->args->count; i++) {
-        const char *name = n->args->words[i], *line = i ? "\n" : "";
-        if (*n->socket)
-            at += (size_t)snprintf(uris + at, sizeof uris - at, "%snbd+unix:///%s?socket=%s", line, name, place);
-        else
-            at += (size_t)snprintf(uris + at, sizeof uris - at, "%snbd://%s%s%s:%s/%s", line, colon ? "[" : "", n->bind, colon ? "]" : "", n->port, name);
-        if (at >= sizeof uris)
-            break;
-    }
-    add(n, "announce=%s", uris);
+    if (*n->socket)
+        snprintf(out, URI_MAX, "nbd+unix:///%s?socket=%s", name, place);
+    else
+        snprintf(out, URI_MAX, "nbd://%s%s%s:%s/%s", colon ? "[" : "", n->bind, colon ? "]" : "", n->port, name);
 }
 
-static void make_command(struct nbd *n)
+/* The document, as one line less: the plugin ends it. NULL: a path is no text. */
+static char *make_document(const struct nbd *n)
+{
+    char uri[URI_MAX];
+    json_t *exports = json_array();
+    for (unsigned i = 0; i < n->args->count; i++) {
+        make_uri(n, n->args->words[i], uri);
+        json_array_append_new(exports, json_pack("{s:s,s:s}", "name", n->args->words[i], "uri", uri));
+    }
+    json_t *doc = json_pack("{s:s,s:i,s:o}", "store", n->cli->store_key, "pid", (int)getpid(), "exports", exports);
+    char *text = doc ? json_dumps(doc, JSON_INDENT(2)) : NULL;
+    json_decref(doc);
+    return text;
+}
+
+/* One URI a line, or one document, printed by the plugin when clients can connect. */
+static int add_announcement(struct nbd *n, struct error *err)
+{
+    char text[NAMES_MAX * URI_MAX];
+    size_t at = 0;
+    if (n->cli->json) {
+        char *document = make_document(n);
+        int length = document ? asprintf(&n->argv[n->argc++], "announce=%s", document) : -1;
+        free(document);
+        return length < 0 ? error_set(err, -EINVAL, "the store's path is no UTF-8 text, so there is no document with it; leave --json out") : 0;
+    }
+    for (unsigned i = 0; i < n->args->count; i++) {
+        char uri[URI_MAX];
+        make_uri(n, n->args->words[i], uri);
+        at += (size_t)snprintf(text + at, sizeof text - at, "%s%s", i ? "\n" : "", uri);
+    }
+    add(n, "announce=%s", text);
+    return 0;
+}
+
+static int make_command(struct nbd *n, struct error *err)
 {
     add(n, "nbdkit");
     add(n, "--foreground");
@@ -204,8 +231,9 @@ static void make_command(struct nbd *n)
         add(n, "readonly=true");
     for (unsigned i = 0; i < n->args->count; i++)
         add(n, "image=%s", n->args->words[i]);
-    add_announcement(n);
+    add_announcement(n, err);
     n->argv[n->argc] = NULL;
+    return err->code;
 }
 
 static int run_nbd(struct cli *cli, const struct args *a)
@@ -222,8 +250,7 @@ static int run_nbd(struct cli *cli, const struct args *a)
     for (unsigned i = 0; i < a->count && !err.code; i++)
         check_image(&n, a->words[i], &err);
     cli_disconnect(cli);
-    if (!err.code) {
-        make_command(&n);
+    if (!err.code && make_command(&n, &err) == 0) {
         signal(SIGPIPE, SIG_DFL);
         execvp("nbdkit", n.argv);
         error_set(&err, -errno, "cannot run nbdkit: %s%s", strerror(errno), errno == ENOENT ? "; install the package nbdkit" : "");

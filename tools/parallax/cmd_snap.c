@@ -15,20 +15,24 @@ static int need_snapshots(const struct args *a, unsigned count)
     return EXIT_DONE;
 }
 
-static void say_names(const struct cli *cli, const char *what, const json_t *result)
+static void say_names(struct cli *cli, const char *what, bool done, const json_t *result)
 {
     size_t i;
     json_t *name;
+    cli_json(cli, result);
     json_array_foreach(json_object_get(result, "names"), i, name)
-        cli_say(cli, "%s %s", what, json_string_value(name));
+        if (done)
+            cli_done(cli, "%s %s", what, json_string_value(name));
+        else
+            cli_say(cli, "%s %s", what, json_string_value(name));
 }
 
 static int run_create(struct cli *cli, const struct args *a)
 {
     json_t *result = NULL, *list = args_list(a);
     int status = cli_call(cli, list ? json_pack("{s:s,s:o}", "command", "snap-create", "targets", list) : NULL, NULL, NULL, &result);
-    if (status == EXIT_DONE && !cli_json(cli, result))
-        say_names(cli, "created", result);
+    if (status == EXIT_DONE)
+        say_names(cli, "created", true, result);
     json_decref(result);
     return status;
 }
@@ -73,11 +77,10 @@ static int run_rm(struct cli *cli, const struct args *a)
         return status;
     json_t *list = args_list(a);
     status = cli_call(cli, list ? json_pack("{s:s,s:o,s:b}", "command", "snap-rm", "targets", list, "dry-run", dry) : NULL, NULL, NULL, &result);
-    if (status == EXIT_DONE && !cli_json(cli, result)) {
-        say_names(cli, dry ? "would remove" : "removed", result);
-        if (dry)
-            cli_say(cli, "that would give back %s", json_size(result, "freed", freed));
-    }
+    if (status == EXIT_DONE)
+        say_names(cli, dry ? "would remove" : "removed", !dry, result);
+    if (status == EXIT_DONE && dry)
+        cli_say(cli, "that would give back %s", json_size(result, "freed", freed));
     json_decref(result);
     return status;
 }
@@ -86,8 +89,10 @@ static int run_purge(struct cli *cli, const struct args *a)
 {
     json_t *result = NULL;
     int status = cli_call(cli, json_pack("{s:s,s:s}", "command", "snap-purge", "name", a->words[0]), NULL, NULL, &result);
-    if (status == EXIT_DONE && !cli_json(cli, result))
-        cli_say(cli, "removed all snapshots of %s", a->words[0]);
+    if (status == EXIT_DONE) {
+        cli_json(cli, result);
+        cli_done(cli, "removed all snapshots of %s", a->words[0]);
+    }
     json_decref(result);
     return status;
 }
@@ -106,8 +111,10 @@ static int run_mv(struct cli *cli, const struct args *a)
         to = to_at + 1;
     json_t *image = json_stringn(a->words[0], (size_t)(at - a->words[0]));
     status = cli_call(cli, json_pack("{s:s,s:o,s:s,s:s}", "command", "snap-mv", "image", image, "from", at + 1, "to", to), NULL, NULL, &result);
-    if (status == EXIT_DONE && !cli_json(cli, result))
-        cli_say(cli, "renamed %s to %s", a->words[0], json_text(result, "name"));
+    if (status == EXIT_DONE) {
+        cli_json(cli, result);
+        cli_done(cli, "renamed %s to %s", a->words[0], json_text(result, "name"));
+    }
     json_decref(result);
     return status;
 }
@@ -120,8 +127,10 @@ static int run_rollback(struct cli *cli, const struct args *a)
     if (status != EXIT_DONE)
         return status;
     status = cli_call(cli, json_pack("{s:s,s:s,s:s*}", "command", "snap-rollback", "target", a->words[0], "keep", keep), NULL, NULL, &result);
-    if (status == EXIT_DONE && !cli_json(cli, result))
-        cli_say(cli, "rolled back to %s%s%s", a->words[0], keep ? "; the state before is kept as snapshot " : "", keep ? keep : "");
+    if (status == EXIT_DONE) {
+        cli_json(cli, result);
+        cli_done(cli, "rolled back to %s%s%s", a->words[0], keep ? "; the state before is kept as snapshot " : "", keep ? keep : "");
+    }
     json_decref(result);
     return status;
 }

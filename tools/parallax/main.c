@@ -55,12 +55,14 @@ static int catch_signals(struct cli *cli)
     return EXIT_DONE;
 }
 
-/* Output that did not reach its file is a failure. */
-static int close_output(int status)
+/* Output that did not reach its file is a failure; but what was done is not to be done again. */
+static int close_output(const struct cli *cli, int status)
 {
-    if (fflush(stdout) == 0 && !ferror(stdout))
+    if ((fflush(stdout) == 0 && !ferror(stdout)) || status != EXIT_DONE)
         return status;
-    return status == EXIT_DONE ? cli_fail_text("cannot write the output: %s", strerror(errno)) : status;
+    if (*cli->done)
+        return cli_fail_text("%s, but cannot write to standard output: %s", cli->done, strerror(errno));
+    return cli_fail_text("cannot write the output: %s", strerror(errno));
 }
 
 int main(int argc, char **argv)
@@ -82,7 +84,7 @@ int main(int argc, char **argv)
     if (status == EXIT_DONE && !done)
         status = a.command->run(&cli, &a);
     cli_disconnect(&cli);
-    status = close_output(status);
+    status = close_output(&cli, status);
     free(a.words);
     return status;
 }

@@ -15,7 +15,7 @@ struct parser {
     struct args *args;
     int argc, at;
     char **argv;
-    const char *family; /* the first word of commands that have two */
+    const char *family; /* the first word of commands that have two, if the second is missing */
     bool help, version;
 };
 
@@ -141,22 +141,26 @@ static const struct command *find_command(const char *first, const char *second,
     return NULL;
 }
 
+static int needs_second_word(const struct parser *p) { return cli_usage(p->args, "'%.64s' needs one of its commands after it", p->family); }
+
 static int take_command(struct parser *p)
 {
     const char *first = p->argv[p->at], *second = p->at + 1 < p->argc ? p->argv[p->at + 1] : NULL;
     bool two_words = false;
+    if (p->family)
+        return needs_second_word(p);
     const struct command *c = find_command(first, second, &two_words);
     if (c && two_words)
         p->at++;
     p->args->command = c;
     if (c)
         return EXIT_DONE;
-    if (two_words && second && *second != '-')
+    if (!two_words)
+        return cli_usage(p->args, "unknown command '%.64s'", first);
+    if (second && *second != '-')
         return cli_usage(p->args, "unknown command '%.64s %.64s'", first, second);
-    p->family = two_words ? first : NULL;
-    if (two_words && p->help)
-        return EXIT_DONE;
-    return two_words ? cli_usage(p->args, "'%.64s' needs one of its commands after it", first) : cli_usage(p->args, "unknown command '%.64s'", first);
+    p->family = first; /* no command yet, and still `parallax snap --help` is a question for help */
+    return EXIT_DONE;
 }
 
 static int parse_words(struct parser *p)
@@ -195,9 +199,6 @@ static int print_version(const struct cli *cli)
 int options_parse(struct cli *cli, int argc, char **argv, struct args *a, bool *done)
 {
     struct parser p = { .cli = cli, .args = a, .argc = argc, .argv = argv };
-    /* `parallax snap --help` names no command, and is still a question for help. */
-    for (int i = 1; i < argc && strcmp(argv[i], "--"); i++)
-        p.help = p.help || !strcmp(argv[i], "--help");
     int status = parse_words(&p);
     if (status != EXIT_DONE)
         return status;
@@ -208,6 +209,8 @@ int options_parse(struct cli *cli, int argc, char **argv, struct args *a, bool *
         help_command(a->command);
     else if (p.help)
         help_overview(p.family);
+    else if (p.family)
+        return needs_second_word(&p);
     else if (!a->command)
         return cli_usage(a, "a command is missing");
     else if (a->count < a->command->least)

@@ -66,6 +66,21 @@ void cli_say(const struct cli *cli, const char *fmt, ...)
     va_end(ap);
 }
 
+void cli_done(struct cli *cli, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    if (!cli->quiet && !cli->json)
+        print_line(stdout, fmt, ap);
+    va_end(ap);
+    size_t at = strlen(cli->done), room = sizeof cli->done - at;
+    if (at && room > 2)
+        at += (size_t)snprintf(cli->done + at, room, "; ");
+    va_start(ap, fmt);
+    vsnprintf(cli->done + at, sizeof cli->done - at, fmt, ap);
+    va_end(ap);
+}
+
 void cli_note(const struct cli *cli, const char *fmt, ...)
 {
     va_list ap;

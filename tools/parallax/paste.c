@@ -23,6 +23,16 @@ void paste_for_uri(const char *text, char *out, size_t size)
     *out = '\0';
 }
 
+void paste_for_shell(const char *text, char *out, size_t size)
+{
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/-._~@:=,+%";
+    bool quotes = !*text || *text == '~' || text[strspn(text, plain)];
+    size_t at = (size_t)snprintf(out, size, "%s", quotes ? "'" : "");
+    for (; *text && at + PASTE_SHELL_FACTOR + 1 < size; text++)
+        at += (size_t)snprintf(out + at, size - at, *text == '\'' ? "'\\''" : "%c", *text);
+    snprintf(out + at, size - at, "%s", quotes ? "'" : "");
+}
+
 static void put_for_uri(const char *text)
 {
     char piece[PASTE_URI_FACTOR + 1];

@@ -8,6 +8,9 @@
 /* text as it stands in a URI, where a character takes up to PASTE_URI_FACTOR; what has no room in out is left off. */
 #define PASTE_URI_FACTOR 3
 void paste_for_uri(const char *text, char *out, size_t size);
+/* text as one word for a shell: as it stands if nothing in it means anything to one, else quoted; as above. */
+#define PASTE_SHELL_FACTOR 4
+void paste_for_shell(const char *text, char *out, size_t size);
 /* Where the unit parallax-nbd@TARGET.service serves it. */
 void paste_default_socket(const char *target, char out[PATH_MAX]);
 /* Options for qemu-system-…, quoted for a shell. socket is an absolute path. */
