@@ -2,7 +2,7 @@
  *
  * A file system notes down the first write to what it has allocated, and a flush waits for the note. So what of the next run was never
  * written is written with zeroes before it is needed, on the grower's thread; without many flushes that would only take the device's time
- * from the data. What a run holds is free, whatever the map says wrongly: zeroes go only where the file system knows of no write. */
+ * from the data. A block that is in use and that the map wrongly calls free has been written, so no zeroes go there. */
 #include "parallax/parallax_private.h"
 
 #include "base/log.h"
@@ -13,7 +13,7 @@
 #define RUN_BLOCKS 4096u
 #define SHORT_RUN_BLOCKS 512u /* while it is not known yet whether guests flush, and while none is ready */
 #define READY_BLOCKS 2048u
-#define BLOCKS_A_FLUSH 8u    /* zeroes for so many take as long as a flush waits for the note */
+#define BLOCKS_A_FLUSH 8u     /* zeroes for so many take as long as a flush waits for the note */
 
 struct runs {
     struct job job;

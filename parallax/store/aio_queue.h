@@ -23,10 +23,10 @@ struct aio_queue_stats {
 };
 
 /* fd and flush_error stay the caller's and must outlive the queue; block 0 lies at offset_bytes. A flush that fails stores its
- * error in *flush_error, and from then on every flush is -EIO. -EAGAIN: the host's fs.aio-max-nr is used up; -ENOMEM;
- * -ENOSYS, -EPERM: the kernel has no asynchronous I/O, or none for us; -EINVAL: no asynchronous fdatasync (before 4.18). lazy: the kernel's context is made by the first request: to destroy one takes
- * the kernel some 30 ms, which a user that may have no request need not pay. Where there is none to be had (aio_batch.h) the
- * loop's thread waits for each request. */
+ * error in *flush_error, and from then on every flush is -EIO. -EAGAIN: the host's fs.aio-max-nr is used up; -ENOMEM; -ENOSYS,
+ * -EPERM: the kernel has no asynchronous I/O, or none for us; -EINVAL: no asynchronous fdatasync (before 4.18). lazy: the kernel's
+ * context is made by the first request: to destroy one takes the kernel some 30 ms, which a user that may have no request need not
+ * pay. Where there is none to be had (aio_batch.h) the loop's thread waits for each request. */
 int aio_queue_open(struct loop *loop, int fd, uint64_t offset_bytes, atomic_int *flush_error, bool lazy, struct aio_queue **out);
 /* No request may be in flight; not from inside a request's done. */
 void aio_queue_close(struct aio_queue *q);

@@ -190,16 +190,27 @@ static int fill(struct bdev *d, uint64_t block, uint64_t blocks)
     return in_range(f, block, blocks) ? allocate(f, block, block + blocks) : -EINVAL;
 }
 
+/* A block that is so in part counts: whoever wrote to one wrote all of it. */
+static bool find_unwritten(const struct bdev_file *f, uint64_t from, uint64_t to, uint64_t *start, uint64_t *stop)
+{
+    uint64_t first, last;
+    if (f->is_device || host_file_unwritten(f->sync_fd, (uint64_t)offset_of(f, from), (uint64_t)offset_of(f, to), &first, &last))
+        return false;
+    *start = (first - f->offset_bytes) / BDEV_BLOCK_SIZE;
+    *stop = (last - f->offset_bytes + BDEV_BLOCK_SIZE - 1) / BDEV_BLOCK_SIZE;
+    return true;
+}
+
 static int zero(struct bdev *d, uint64_t block, uint64_t blocks)
 {
     struct bdev_file *f = file_of(d);
     if (!in_range(f, block, blocks))
         return -EINVAL;
-    uint64_t end = (uint64_t)offset_of(f, block + blocks), start, stop;
+    uint64_t at = block, end = block + blocks;
     bool wrote = false;
     int err = 0;
-    for (uint64_t at = (uint64_t)offset_of(f, block); !err && !f->is_device && host_file_unwritten(f->sync_fd, at, end, &start, &stop) == 0; at = stop, wrote = true)
-        err = write_zeroes(f, (start - f->offset_bytes) / BDEV_BLOCK_SIZE, (stop - f->offset_bytes + BDEV_BLOCK_SIZE - 1) / BDEV_BLOCK_SIZE);
+    for (uint64_t start, stop; !err && at < end && find_unwritten(f, at, end, &start, &stop); at = stop, wrote = true)
+        err = write_zeroes(f, start, stop);
     return err || !wrote ? err : flush(d);
 }
 
