@@ -5,6 +5,8 @@
 #include "tests/support/rig.h"
 #include "tests/support/unit.h"
 
+#include <string.h>
+
 #define MIB (1ull << 20)
 
 static void start(struct rig *r, const char *test)
@@ -69,6 +71,22 @@ static void a_snapshot_and_its_clone_do_not_see_what_was_written_after(void)
 
 static struct bare b;
 
+/* A write and, behind it, a snapshot or clone of that name, all of which are held. */
+static void begin_freezing(const char *target, struct bare_io *write, struct bare_run *run)
+{
+    bare_hold_writes(&b);
+    bare_submit(&b, write, IMAGE_WRITE, 1, 1, 12);
+    while (bare_writes_held(&b) < 2) /* its data and its record */
+        bare_turn(&b, 1);
+    bare_arm(run);
+    if (strchr(target, '@'))
+        snapshot_create(b.store, &run->op, &target, 1);
+    else
+        image_clone(b.store, &run->op, "a", target);
+    while (bare_writes_held(&b) < 3)
+        bare_turn(&b, 1);
+}
+
 /* A write in flight when the clone is made, or the snapshot, belongs to it: nobody reads it without. */
 static void what_is_frozen_is_read_when_the_writes_before_it_are_there(void)
 {
@@ -79,17 +97,7 @@ static void what_is_frozen_is_read_when_the_writes_before_it_are_there(void)
         struct bare_io write, read;
         bare_begin(&b, 64ull << 20);
         CU_ASSERT_EQUAL(bare_write(&b, 1, 1, 11), 0);
-        bare_hold_writes(&b);
-        bare_submit(&b, &write, IMAGE_WRITE, 1, 1, 12);
-        while (bare_writes_held(&b) < 2) /* its data and its record */
-            bare_turn(&b, 1);
-        bare_arm(&run);
-        if (i)
-            snapshot_create(b.store, &run.op, &targets[i], 1);
-        else
-            image_clone(b.store, &run.op, "a", targets[i]);
-        while (bare_writes_held(&b) < 3)
-            bare_turn(&b, 1);
+        begin_freezing(targets[i], &write, &run);
         struct image *own = b.img;
         CU_ASSERT_EQUAL_FATAL(image_open(b.store, targets[i], &io, &b.img, &b.err), 0);
         bare_submit(&b, &read, IMAGE_READ, 1, 1, 0);
@@ -125,17 +133,7 @@ static void what_is_frozen_is_mapped_when_the_writes_before_it_are_there(void)
         struct bare_io write;
         uint64_t data = 0;
         bare_begin(&b, 64ull << 20);
-        bare_hold_writes(&b);
-        bare_submit(&b, &write, IMAGE_WRITE, 1, 1, 12);
-        while (bare_writes_held(&b) < 2) /* its data and its record */
-            bare_turn(&b, 1);
-        bare_arm(&run);
-        if (i)
-            snapshot_create(b.store, &run.op, &targets[i], 1);
-        else
-            image_clone(b.store, &run.op, "a", targets[i]);
-        while (bare_writes_held(&b) < 3)
-            bare_turn(&b, 1);
+        begin_freezing(targets[i], &write, &run);
         bare_arm(&map);
         image_map(b.store, &map.op, targets[i], 0, 1u << 20, note_run, &data);
         bare_turn(&b, 20);

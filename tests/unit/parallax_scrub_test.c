@@ -228,7 +228,6 @@ static void versions_that_come_and_go_meanwhile_do_no_harm(void)
     engine_end(&e);
 }
 
-/* A head that is frozen becomes the snapshot; when that goes, what it held is the new head's, which the scrub had not known. */
 /* Not all can have been read then, and it must not say so. */
 static void a_scrub_that_is_never_done_says_so(void)
 {
@@ -254,38 +253,6 @@ static void a_scrub_that_is_never_done_says_so(void)
     engine_end(&e);
 }
 
-static void what_a_snapshot_leaves_to_a_newer_head_is_read_too(void)
-{
-    enum { LATE = 3000 };
-    struct engine e;
-    struct findings f = { 0 };
-    struct store_scrub_result out;
-    struct engine_run run;
-    struct store_scrub_options opt = { .rate_bytes = 8u << 20, .finding = finding, .ctx = &f };
-    const char *snap = "late@s";
-    begin(&e);
-    engine_must(&e, image_create, "late", (uint64_t)LATE * BDEV_BLOCK_SIZE);
-    blocks_write(&e, "late", 0, LATE, 200000, 1);
-    engine_must(&e, store_checkpoint);
-    engine_run_arm(&run);
-    store_scrub(e.store, &run.op, &opt, &out);
-    for (unsigned i = 0; i < 5; i++)
-        engine_turn(&e, 5);
-    engine_must(&e, snapshot_create, &snap, 1);
-    engine_must(&e, store_checkpoint);
-    engine_must(&e, snapshot_delete, &snap, 1, false);
-    for (unsigned i = 0; i < 3; i++)
-        engine_must(&e, store_checkpoint);
-    blocks_flip(&e, blocks_find(&e, 200000 + LATE - 1, 0), 77);
-    while (!run.done)
-        engine_turn(&e, 10);
-    CU_ASSERT_EQUAL(run.op.error.code, 0);
-    CU_ASSERT(out.bytes >= (BLOCKS + 200 + LATE) * (uint64_t)BDEV_BLOCK_SIZE);
-    CU_ASSERT_EQUAL(out.damaged, 1);
-    CU_ASSERT(tells(&f, "late", LATE - 1));
-    engine_end(&e);
-}
-
 static void freeze(struct engine *e, const char *snap)
 {
     engine_must(e, snapshot_create, &snap, 1);
@@ -297,6 +264,41 @@ static void drop(struct engine *e, const char *snap)
     engine_must(e, snapshot_delete, &snap, 1, false);
     for (unsigned i = 0; i < 3; i++)
         engine_must(e, store_checkpoint);
+}
+
+/* The scrub has begun, and reads. */
+static void begin_scrub(struct engine *e, struct engine_run *run, const struct store_scrub_options *opt, struct store_scrub_result *out)
+{
+    engine_run_arm(run);
+    store_scrub(e->store, &run->op, opt, out);
+    for (unsigned i = 0; i < 5; i++)
+        engine_turn(e, 5);
+}
+
+/* A head that is frozen becomes the snapshot; when that goes, what it held is the new head's, which the scrub had not known. */
+static void what_a_snapshot_leaves_to_a_newer_head_is_read_too(void)
+{
+    enum { LATE = 3000 };
+    struct engine e;
+    struct findings f = { 0 };
+    struct store_scrub_result out;
+    struct engine_run run;
+    struct store_scrub_options opt = { .rate_bytes = 8u << 20, .finding = finding, .ctx = &f };
+    begin(&e);
+    engine_must(&e, image_create, "late", (uint64_t)LATE * BDEV_BLOCK_SIZE);
+    blocks_write(&e, "late", 0, LATE, 200000, 1);
+    engine_must(&e, store_checkpoint);
+    begin_scrub(&e, &run, &opt, &out);
+    freeze(&e, "late@s");
+    drop(&e, "late@s");
+    blocks_flip(&e, blocks_find(&e, 200000 + LATE - 1, 0), 77);
+    while (!run.done)
+        engine_turn(&e, 10);
+    CU_ASSERT_EQUAL(run.op.error.code, 0);
+    CU_ASSERT(out.bytes >= (BLOCKS + 200 + LATE) * (uint64_t)BDEV_BLOCK_SIZE);
+    CU_ASSERT_EQUAL(out.damaged, 1);
+    CU_ASSERT(tells(&f, "late", LATE - 1));
+    engine_end(&e);
 }
 
 /* The heir goes before it is read, and its heir was there already when that round began. */
@@ -314,10 +316,7 @@ static void what_an_heir_leaves_is_read_too(void)
     engine_must(&e, image_create, "short", (uint64_t)SHORT * BDEV_BLOCK_SIZE);
     blocks_write(&e, "short", 0, SHORT, 300000, 1);
     engine_must(&e, store_checkpoint);
-    engine_run_arm(&run);
-    store_scrub(e.store, &run.op, &opt, &out);
-    for (unsigned i = 0; i < 5; i++)
-        engine_turn(&e, 5);
+    begin_scrub(&e, &run, &opt, &out);
     freeze(&e, "long@a");
     freeze(&e, "short@a");
     freeze(&e, "short@b");
