@@ -110,8 +110,8 @@ int cli_fail_text(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 int cli_usage(const struct args *a, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* A line on stdout for people: nothing with --quiet or --json. */
 void cli_say(const struct cli *cli, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-/* The same of a change that was made; should the output not reach its file, the error says so too. */
-void cli_done(struct cli *cli, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* The same of a change that was made, or with --json doc, if there is one; should the output not reach its file, the error says so too. */
+void cli_done(struct cli *cli, const json_t *doc, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* A line on stderr for people: nothing with --quiet. */
 void cli_note(const struct cli *cli, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Prints one document with --json and gives it back; returns whether it did. Steals nothing. */

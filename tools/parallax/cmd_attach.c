@@ -201,8 +201,7 @@ static int run_attach(struct cli *cli, const struct args *a)
         attach_nodes(&t, a, &v, read_only, &state, &err) == 0) {
         json_t *doc = json_pack("{s:s,s:I,s:s,s:I,s:b,s:b}", "name", a->words[0], "domid", (json_int_t)v.frontend, "device", v.name, "vdev",
                                 (json_int_t)v.vdev, "read-only", read_only, "connected", state == VBD_STATE_CONNECTED);
-        cli_json(cli, doc);
-        cli_done(cli, "attached %s to domain %u as %s%s%s", a->words[0], v.frontend, v.name, read_only ? ", read-only" : "", what_became(&t, &v, state));
+        cli_done(cli, doc, "attached %s to domain %u as %s%s%s", a->words[0], v.frontend, v.name, read_only ? ", read-only" : "", what_became(&t, &v, state));
         json_decref(doc);
         fflush(stdout);
         if (t.child)
@@ -293,8 +292,7 @@ static int run_detach(struct cli *cli, const struct args *a)
     if (err.code)
         return cli_fail(&err);
     json_t *doc = json_pack("{s:s,s:I,s:s}", "name", a->words[0], "domid", (json_int_t)v.frontend, "device", v.name);
-    cli_json(cli, doc);
-    cli_done(cli, "detached %s from domain %u", a->words[0], v.frontend);
+    cli_done(cli, doc, "detached %s from domain %u", a->words[0], v.frontend);
     json_decref(doc);
     return EXIT_DONE;
 }

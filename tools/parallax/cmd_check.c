@@ -100,8 +100,7 @@ static int run_gc(struct cli *cli, const struct args *a)
     if (status == EXIT_DONE && f.list)
         json_object_set(result, "findings", f.list);
     if (status == EXIT_DONE) {
-        cli_json(cli, result);
-        cli_done(cli, "walked %llu blocks and %llu map nodes: %llu leaked, %llu put right; %s came back", (unsigned long long)json_count(result, "blocks-checked"),
+        cli_done(cli, result, "walked %llu blocks and %llu map nodes: %llu leaked, %llu put right; %s came back", (unsigned long long)json_count(result, "blocks-checked"),
                 (unsigned long long)json_count(result, "nodes-checked"), (unsigned long long)json_count(result, "leaked-blocks"),
                 (unsigned long long)json_count(result, "mended"), json_size(result, "freed", freed));
         if (json_count(result, "hidden"))

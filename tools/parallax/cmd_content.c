@@ -54,8 +54,7 @@ int content_dedup(struct cli *cli, const struct args *a)
     int status = cli_call(cli, json_pack("{s:s,s:s}", "command", "dedup", "name", a->words[0]), NULL, NULL, &result);
     if (status == EXIT_DONE) {
         json_object_set_new(result, "name", json_string(a->words[0]));
-        cli_json(cli, result);
-        cli_done(cli, "%s: %s of %s are now shared", a->words[0], json_size(result, "shared", shared), json_size(result, "examined", examined));
+        cli_done(cli, result, "%s: %s of %s are now shared", a->words[0], json_size(result, "shared", shared), json_size(result, "examined", examined));
     }
     json_decref(result);
     return status;

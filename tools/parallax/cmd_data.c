@@ -90,8 +90,7 @@ static int run_write(struct cli *cli, const struct args *a)
     }
     if (err.code)
         return cli_fail(&err);
-    cli_json(cli, result);
-    cli_done(cli, "wrote %llu bytes to %s", (unsigned long long)json_count(result, "written"), a->words[0]);
+    cli_done(cli, result, "wrote %llu bytes to %s", (unsigned long long)json_count(result, "written"), a->words[0]);
     json_decref(result);
     return EXIT_DONE;
 }

@@ -32,9 +32,8 @@ static int run_export(struct cli *cli, const struct args *a)
     if (err.code)
         return cli_fail(&err);
     json_object_set_new(result, "destination", json_string(a->words[1]));
-    cli_json(cli, result);
     if (!to_stdout)
-        cli_done(cli, "exported %s to %s: %s%s%s", a->words[0], a->words[1], json_size(result, "size", size), format ? ", " : "", format ? format : "");
+        cli_done(cli, result, "exported %s to %s: %s%s%s", a->words[0], a->words[1], json_size(result, "size", size), format ? ", " : "", format ? format : "");
     json_decref(result);
     return EXIT_DONE;
 }

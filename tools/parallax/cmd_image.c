@@ -47,8 +47,7 @@ static int run_create(struct cli *cli, const struct args *a)
         status = cli_call(cli, json_pack("{s:s,s:s,s:I}", "command", "create", "name", a->words[0], "size", (json_int_t)size), NULL, NULL, &result);
     if (status == EXIT_DONE) {
         hint_bare(cli, a->words[1], size);
-        cli_json(cli, result);
-        cli_done(cli, "created %s: %s", a->words[0], spell_size(size, spelled, sizeof spelled));
+        cli_done(cli, result, "created %s: %s", a->words[0], spell_size(size, spelled, sizeof spelled));
     }
     json_decref(result);
     return status;
@@ -59,10 +58,8 @@ static int call_and_say(struct cli *cli, json_t *request, const char *line)
 {
     json_t *result = NULL;
     int status = cli_call(cli, request, NULL, NULL, &result);
-    if (status == EXIT_DONE) {
-        cli_json(cli, result);
-        cli_done(cli, "%s", line);
-    }
+    if (status == EXIT_DONE)
+        cli_done(cli, result, "%s", line);
     json_decref(result);
     return status;
 }
@@ -124,12 +121,11 @@ static int run_rm(struct cli *cli, const struct args *a)
     if (status == EXIT_DONE) {
         bool dry = option_set(a, "dry-run");
         char what[300];
-        cli_json(cli, result);
         snprintf(what, sizeof what, a->count == 1 ? "%.250s" : "%.250s and %u more", a->words[0], a->count - 1);
-        if (dry)
+        if (!dry)
+            cli_done(cli, result, "removed %s", what);
+        else if (!cli_json(cli, result))
             cli_say(cli, "would remove %s and give back %s", what, json_size(result, "freed", freed));
-        else
-            cli_done(cli, "removed %s", what);
         json_array_foreach(json_object_get(result, "kept-by-clones"), i, name)
             cli_say(cli, "%s has clones: the blocks they share stay until the last of them is removed", json_string_value(name));
     }
@@ -160,8 +156,7 @@ static int run_resize(struct cli *cli, const struct args *a)
                                      relative, "shrink", option_set(a, "shrink")), NULL, NULL, &result);
     if (status == EXIT_DONE) {
         hint_bare(cli, text + relative, size);
-        cli_json(cli, result);
-        cli_done(cli, "resized %s: %s", a->words[0], spell_size(json_count(result, "size"), spelled, sizeof spelled));
+        cli_done(cli, result, "resized %s: %s", a->words[0], spell_size(json_count(result, "size"), spelled, sizeof spelled));
     }
     json_decref(result);
     return status;

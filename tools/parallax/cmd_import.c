@@ -230,8 +230,7 @@ static int run_import(struct cli *cli, const struct args *a)
         return cli_fail(&err);
     }
     json_object_set_new(m.result, "format", json_string(m.format));
-    cli_json(cli, m.result);
-    cli_done(cli, "imported %s: %s, %s%s", m.name, json_size(m.result, "size", size), m.format, option_set(a, "template") ? ", a template" : "");
+    cli_done(cli, m.result, "imported %s: %s, %s%s", m.name, json_size(m.result, "size", size), m.format, option_set(a, "template") ? ", a template" : "");
     json_decref(m.result);
     return EXIT_DONE;
 }

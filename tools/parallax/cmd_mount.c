@@ -199,8 +199,7 @@ static void stay(struct mounted *w, struct error *err)
 static void print_mounted(const struct mounted *w, const char *directory)
 {
     json_t *doc = json_pack("{s:s,s:s,s:i}", "directory", directory, "store", w->cli->store_key, "pid", (int)w->door);
-    cli_json(w->cli, doc);
-    cli_done(w->cli, "mounted %s on %s; 'parallax umount %s' ends it", w->cli->store_key, directory, directory);
+    cli_done(w->cli, doc, "mounted %s on %s; 'parallax umount %s' ends it", w->cli->store_key, directory, directory);
     json_decref(doc);
     fflush(stdout);
 }
@@ -285,8 +284,7 @@ static int run_umount(struct cli *cli, const struct args *a)
     if (bad)
         return cli_fail_text("cannot unmount %s: %s", directory, strerror(-bad));
     json_t *doc = json_pack("{s:s}", "directory", directory);
-    cli_json(cli, doc);
-    cli_done(cli, "unmounted %s", directory);
+    cli_done(cli, doc, "unmounted %s", directory);
     json_decref(doc);
     return EXIT_DONE;
 }

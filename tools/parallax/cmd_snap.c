@@ -22,7 +22,7 @@ static void say_names(struct cli *cli, const char *what, bool done, const json_t
     cli_json(cli, result);
     json_array_foreach(json_object_get(result, "names"), i, name)
         if (done)
-            cli_done(cli, "%s %s", what, json_string_value(name));
+            cli_done(cli, NULL, "%s %s", what, json_string_value(name));
         else
             cli_say(cli, "%s %s", what, json_string_value(name));
 }
@@ -89,10 +89,8 @@ static int run_purge(struct cli *cli, const struct args *a)
 {
     json_t *result = NULL;
     int status = cli_call(cli, json_pack("{s:s,s:s}", "command", "snap-purge", "name", a->words[0]), NULL, NULL, &result);
-    if (status == EXIT_DONE) {
-        cli_json(cli, result);
-        cli_done(cli, "removed all snapshots of %s", a->words[0]);
-    }
+    if (status == EXIT_DONE)
+        cli_done(cli, result, "removed all snapshots of %s", a->words[0]);
     json_decref(result);
     return status;
 }
@@ -111,10 +109,8 @@ static int run_mv(struct cli *cli, const struct args *a)
         to = to_at + 1;
     json_t *image = json_stringn(a->words[0], (size_t)(at - a->words[0]));
     status = cli_call(cli, json_pack("{s:s,s:o,s:s,s:s}", "command", "snap-mv", "image", image, "from", at + 1, "to", to), NULL, NULL, &result);
-    if (status == EXIT_DONE) {
-        cli_json(cli, result);
-        cli_done(cli, "renamed %s to %s", a->words[0], json_text(result, "name"));
-    }
+    if (status == EXIT_DONE)
+        cli_done(cli, result, "renamed %s to %s", a->words[0], json_text(result, "name"));
     json_decref(result);
     return status;
 }
@@ -128,8 +124,7 @@ static int run_rollback(struct cli *cli, const struct args *a)
         return status;
     status = cli_call(cli, json_pack("{s:s,s:s,s:s*}", "command", "snap-rollback", "target", a->words[0], "keep", keep), NULL, NULL, &result);
     if (status == EXIT_DONE) {
-        cli_json(cli, result);
-        cli_done(cli, "rolled back to %s%s%s", a->words[0], keep ? "; the state before is kept as snapshot " : "", keep ? keep : "");
+        cli_done(cli, result, "rolled back to %s%s%s", a->words[0], keep ? "; the state before is kept as snapshot " : "", keep ? keep : "");
     }
     json_decref(result);
     return status;

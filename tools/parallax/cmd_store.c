@@ -15,7 +15,7 @@ static int tell_adopted(struct cli *cli, const struct store_adopted *s)
 {
     struct error err = ERROR_NONE;
     json_t *status = NULL;
-    cli_done(cli, "adopted %s%s for this host into %s; host %s must not use it any more", *s->device ? "the device " : "the store", s->device, cli->store_key,
+    cli_done(cli, NULL, "adopted %s%s for this host into %s; host %s must not use it any more", *s->device ? "the device " : "the store", s->device, cli->store_key,
             s->previous_host);
     if (cli_request(cli, json_pack("{s:s}", "command", "status"), NULL, NULL, &status, &err))
         return cli_fail_text("the store belongs to this host now, but it cannot be used: %s", err.text);
@@ -62,8 +62,7 @@ static int run_init(struct cli *cli, const struct args *a)
     if (text)
         size = size_format(opt.size_bytes, given);
     json_t *doc = json_pack("{s:s,s:I}", "store", cli->store_key, "size", (json_int_t)opt.size_bytes);
-    cli_json(cli, doc);
-    cli_done(cli, "created a store in %s: %s", cli->store_key, size);
+    cli_done(cli, doc, "created a store in %s: %s", cli->store_key, size);
     json_decref(doc);
     return EXIT_DONE;
 }
@@ -145,11 +144,8 @@ static int run_resize_store(struct cli *cli, const struct args *a)
         status = cli_usage(a, "'%.64s' is no size for a store", a->words[0]);
     if (status == EXIT_DONE)
         status = cli_call(cli, json_pack("{s:s,s:I}", "command", "resize-store", "size", (json_int_t)bytes), NULL, NULL, &result);
-    if (status == EXIT_DONE) {
-        cli_json(cli, result);
-        size_format(json_count(result, "size"), size);
-        cli_done(cli, "the store may now grow to %s", size);
-    }
+    if (status == EXIT_DONE)
+        cli_done(cli, result, "the store may now grow to %s", json_size(result, "size", size));
     json_decref(result);
     return status;
 }

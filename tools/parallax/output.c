@@ -66,11 +66,11 @@ void cli_say(const struct cli *cli, const char *fmt, ...)
     va_end(ap);
 }
 
-void cli_done(struct cli *cli, const char *fmt, ...)
+void cli_done(struct cli *cli, const json_t *doc, const char *fmt, ...)
 {
     va_list ap;
     va_start(ap, fmt);
-    if (!cli->quiet && !cli->json)
+    if (!(doc && cli_json(cli, doc)) && !cli->quiet && !cli->json)
         print_line(stdout, fmt, ap);
     va_end(ap);
     size_t at = strlen(cli->done), room = sizeof cli->done - at;
