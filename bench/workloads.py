@@ -283,20 +283,26 @@ def imports(bed, name):
     def of_data(seconds):
         return {"rate": bed.settings.import_mib / 2 / seconds, "seconds": seconds}
 
-    def ours():
+    def clear():
+        """What was removed is not part of it, nor the discards that the file system sends after that."""
         bed.drop_store("imports")
         bed.stop_daemon()
+        if os.path.exists(destination):
+            os.unlink(destination)
+        os.sync()
+        time.sleep(2)
+
+    def ours():
+        clear()
         bed.parallax("init", store="imports")
         bed.serve("imports")
-        os.sync()  # what was removed is not part of it
+        os.sync()
         began = time.monotonic()
         bed.parallax("import", source, "new", store="imports")
         return of_data(time.monotonic() - began), "parallax import sparse.qcow2 new"
 
     def qemu_img():
-        if os.path.exists(destination):
-            os.unlink(destination)
-        os.sync()
+        clear()
         began = time.monotonic()
         run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", source, destination)
         fd = os.open(destination, os.O_RDWR)
