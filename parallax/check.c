@@ -172,7 +172,7 @@ static int check_data(void *ctx, uint64_t block, const struct radix_entry *e)
     c->offsets[c->entry_count++] = block * BDEV_BLOCK_SIZE;
     if (c->entry_count == DATA_BATCH)
         check_gathered(c);
-    return 0;
+    return op_stopped(c->op) ? -ECANCELED : 0;
 }
 
 static bool enter_node(void *ctx, const struct radix_entry *node)
@@ -183,9 +183,10 @@ static bool enter_node(void *ctx, const struct radix_entry *node)
 
 static int count_node(void *ctx, unsigned level, uint64_t first, const struct radix_entry *node)
 {
+    struct check *c = ctx;
     (void)level, (void)first, (void)node;
-    ((struct check *)ctx)->result->nodes_checked++;
-    return 0;
+    c->result->nodes_checked++;
+    return op_stopped(c->op) ? -ECANCELED : 0;
 }
 
 /* What could not be read then may still be below it: nobody knows what it led to. */
@@ -233,7 +234,7 @@ static int count_reference(void *ctx, uint64_t block, const struct radix_entry *
     struct check *c = ctx;
     (void)block;
     references_add(&c->references, e->address);
-    return 0;
+    return op_stopped(c->op) ? -ECANCELED : 0;
 }
 
 static int miss_references(void *ctx, unsigned level, uint64_t first, const struct radix_entry *node, int error)
@@ -299,6 +300,8 @@ static int check_run(struct check *c, const struct checked_version *v, const str
     int err = 0;
     for (uint32_t b = 0; b < dead_run_blocks(r) && !err; b++) {
         uint32_t n;
+        if (op_stopped(c->op))
+            return -ECANCELED;
         mark(c, r->address + b, r->crcs[b]);
         err = dead_run_read(r, c->store->blocks, c->store->super.seed, b, entries, &n, c->buffer);
         if (err == -EIO)
@@ -393,7 +396,9 @@ static void finish(struct check *c)
     list_for_each(n, &c->findings)
         if (c->finding)
             c->finding(c->ctx, container_of(n, struct finding, link)->line);
-    if (c->error)
+    if (c->error == -ECANCELED)
+        error_set(&c->op->error, c->error, "store '%s': the check was stopped", store_name(s));
+    else if (c->error)
         error_set(&c->op->error, c->error, "store '%s': the check could not be finished: %s", store_name(s), strerror(-c->error));
     struct store_status st;
     store_get_status(s, &st);
@@ -540,7 +545,7 @@ static void loaded(struct loop_task *t)
 static void ready(struct store_op *op)
 {
     struct check *c = op->work;
-    if (c->flags & STORE_CHECK_COLLECT && !op->error.code && checkpoint_deletions_wait(c->store)) {
+    if (c->flags & STORE_CHECK_COLLECT && !op->error.code && !op_stopped(op) && checkpoint_deletions_wait(c->store)) {
         checkpoint_then(c->store, op, ready);
         return;
     }

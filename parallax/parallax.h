@@ -308,7 +308,8 @@ enum store_check_flags {
     STORE_CHECK_REPAIR = 2,  /* put right what can be without giving up data: the space map */
     STORE_CHECK_COLLECT = 4, /* first end all deletions; afterwards give back what is free and not needed */
 };
-/* Full reachability walk. Findings are told one line each, on the loop, before done. */
+/* Full reachability walk. Findings are told one line each, on the loop, before done. Ends early by store_op_cancel, and has put nothing
+ * right then. */
 void store_check(struct store *s, struct store_op *op, unsigned flags, void (*finding)(void *ctx, const char *line), void *ctx, struct store_check_result *out);
 
 struct image_digest {

@@ -1,4 +1,4 @@
-/* parallax_check_test.c - what a full walk finds that reading does not: a block that was given to two. */
+/* parallax_check_test.c - what a full walk finds that reading does not: a block that was given to two; and its end before its time. */
 #include "parallax/parallax_private.h"
 #include "parallax/disk.h"
 #include "parallax/store_backing.h"
@@ -19,13 +19,18 @@ static void look_for_two_users(void *ctx, const char *line)
     told_of_two += strstr(line, "has another user") != NULL;
 }
 
+static void begin_check(struct bare_run *run, unsigned flags, struct store_check_result *result)
+{
+    bare_arm(run);
+    store_check(b.store, &run->op, flags, look_for_two_users, NULL, result);
+}
+
 static struct store_check_result check(unsigned flags)
 {
     struct bare_run run;
-    struct store_check_result result = { 0 };
-    bare_arm(&run);
+    struct store_check_result result;
     told_of_two = 0;
-    store_check(b.store, &run.op, flags, look_for_two_users, NULL, &result);
+    begin_check(&run, flags, &result);
     CU_ASSERT_EQUAL(bare_wait(&b, &run), 0);
     return result;
 }
@@ -101,10 +106,8 @@ static void what_one_repair_has_freed_is_not_freed_again_by_another(void)
         bare_submit(&b, &ios[i], IMAGE_WRITE, at + i, 1, 9);
     bare_turn(&b, 50);
     CU_ASSERT_EQUAL(ios[WAITING - 1].error, BARE_PENDING);
-    for (unsigned i = 0; i < 2; i++) {
-        bare_arm(&repairs[i]);
-        store_check(b.store, &repairs[i].op, i ? STORE_CHECK_REPAIR | STORE_CHECK_DATA : STORE_CHECK_COLLECT, look_for_two_users, NULL, &results[i]);
-    }
+    for (unsigned i = 0; i < 2; i++)
+        begin_check(&repairs[i], i ? STORE_CHECK_REPAIR | STORE_CHECK_DATA : STORE_CHECK_COLLECT, &results[i]);
     for (unsigned i = 0; i < 2; i++)
         CU_ASSERT_EQUAL(bare_wait(&b, &repairs[i]), 0);
     CU_ASSERT_EQUAL(results[0].mended, LEAKED);
@@ -210,9 +213,38 @@ static void what_comes_after_a_page_was_made_anew_is_free(void)
     CU_ASSERT(filled[1] + 200 > filled[0]);
 }
 
+/* Whoever asked has gone: the walk ends where it is, and what waits for its end begins. */
+static void a_check_that_is_stopped_ends_in_the_middle(void)
+{
+    enum { LEAVES = 300, LEAKED = 10 };
+    static const unsigned kinds[] = { STORE_CHECK_DATA, STORE_CHECK_REPAIR, STORE_CHECK_COLLECT };
+    bare_begin(&b, STORE_BYTES);
+    for (uint64_t i = 0; i < LEAVES; i++)
+        CU_ASSERT_EQUAL_FATAL(bare_write(&b, i * 256, 1, 7), 0);
+    CU_ASSERT_EQUAL(bare_checkpoint(&b), 0);
+    CU_ASSERT_EQUAL_FATAL(leak(LEAKED), LEAKED);
+    for (unsigned k = 0; k < sizeof kinds / sizeof *kinds; k++) {
+        struct store_check_result stopped, whole;
+        struct bare_run first, second;
+        bare_hold_walks(&b);
+        begin_check(&first, kinds[k], &stopped);
+        begin_check(&second, 0, &whole);
+        while (!bare_walk_held(&b))
+            bare_turn(&b, 1);
+        store_op_cancel(&first.op);
+        bare_release_walks(&b);
+        CU_ASSERT_EQUAL(bare_wait(&b, &first), -ECANCELED);
+        CU_ASSERT(stopped.nodes_checked < LEAVES && stopped.mended == 0);
+        CU_ASSERT_EQUAL(bare_wait(&b, &second), 0);
+        CU_ASSERT(whole.blocks_checked == LEAVES && whole.leaked_blocks == LEAKED);
+    }
+    CU_ASSERT_EQUAL(check(STORE_CHECK_REPAIR).mended, LEAKED);
+    bare_end(&b);
+}
+
 int main(int argc, char **argv)
 {
     return unit_main(argc, argv, "check", (struct unit_test[]){ UNIT(a_block_of_two_users_is_damage_and_frees_nothing),
         UNIT(what_one_repair_has_freed_is_not_freed_again_by_another), UNIT(holes_of_a_page_made_anew_are_filled_before_they_are_used),
-        UNIT(what_comes_after_a_page_was_made_anew_is_free), { 0 } });
+        UNIT(what_comes_after_a_page_was_made_anew_is_free), UNIT(a_check_that_is_stopped_ends_in_the_middle), { 0 } });
 }

@@ -34,13 +34,7 @@ static void slow_destroy(struct operation *o)
     free(w);
 }
 
-/* Only a look at many images takes so long that it has to be stopped. */
-static void slow_abort(struct operation *o)
-{
-    struct slow *w = container_of(o, struct slow, base);
-    if (w->names)
-        store_op_cancel(&w->op);
-}
+static void slow_abort(struct operation *o) { store_op_cancel(&container_of(o, struct slow, base)->op); }
 
 static const struct operation_ops slow_ops = { .abort = slow_abort, .destroy = slow_destroy };
 
