@@ -259,7 +259,8 @@ static void send(struct aio_queue *q)
     }
 }
 
-/* Learns whether the kernel knows the asynchronous fdatasync, before anything depends on it. */
+/* Learns whether the kernel knows the asynchronous fdatasync, before anything depends on it. One that fails is a flush that has
+ * failed, of what was written without a context. */
 static int probe_flush(struct aio_queue *q)
 {
     struct iocb cb, *list[1] = { &cb };
@@ -271,7 +272,12 @@ static int probe_flush(struct aio_queue *q)
     do
         n = io_getevents(q->context, 1, 1, &event, NULL);
     while (n == -EINTR || n == 0);
-    return n < 0 ? n : (int)(long)event.res;
+    if (n < 0)
+        return n;
+    int err = (int)(long)event.res;
+    if (err)
+        atomic_store(q->flush_error, err);
+    return err;
 }
 
 /* Makes the kernel's context. */

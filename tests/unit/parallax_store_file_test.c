@@ -35,6 +35,19 @@ int io_submit(io_context_t context, long count, struct iocb **iocbs)
     return submit_error || n >= 0 ? (int)n : -errno;
 }
 
+static int sync_error; /* of the next flush whose end is asked for by io_getevents */
+
+int io_getevents(io_context_t context, long least, long most, struct io_event *events, struct timespec *timeout)
+{
+    long n = syscall(SYS_io_getevents, context, least, most, events, timeout);
+    for (long i = 0; i < n && sync_error; i++)
+        if (events[i].obj->aio_lio_opcode == IO_CMD_FDSYNC) {
+            events[i].res = (unsigned long)(long)sync_error;
+            sync_error = 0;
+        }
+    return n >= 0 ? (int)n : -errno;
+}
+
 static char directory[256], path[300];
 
 /* A device on a new file, with a loop. */
@@ -357,6 +370,29 @@ static void without_a_context_each_request_is_waited_for_until_there_is_one(void
     world_close(&w);
 }
 
+/* The kernel tells of it once: to whoever makes the context, here for a read. */
+static void a_flush_that_fails_when_a_context_is_made_fails_all_that_follow(void)
+{
+    struct world w;
+    world_open_as(&w, 64, true);
+    struct request *list[] = { request_make(&w, BDEV_WRITE, 3, 4, 1), request_make(&w, BDEV_READ, 3, 4, 1), request_make(&w, BDEV_FLUSH, 0, 0, 0) };
+    setup_error = -EAGAIN;
+    request_submit(list[0]);
+    world_drain(&w);
+    setup_error = 0;
+    sync_error = -EIO;
+    for (unsigned i = 1; i < 3; i++) {
+        request_submit(list[i]);
+        world_drain(&w);
+    }
+    CU_ASSERT_EQUAL(list[0]->error, 0);
+    CU_ASSERT_EQUAL(list[2]->error, -EIO);
+    CU_ASSERT_EQUAL(bdev_flush(w.d), -EIO);
+    for (unsigned i = 0; i < 3; i++)
+        request_free(list[i]);
+    world_close(&w);
+}
+
 /* Three blocks here and there, written and read back by one call each. */
 static const uint64_t scattered[3] = { 5, 60, 17 };
 
@@ -673,6 +709,7 @@ int main(int argc, char **argv)
                                              UNIT(more_requests_than_the_kernel_takes_wait_their_turn),
                                              UNIT(requests_outside_the_device_are_refused), UNIT(a_request_of_1024_pieces_is_one_transfer),
                                              UNIT(without_a_context_each_request_is_waited_for_until_there_is_one),
+                                             UNIT(a_flush_that_fails_when_a_context_is_made_fails_all_that_follow),
                                              UNIT(without_a_context_many_blocks_are_read_and_written_in_turn),
                                              UNIT(what_the_kernel_does_not_take_is_read_and_written_in_turn),
                                              UNIT(growing_allocates_zeroes_and_survives_reopening),
