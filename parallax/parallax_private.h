@@ -189,6 +189,8 @@ static inline void owned_add(struct store *s, struct owned *o, void (*release)(s
     list_add_tail(&s->owned, &o->link);
 }
 
+#define REQUEST_IMPATIENT 2u /* image_req.flags: it never waits for space, whatever its image's user does */
+
 /* Handles on images and frozen versions. */
 struct image {
     struct owned owned;        /* a handle ends with the store at the latest */

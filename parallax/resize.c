@@ -57,7 +57,9 @@ static void tail_zeroed(struct image_req *req, int error)
 {
     struct resizing *r = container_of(req, struct resizing, zero);
     struct store_op *op = r->op;
-    if (error)
+    if (error == -ENOSPC)
+        error_set(&op->error, error, "store '%s' is too full to clear the end of image '%s' before it grows; delete something first", store_name(op->store), op->args.name);
+    else if (error)
         error_set(&op->error, error, "cannot clear the end of the image: %s", strerror(-error));
     if (op->error.code) {
         end_zeroing(op);
@@ -70,8 +72,9 @@ static void tail_zeroed(struct image_req *req, int error)
 static void release_resizing(struct owned *o) { free(container_of(o, struct resizing, owned)); }
 
 /* The last block of an odd size may hold old bytes behind the end; they are zeroed before growing makes them visible, and
- * durably: else a power cut could keep the new size and lose the zeroes. Going
- * through the writer's handle keeps this apart from its own partial writes to that block. */
+ * durably: else a power cut could keep the new size and lose the zeroes. Going through the writer's handle keeps this apart from its
+ * own partial writes to that block. In a full store it fails, as what other operations write: the image, which is kept meanwhile,
+ * may be what is to be deleted. */
 static void zero_tail(struct store *s, struct store_op *op, struct vdisk *d)
 {
     struct resizing *r = calloc(1, sizeof *r);
@@ -87,8 +90,8 @@ static void zero_tail(struct store *s, struct store_op *op, struct vdisk *d)
     r->handle = (struct image){ .store = s, .disk = d, .mode = IMAGE_READ_WRITE };
     list_init(&r->handle.writes);
     list_add_tail(&d->handles, &r->handle.link); /* the image must not go meanwhile */
-    r->zero = (struct image_req){ .op = IMAGE_DISCARD, .flags = IMAGE_FUA, .offset = from, .length = BDEV_BLOCK_SIZE - from % BDEV_BLOCK_SIZE, .done = tail_zeroed,
-                                  .image = d->writer ? d->writer : &r->handle };
+    r->zero = (struct image_req){ .op = IMAGE_DISCARD, .flags = IMAGE_FUA | REQUEST_IMPATIENT, .offset = from, .length = BDEV_BLOCK_SIZE - from % BDEV_BLOCK_SIZE,
+                                  .done = tail_zeroed, .image = d->writer ? d->writer : &r->handle };
     r->zero.image->in_flight++;
     request_dispatch(&r->zero);
 }

@@ -106,13 +106,15 @@ static void add_discard(struct store *s, struct batch *b, struct image_req *req)
 
 #define WAITS_FOR_SPACE (-ENOBUFS)
 
+static bool is_impatient(const struct image_req *req) { return req->image->impatient || req->flags & REQUEST_IMPATIENT; }
+
 /* 0: the request may enter a batch now; -EAGAIN: later, and so may no other; WAITS_FOR_SPACE: later; -ENOSPC: never, as things
  * are. */
 static int may_start(struct store *s, const struct image_req *req)
 {
     struct index *ix = &s->index[s->active];
     const struct line *line = req->image->disk->head->line;
-    bool may_wait = s->opt.wait_when_full && !req->image->impatient;
+    bool may_wait = s->opt.wait_when_full && !is_impatient(req);
     int ready;
     if (ticket_seq(line->made) > journal_completed(s))
         return -EAGAIN; /* a write that is acknowledged survives the end of the process (W1), and so must what it was written into (W6) */
@@ -152,10 +154,12 @@ void write_pump(struct store *s)
     list_for_each_safe(n, &s->write_queue) {
         struct image_req *req = container_of(n, struct image_req, link);
         bool in_turn = !waits || may_pass(s, req);
-        if (!in_turn && !req->image->impatient)
+        if (!in_turn && !is_impatient(req))
             continue;
         bool sealed = req->image->disk->flags & IMAGE_FLAG_TEMPLATE; /* while the request waited */
         int ready = s->failed ? s->failed : sealed ? -EROFS : may_start(s, req);
+        if (!in_turn && !ready && s->full)
+            ready = -ENOSPC; /* what is before it waits for room that nobody may ever make */
         if (!in_turn && (!ready || ready == -EAGAIN || ready == WAITS_FOR_SPACE))
             continue;
         if (ready == -EAGAIN)

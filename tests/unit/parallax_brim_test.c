@@ -59,6 +59,16 @@ static void fill_to_the_brim(void)
     }
 }
 
+static void open_that_waits(void)
+{
+    struct store_options opt = { .wait_when_full = true };
+    struct image_open_options io = { .mode = IMAGE_READ_WRITE };
+    image_close(b.img);
+    CU_ASSERT_EQUAL_FATAL(store_close(b.store), 0);
+    CU_ASSERT_EQUAL_FATAL(store_open_backing(&b.backing, b.loop, &opt, &b.store, &b.err), 0);
+    CU_ASSERT_EQUAL_FATAL(image_open(b.store, "a", &io, &b.img, &b.err), 0);
+}
+
 /* c0, c1 … of the image "t". */
 static void make_clones(unsigned count)
 {
@@ -374,15 +384,10 @@ static int flush_slowly(struct bdev *d)
 static void a_write_that_waits_for_a_checkpoint_asks_for_no_other(void)
 {
     struct bare_io stuck;
-    struct image_open_options io = { .mode = IMAGE_READ_WRITE };
     bare_begin(&b, STORE_BYTES);
     CU_ASSERT_EQUAL_FATAL(bare_write(&b, 0, RUN, 11), 0);
     fill_to_the_brim();
-    image_close(b.img);
-    CU_ASSERT_EQUAL_FATAL(store_close(b.store), 0);
-    struct store_options opt = { .wait_when_full = true };
-    CU_ASSERT_EQUAL_FATAL(store_open_backing(&b.backing, b.loop, &opt, &b.store, &b.err), 0);
-    CU_ASSERT_EQUAL_FATAL(image_open(b.store, "a", &io, &b.img, &b.err), 0);
+    open_that_waits();
     slow.own = b.backing.blocks->ops;
     slow.ops = *slow.own;
     slow.ops.flush = flush_slowly;
@@ -405,6 +410,77 @@ static void a_write_that_waits_for_a_checkpoint_asks_for_no_other(void)
     CU_ASSERT_EQUAL(stuck.error, BARE_PENDING);
     CU_ASSERT_EQUAL_FATAL(bare_discard(&b, 1, RUN - 1), 0);
     CU_ASSERT_EQUAL_FATAL(bare_discard(&b, FAR, 256), 0);
+    CU_ASSERT_EQUAL(bare_io_wait(&b, &stuck), 0);
+    bare_io_fini(&stuck);
+    bare_end(&b);
+}
+
+/* Fills the store until no run fits; then there is room for a block, but a write of a run waits. */
+static void let_a_run_wait(struct bare_io *run)
+{
+    uint64_t at = FAR;
+    for (bool went = true; went;) {
+        CU_ASSERT_EQUAL_FATAL(bare_checkpoint(&b), 0);
+        for (went = false; !bare_write(&b, at, RUN, 9); at += RUN)
+            went = true;
+    }
+    open_that_waits();
+    CU_ASSERT_EQUAL_FATAL(bare_discard(&b, FAR, 8), 0);
+    CU_ASSERT_EQUAL_FATAL(bare_checkpoint(&b), 0);
+    CU_ASSERT_EQUAL_FATAL(bare_write(&b, FAR, 1, 9), 0);
+    bare_submit(&b, run, IMAGE_WRITE, at, RUN, 12);
+    bare_turn(&b, 100);
+    CU_ASSERT_EQUAL_FATAL(run->error, BARE_PENDING);
+}
+
+/* Whoever is impatient learns that the store is full, also if what he writes would have room and only others wait. */
+static void an_impatient_write_fails_behind_one_that_waits(void)
+{
+    struct bare_io stuck, other;
+    struct image_open_options io = { .mode = IMAGE_READ_WRITE, .impatient = true };
+    bare_begin(&b, STORE_BYTES);
+    CU_ASSERT_EQUAL_FATAL(create("impatient", 1 << 20), 0);
+    let_a_run_wait(&stuck);
+    struct image *patient = b.img;
+    CU_ASSERT_EQUAL_FATAL(image_open(b.store, "impatient", &io, &b.img, &b.err), 0);
+    bare_submit(&b, &other, IMAGE_WRITE, 0, 1, 13);
+    CU_ASSERT_EQUAL(bare_io_wait(&b, &other), -ENOSPC);
+    bare_io_fini(&other);
+    image_close(b.img);
+    b.img = patient;
+    CU_ASSERT_EQUAL(stuck.error, BARE_PENDING);
+    CU_ASSERT_EQUAL_FATAL(bare_discard(&b, FAR, 1024), 0);
+    CU_ASSERT_EQUAL(bare_io_wait(&b, &stuck), 0);
+    bare_io_fini(&stuck);
+    bare_end(&b);
+}
+
+/* The end of an image of an odd size is cleared before it grows: that is no write to wait with, as the image is kept meanwhile. */
+static void an_image_of_an_odd_size_does_not_wait_to_grow(void)
+{
+    enum { ODD_BYTES = BDEV_BLOCK_SIZE + 512 };
+    static const char *const name = "odd";
+    struct bare_io stuck;
+    struct bare_run run;
+    struct image_info info;
+    bare_begin(&b, STORE_BYTES);
+    CU_ASSERT_EQUAL_FATAL(create(name, 2 * BDEV_BLOCK_SIZE), 0);
+    open_other(name);
+    CU_ASSERT_EQUAL_FATAL(bare_write(&b, 0, 2, 17), 0);
+    open_other("a");
+    bare_arm(&run);
+    image_resize(b.store, &run.op, name, ODD_BYTES, true);
+    CU_ASSERT_EQUAL_FATAL(run_wait(&run), 0);
+    let_a_run_wait(&stuck);
+    bare_arm(&run);
+    image_resize(b.store, &run.op, name, 2 * BDEV_BLOCK_SIZE, false);
+    CU_ASSERT_EQUAL(run_wait(&run), -ENOSPC);
+    CU_ASSERT_EQUAL(store_find(b.store, name, &info, &b.err), 0);
+    CU_ASSERT_EQUAL(info.size_bytes, ODD_BYTES);
+    bare_arm(&run);
+    image_delete(b.store, &run.op, &name, 1, false, false);
+    CU_ASSERT_EQUAL(run_wait(&run), 0);
+    CU_ASSERT_EQUAL_FATAL(bare_discard(&b, FAR, 1024), 0);
     CU_ASSERT_EQUAL(bare_io_wait(&b, &stuck), 0);
     bare_io_fini(&stuck);
     bare_end(&b);
@@ -456,5 +532,6 @@ int main(int argc, char **argv)
         UNIT(deletions_while_somebody_reads_leave_something_of_the_reserve), UNIT(maps_that_grow_take_no_reserve),
         UNIT(maps_discarded_and_written_anew_take_no_reserve), UNIT(a_write_that_waits_for_a_checkpoint_asks_for_no_other),
         UNIT(a_write_that_waits_for_a_reader_asks_for_few_checkpoints),
+        UNIT(an_impatient_write_fails_behind_one_that_waits), UNIT(an_image_of_an_odd_size_does_not_wait_to_grow),
         UNIT(what_a_store_has_beyond_its_limit_is_not_for_data), { 0 } });
 }
