@@ -53,7 +53,11 @@ const char *format_of_head(const unsigned char head[FORMAT_HEAD])
     return foreign(head);
 }
 
-const char *format_of_tail(const unsigned char tail[FORMAT_TAIL]) { return memcmp(tail, "conectix", 8) ? NULL : "vhd"; }
+/* Before Virtual PC 2004 the footer had 511 bytes. */
+const char *format_of_tail(const unsigned char tail[FORMAT_TAIL])
+{
+    return memcmp(tail, "conectix", 8) && memcmp(tail + 1, "conectix", 8) ? NULL : "vhd";
+}
 
 const char *format_of_ends(const unsigned char head[FORMAT_HEAD], const unsigned char tail[FORMAT_TAIL])
 {
