@@ -61,6 +61,7 @@ struct cli {
     int daemon_pid;
     char store_url[512], store_key[512];
     char done[600]; /* what was done, as cli_done was told, and stays so whether or not it can be printed */
+    int output_errno; /* why standard output could not be written; 0: it could */
 };
 
 /* ---- The command line (options.c, help.c) ---- */
@@ -116,6 +117,8 @@ void cli_done(struct cli *cli, const json_t *doc, const char *fmt, ...) __attrib
 void cli_note(const struct cli *cli, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Prints one document with --json and gives it back; returns whether it did. Steals nothing. */
 bool cli_json(const struct cli *cli, const json_t *doc);
+/* What was printed is out, or it is kept why not. For commands that stay when they have told what they did. */
+void cli_flush(struct cli *cli);
 const char *json_text(const json_t *doc, const char *key);  /* "" if absent or null */
 uint64_t json_count(const json_t *doc, const char *key);    /* 0 if absent */
 bool json_flag(const json_t *doc, const char *key);

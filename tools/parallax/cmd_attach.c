@@ -203,7 +203,7 @@ static int run_attach(struct cli *cli, const struct args *a)
                                 (json_int_t)v.vdev, "read-only", read_only, "connected", state == VBD_STATE_CONNECTED);
         cli_done(cli, doc, "attached %s to domain %u as %s%s%s", a->words[0], v.frontend, v.name, read_only ? ", read-only" : "", what_became(&t, &v, state));
         json_decref(doc);
-        fflush(stdout);
+        cli_flush(cli);
         if (t.child)
             stay(&t, &v, &err);
     }

@@ -201,7 +201,7 @@ static void print_mounted(const struct mounted *w, const char *directory)
     json_t *doc = json_pack("{s:s,s:s,s:i}", "directory", directory, "store", w->cli->store_key, "pid", (int)w->door);
     cli_done(w->cli, doc, "mounted %s on %s; 'parallax umount %s' ends it", w->cli->store_key, directory, directory);
     json_decref(doc);
-    fflush(stdout);
+    cli_flush(w->cli);
 }
 
 static int run_mount(struct cli *cli, const struct args *a)

@@ -56,13 +56,14 @@ static int catch_signals(struct cli *cli)
 }
 
 /* Output that did not reach its file is a failure; but what was done is not to be done again. */
-static int close_output(const struct cli *cli, int status)
+static int close_output(struct cli *cli, int status)
 {
-    if ((fflush(stdout) == 0 && !ferror(stdout)) || status != EXIT_DONE)
+    cli_flush(cli);
+    if (!cli->output_errno || status != EXIT_DONE)
         return status;
     if (*cli->done)
-        return cli_fail_text("%s, but cannot write to standard output: %s", cli->done, strerror(errno));
-    return cli_fail_text("cannot write the output: %s", strerror(errno));
+        return cli_fail_text("%s, but cannot write to standard output: %s", cli->done, strerror(cli->output_errno));
+    return cli_fail_text("cannot write the output: %s", strerror(cli->output_errno));
 }
 
 int main(int argc, char **argv)

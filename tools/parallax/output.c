@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "tools/common/size.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -97,6 +98,12 @@ bool cli_json(const struct cli *cli, const json_t *doc)
         putchar('\n');
     }
     return cli->json;
+}
+
+void cli_flush(struct cli *cli)
+{
+    if ((fflush(stdout) != 0 || ferror(stdout)) && !cli->output_errno)
+        cli->output_errno = errno ? errno : EIO;
 }
 
 const char *json_text(const json_t *doc, const char *key)
