@@ -57,6 +57,8 @@ static bool look_at_directory(struct doctor *d)
     }
     if (st.st_mode & 077)
         report(d, WARN, "directory", "%s can be reached by others (mode %04o); run chmod 700 on it", key, (unsigned)(st.st_mode & 07777));
+    else if (access(key, R_OK | W_OK | X_OK) < 0 && errno == EROFS)
+        report(d, FAIL, "directory", "%s is on a file system that is mounted read-only; mount it for writing", key);
     else if (access(key, R_OK | W_OK | X_OK) < 0)
         report(d, WARN, "directory", "%s is not this user's; work through its daemon, or as its owner", key);
     else
