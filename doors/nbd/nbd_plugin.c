@@ -199,7 +199,8 @@ static int plx_after_fork(void)
         /* nbdkit 1.32 wants to end with its parent, whether it was told --exit-with-parent or not; the server that a script
          * started must outlive the script. */
         prctl(PR_SET_PDEATHSIG, 0ul, 0ul, 0ul, 0ul);
-        dprintf(announce_fd, "%s\n", announcement);
+        if (dprintf(announce_fd, "%s\n", announcement) < 0)
+            nbdkit_error("clients can connect, but that cannot be written to standard output: %s", strerror(errno));
         close(announce_fd);
     }
     notify_state("READY=1");
