@@ -13,7 +13,7 @@ static const char usage[] =
     "/run/parallax/hypervisor as root, else $XDG_RUNTIME_DIR/parallax/hypervisor, else /dev/shm/parallax-UID/hypervisor).\n"
     "  --daemon  go to the background once connections are accepted\n"
     "  --stay    stay when the last domain is gone\n"
-    "  --help\n\n"
+    "  --help, --version\n\n"
     "Examples:\n"
     "  parallax-hypervisor --stay                      as a service does\n"
     "  parallax-hypervisor --daemon /dev/shm/mine/hv   then: PARALLAX_HYPERVISOR_DIR=/dev/shm/mine/hv parallaxd …\n";
@@ -22,12 +22,17 @@ int main(int argc, char **argv)
 {
     streams_hold();
     static const struct option options[] = {
-        { "daemon", no_argument, NULL, 'd' }, { "stay", no_argument, NULL, 's' }, { "help", no_argument, NULL, 'h' }, { NULL, 0, NULL, 0 },
+        { "daemon", no_argument, NULL, 'd' }, { "stay", no_argument, NULL, 's' }, { "help", no_argument, NULL, 'h' },
+        { "version", no_argument, NULL, 'v' }, { NULL, 0, NULL, 0 },
     };
     bool daemonize = false, stay = false;
     for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         if (c == 'h') {
             fputs(usage, stdout);
+            return 0;
+        }
+        if (c == 'v') {
+            puts("parallax-hypervisor 0.1");
             return 0;
         }
         if (c != 'd' && c != 's') {
