@@ -430,6 +430,9 @@ static void events_ready(struct loop_fd *w, uint32_t epoll_events)
         uint64_t more = 1;
         got = write(w->fd, &more, sizeof more);
     }
+    /* A flush gathers nothing: it goes out before those are woken who wait for what has completed, as they may take the processor. */
+    if (!list_empty(&q->flushes) && !q->flushing)
+        batch_run(&q->batch);
     schedule(q);
 }
 

@@ -28,9 +28,12 @@ int io_setup(int depth, io_context_t *out)
 }
 
 static int submit_error; /* of every io_submit */
+static unsigned flushes_submitted;
 
 int io_submit(io_context_t context, long count, struct iocb **iocbs)
 {
+    for (long i = 0; i < count; i++)
+        flushes_submitted += iocbs[i]->aio_lio_opcode == IO_CMD_FDSYNC;
     long n = submit_error ? submit_error : syscall(SYS_io_submit, context, count, iocbs);
     return submit_error || n >= 0 ? (int)n : -errno;
 }
@@ -393,6 +396,40 @@ static void a_flush_that_fails_when_a_context_is_made_fails_all_that_follow(void
     world_close(&w);
 }
 
+struct answer {
+    struct request write, flush;
+    struct loop_task task;
+    unsigned flushes; /* that were submitted when it went out */
+};
+
+static void send_answer(struct loop_task *task) { container_of(task, struct answer, task)->flushes = flushes_submitted; }
+
+static void answer_and_flush(struct bdev_req *req, int error)
+{
+    struct answer *a = container_of(req, struct answer, write.req);
+    loop_defer_last(a->write.w->loop, &a->task);
+    request_done(req, error);
+}
+
+/* Whoever is woken by the answer to a write may take the processor from us. */
+static void a_flush_is_on_its_way_before_what_it_covers_is_answered(void)
+{
+    static struct answer a;
+    struct world w;
+    world_open(&w, 64);
+    struct request *model = request_make(&w, BDEV_WRITE, 3, 4, 1);
+    a = (struct answer){ .write = { .w = &w, .next = &a.flush }, .flush = { .w = &w, .req = { .op = BDEV_FLUSH, .done = request_done } }, .task.run = send_answer };
+    a.write.req = model->req;
+    a.write.req.done = answer_and_flush;
+    unsigned before = flushes_submitted;
+    request_submit(&a.write);
+    world_drain(&w);
+    CU_ASSERT(a.write.error == 0 && a.flush.error == 0 && a.flush.calls == 1);
+    CU_ASSERT_EQUAL(a.flushes, before + 1);
+    request_free(model);
+    world_close(&w);
+}
+
 /* Three blocks here and there, written and read back by one call each. */
 static const uint64_t scattered[3] = { 5, 60, 17 };
 
@@ -710,6 +747,7 @@ int main(int argc, char **argv)
                                              UNIT(requests_outside_the_device_are_refused), UNIT(a_request_of_1024_pieces_is_one_transfer),
                                              UNIT(without_a_context_each_request_is_waited_for_until_there_is_one),
                                              UNIT(a_flush_that_fails_when_a_context_is_made_fails_all_that_follow),
+                                             UNIT(a_flush_is_on_its_way_before_what_it_covers_is_answered),
                                              UNIT(without_a_context_many_blocks_are_read_and_written_in_turn),
                                              UNIT(what_the_kernel_does_not_take_is_read_and_written_in_turn),
                                              UNIT(growing_allocates_zeroes_and_survives_reopening),
