@@ -6,6 +6,7 @@
 #   make check        all tests that fit a quarter of an hour; ends with "N passed, N failed, N skipped"
 #   make check-asan   unit and model tests under AddressSanitizer and UBSan
 #   make check-tsan   the threaded tests under ThreadSanitizer
+#   make check-deb    the Debian package on a bare Debian: it is installed, serves, is read by who reads it, and purged; a few minutes
 #   make check-crash  power cuts, faults and rot under the real store, in full length (docs/testing.md)
 #   make check-layers includes run one way only
 #   make check-full   a store filled and freed 1,000 times, killed in between (CYCLES=N), by its own limit and by its file system
@@ -245,6 +246,11 @@ deb: deps
 	cd $(O)/deb/parallax && dpkg-buildpackage --build=binary --no-sign
 	mv $(O)/deb/*.deb $(O)/
 	lintian --fail-on error $(O)/parallax_*.deb
+
+.PHONY: check-deb
+check-deb: deb
+	$(Q)tests/install-deps mmdebstrap
+	$(Q)O=$(O) tests/deb/run
 
 .PHONY: clean
 clean:
