@@ -8,6 +8,7 @@
 #include <libaio.h>
 #include <linux/magic.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,7 +29,7 @@ int io_setup(int depth, io_context_t *out)
 }
 
 static int submit_error; /* of every io_submit */
-static unsigned flushes_submitted;
+static atomic_uint flushes_submitted; /* by any thread */
 
 int io_submit(io_context_t context, long count, struct iocb **iocbs)
 {
