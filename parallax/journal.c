@@ -4,8 +4,9 @@
  *    (W1). Batches complete in any order; in_flight is in order of seq, so that "everything up to" is its head.
  * 2. A batch whose data failed stays in flight until a record that cancels it is written (W4). A failed journal write fails
  *    the store (W5).
- * 3. durable moves to what had completed when the device flush was submitted, and no flush is submitted for a request before
- *    everything it must cover has completed (F1).
+ * 3. durable moves to what had completed when the device flush was submitted (F1). An operation waits until it has passed its own
+ *    last block. A request for a flush waits for a device flush that was submitted when all that it must cover had ended, in
+ *    whatever order; no write that is under way keeps it.
  *    Never more than UNFLUSHED_JBLOCKS and what is under way lie beyond it, so that recovery, which looks that far, misses none
  *    of them, whichever of them a power cut has taken (F3).
  *    Who writes and flushes by turns is waited for twice: for the flush, and for its being asked for. So when he has done that a few
@@ -65,7 +66,7 @@ bool journal_must_flush(const struct store *s) { return s->journal.next_seq - 1 
 /* ---- Building ---- */
 
 /* All that was written since a flush was last asked for has completed: what comes next, a flush or a write? */
-static bool is_lull(const struct journal *j) { return list_empty(&j->in_flight) && j->next_seq > j->flush_asked; }
+static bool is_lull(const struct journal *j) { return list_empty(&j->in_flight) && j->begun_since_asked; }
 
 static struct batch *take_batch(struct store *s)
 {
@@ -76,6 +77,7 @@ static struct batch *take_batch(struct store *s)
     struct batch *b = container_of(n, struct batch, link);
     if (is_lull(j))
         j->flush_habit = 0;
+    j->begun_since_asked++;
     b->first_seq = j->next_seq++;
     b->jblocks = 1;
     b->used = b->records = 0;
@@ -290,6 +292,7 @@ static void batch_end(struct batch *b, int error)
     list_splice_tail(&answered, &b->requests);
     list_remove(&b->link);
     list_add_tail(&s->journal.idle, &b->link);
+    s->journal.ended++;
     while ((n = list_pop(&answered)))
         write_done(container_of(n, struct image_req, link), error);
 }
@@ -361,7 +364,7 @@ static void answer_durable(struct store *s, int error)
             list_add_tail(&ops, i);
         }
     list_for_each_safe(i, &j->flush_requests)
-        if (error || container_of(i, struct image_req, link)->first_block <= j->durable) {
+        if (error || container_of(i, struct image_req, link)->first_block <= j->ended_durable) {
             list_remove(i);
             list_add_tail(&requests, i);
         }
@@ -378,11 +381,15 @@ static void answer_durable(struct store *s, int error)
 static void flush_done(struct bdev_req *r, int error)
 {
     struct store *s = container_of(r, struct store, journal.flush);
-    s->journal.flushing = false;
+    struct journal *j = &s->journal;
+    j->flushing = false;
     if (error)
         store_fail(s, error, "a device flush");
-    else if (!s->failed && s->journal.flush_covers > s->journal.durable)
-        s->journal.durable = s->journal.flush_covers;
+    if (!s->failed) {
+        if (j->flush_covers > j->durable)
+            j->durable = j->flush_covers;
+        j->ended_durable = j->flush_covers_ended;
+    }
     answer_durable(s, s->failed);
     journal_progress(s);
 }
@@ -392,23 +399,21 @@ static void flush_start(struct store *s)
     struct journal *j = &s->journal;
     j->flushing = true;
     j->flush_covers = journal_completed(s);
+    j->flush_covers_ended = j->ended;
     j->unflushed_blocks = 0;
     j->flush = (struct bdev_req){ .op = BDEV_FLUSH, .done = flush_done };
     s->stats.device_flushes++;
     bdev_submit(s->blocks, &j->flush);
 }
 
-/* The lowest seq that somebody waits to see durable; 0: nobody waits. */
-static uint64_t lowest_target(const struct journal *j)
+/* Does a device flush that begins now end somebody's waiting, or is it time for one? */
+static bool is_flush_due(const struct store *s, uint64_t completed)
 {
-    uint64_t low = 0;
-    if (!list_empty(&j->waiters))
-        low = container_of(j->waiters.next, struct store_op, link)->target_seq;
-    if (!list_empty(&j->flush_requests)) {
-        uint64_t t = container_of(j->flush_requests.next, struct image_req, link)->first_block;
-        low = low && low < t ? low : t;
-    }
-    return low;
+    const struct journal *j = &s->journal;
+    return !list_empty(&j->flush_requests)
+           || (!list_empty(&j->waiters) && container_of(j->waiters.next, struct store_op, link)->target_seq <= completed)
+           || j->unflushed_blocks >= FLUSH_EVERY_BLOCKS || completed - j->durable >= FLUSH_EVERY_JBLOCKS
+           || (j->flush_habit >= FLUSH_HABIT && is_lull(j) && completed > j->durable);
 }
 
 /* Starts what can start and ends what can end, without waking anything up. */
@@ -416,10 +421,8 @@ void journal_poll(struct store *s)
 {
     struct journal *j = &s->journal;
     answer_durable(s, s->failed);
-    uint64_t completed = journal_completed(s), wanted = lowest_target(j);
-    bool due = j->unflushed_blocks >= FLUSH_EVERY_BLOCKS || completed - j->durable >= FLUSH_EVERY_JBLOCKS
-               || (j->flush_habit >= FLUSH_HABIT && is_lull(j) && completed > j->durable);
-    if (!j->flushing && !s->failed && ((wanted && wanted <= completed) || due))
+    uint64_t completed = journal_completed(s);
+    if (!j->flushing && !s->failed && is_flush_due(s, completed))
         flush_start(s);
     while (!list_empty(&j->barriers)) {
         struct store_op *op = container_of(j->barriers.next, struct store_op, link);
@@ -457,8 +460,8 @@ void journal_flush_request(struct store *s, struct image_req *req)
     struct journal *j = &s->journal;
     if (is_lull(j))
         j->flush_habit++;
-    j->flush_asked = j->next_seq;
-    req->first_block = j->next_seq - 1;
+    j->begun_since_asked = 0;
+    req->first_block = j->ended;
     list_add_tail(&j->flush_requests, &req->link);
     loop_defer_last(s->loop, &s->pump);
 }

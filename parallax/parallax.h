@@ -8,8 +8,8 @@
  * argument; -ENOSPC store full; -EIO device or damaged data, or a store that has failed (W5), for want of space too; -EBADMSG
  * checksum or format damage; -ENOMEM.
  * Durability: a store_op that ends without error is durable. A write that ends without error survives the end of this
- * process; a flush (or a write with IMAGE_FUA) that ends without error makes all writes that ended before it survive a power
- * cut. After a power cut an unflushed write is, per 4096-byte block, whole or absent.
+ * process; a flush (or a write with IMAGE_FUA) that ends without error makes all writes that had ended when it was submitted
+ * survive a power cut. After a power cut an unflushed write is, per 4096-byte block, whole or absent.
  * Ownership: requests and operations belong to the caller, are zero-initialised by it and borrowed until done, with the
  * strings and arrays that they were begun with. */
 #ifndef PARALLAX_PARALLAX_H

@@ -61,14 +61,15 @@ struct journal {
     uint8_t *jbufs;
     struct list_node idle, in_flight;
     uint64_t epoch, next_seq, tail, durable;
-    uint64_t flush_covers;             /* of the device flush under way */
+    uint64_t ended, ended_durable;     /* batches that ended, in whatever order; so many of them are durable */
+    uint64_t flush_covers, flush_covers_ended; /* of the device flush under way */
     bool flushing;
     struct bdev_req flush;
     struct list_node waiters;          /* store_op.link, by target_seq: done when durable reaches it */
-    struct list_node flush_requests;   /* image_req.link, the same; target in first_block */
+    struct list_node flush_requests;   /* image_req.link: done when ended_durable reaches first_block */
     struct list_node barriers;         /* store_op.link: done when everything up to target_seq has completed */
     uint64_t unflushed_blocks;
-    uint64_t flush_asked;              /* next_seq when a flush was last asked for */
+    uint64_t begun_since_asked;        /* batches, since a flush was last asked for */
     unsigned flush_habit;              /* so many flushes in a row were what came after all that was written had completed */
     uint64_t last_change;              /* where the last change ends that was appended since the store was opened; 0: none was */
 };

@@ -89,9 +89,30 @@ static void what_is_written_while_a_foreseen_flush_is_out_is_flushed_again(void)
     bare_end(&b);
 }
 
+static void a_write_under_way_keeps_no_flush(void)
+{
+    struct bare_io write;
+    bare_begin(&b, STORE_BYTES);
+    CU_ASSERT_EQUAL(bare_write(&b, 1, 1, 10), 0);
+    bare_hold_writes(&b);
+    bare_submit(&b, &write, IMAGE_WRITE, 1, 1, 11);
+    bare_turn(&b, 20);
+    CU_ASSERT(bare_writes_held(&b) > 0);
+    uint64_t before = flushes();
+    CU_ASSERT_EQUAL(bare_flush(&b), 0);
+    CU_ASSERT_EQUAL(flushes(), before + 1);
+    CU_ASSERT_EQUAL(write.error, BARE_PENDING);
+    bare_power_cut(&b);
+    bare_io_fini(&write);
+    CU_ASSERT_EQUAL_FATAL(bare_open(&b), 0);
+    CU_ASSERT_EQUAL(bare_read(&b, 1), 10);
+    bare_end(&b);
+}
+
 int main(int argc, char **argv)
 {
     return unit_main(argc, argv, "parallax_flush", (struct unit_test[]){
         UNIT(a_flush_that_follows_each_write_is_foreseen), UNIT(a_write_in_the_place_of_a_flush_ends_that),
-        UNIT(what_is_written_while_a_foreseen_flush_is_out_is_flushed_again), { 0 } });
+        UNIT(what_is_written_while_a_foreseen_flush_is_out_is_flushed_again),
+        UNIT(a_write_under_way_keeps_no_flush), { 0 } });
 }
