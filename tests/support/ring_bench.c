@@ -1,7 +1,7 @@
 /* ring_bench.c - one kind of operation at a fixed depth, timed.
  *
- * A flush that comes every so many operations is waited for before the next operation begins, while those under way go on:
- * what fio does with --fdatasync.
+ * A flush is begun after every so many operations, and waited for before the next begins, while those under way go on: what
+ * fio does with --fdatasync.
  * The clock is read once a completion. */
 #include "tests/support/ring_jobs.h"
 
@@ -73,6 +73,16 @@ static uint64_t scattering_step(uint64_t positions)
 
 static bool over(const struct bench *b, uint64_t now) { return now >= b->end_ns || *b->j->stop || b->errors || b->begun == b->limit; }
 
+static void flushed(struct blkfront_req *req, int error);
+
+static void begin_flush(struct bench *b)
+{
+    b->flush = (struct blkfront_req){ .op = BLKFRONT_FLUSH, .done = flushed };
+    b->flushing = true;
+    b->out++;
+    blkfront_submit(b->j->disk, &b->flush);
+}
+
 /* Begins the slot's next operation, unless the job is over. While a flush is out the slot waits. */
 static void submit(struct bench *b, struct slot *s, uint64_t now)
 {
@@ -89,6 +99,8 @@ static void submit(struct bench *b, struct slot *s, uint64_t now)
     b->out++;
     b->begun++;
     blkfront_submit(b->j->disk, &s->req);
+    if (b->j->flush_every && b->begun % b->j->flush_every == 0)
+        begin_flush(b);
 }
 
 static void flushed(struct blkfront_req *req, int error)
@@ -106,14 +118,6 @@ static void flushed(struct blkfront_req *req, int error)
         submit(b, b->idle[i], now);
 }
 
-static void begin_flush(struct bench *b)
-{
-    b->flush = (struct blkfront_req){ .op = BLKFRONT_FLUSH, .done = flushed };
-    b->flushing = true;
-    b->out++;
-    blkfront_submit(b->j->disk, &b->flush);
-}
-
 static void done(struct blkfront_req *req, int error)
 {
     struct slot *s = container_of(req, struct slot, req);
@@ -123,8 +127,6 @@ static void done(struct blkfront_req *req, int error)
     latency_add(&b->took, now - s->began_ns);
     if (error && !b->errors++)
         fprintf(stderr, "operation at %llu failed: %s\n", (unsigned long long)req->offset, strerror(-error));
-    if (b->j->flush_every && b->took.count % b->j->flush_every == 0 && !b->flushing)
-        begin_flush(b);
     submit(b, s, now);
 }
 
