@@ -126,6 +126,8 @@ int main(int argc, char **argv)
         if (take_option(&o, option, optarg, &err))
             return fail(2, err.text);
     }
+    if (o.manage && o.read_only)
+        return fail(2, "--manage and --read-only exclude each other");
     if (optind + 1 != argc)
         return fail(2, optind == argc ? "the directory to mount on is missing" : "there is one argument too many");
     o.directory = argv[optind];

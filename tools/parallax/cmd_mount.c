@@ -210,6 +210,8 @@ static int run_mount(struct cli *cli, const struct args *a)
     struct owner owner = { 0 };
     struct error err = ERROR_NONE;
     char directory[PATH_MAX], at[PATH_MAX], *argv[DOOR_ARGUMENTS];
+    if (option_set(a, "manage") && option_set(a, "read-only"))
+        return cli_usage(a, "--manage and --read-only exclude each other");
     int status = parse_owner(a, &owner);
     if (status == EXIT_DONE)
         status = check_mode(a);
