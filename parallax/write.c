@@ -146,6 +146,23 @@ static bool may_pass(const struct store *s, const struct image_req *req)
     return true;
 }
 
+/* Of a full store hears also who has not come so far: what holds the blocks that he means, or all that writing parts of blocks
+ * needs, may wait for that room. */
+static void refuse_parked(struct store *s)
+{
+    struct list_node refused = LIST_INIT(refused), *i;
+    list_for_each_safe(n, &s->parked)
+        if (is_impatient(container_of(n, struct image_req, link))) {
+            list_remove(n);
+            list_add_tail(&refused, n);
+        }
+    if (list_empty(&refused))
+        return;
+    while ((i = list_pop(&refused)))
+        request_complete(container_of(i, struct image_req, link), -ENOSPC);
+    partial_retry(s);
+}
+
 void write_pump(struct store *s)
 {
     struct batch *b = NULL;
@@ -194,6 +211,8 @@ void write_pump(struct store *s)
     }
     if (b)
         batch_submit(b);
+    if (s->full)
+        refuse_parked(s);
     struct index *ix = &s->index[s->active];
     if (ix->used + ix->held_used > ix->capacity / 2 || journal_room(s) < s->super.journal_blocks / 2)
         checkpoint_request(s);

@@ -455,6 +455,47 @@ static void an_impatient_write_fails_behind_one_that_waits(void)
     bare_end(&b);
 }
 
+static void part_done(struct image_req *req, int error) { *(int *)req->context = error; }
+
+/* Also for one of the contexts that writes of parts of blocks need, all of which have been taken by writes that wait. */
+static void an_impatient_write_of_a_part_fails_behind_those_that_wait(void)
+{
+    enum { WAITING = 40 }; /* there are fewer contexts */
+    static uint8_t sector[512] __attribute__((aligned(512)));
+    struct image_open_options io = { .mode = IMAGE_READ_WRITE, .impatient = true };
+    struct iovec iov = { sector, sizeof sector };
+    struct image_req part[WAITING + 1];
+    int error[WAITING + 1];
+    struct bare_io stuck;
+    struct image *impatient;
+    memset(sector, 1, sizeof sector);
+    bare_begin(&b, STORE_BYTES);
+    CU_ASSERT_EQUAL_FATAL(create("impatient", 1 << 20), 0);
+    let_a_run_wait(&stuck);
+    CU_ASSERT_EQUAL_FATAL(image_open(b.store, "impatient", &io, &impatient, &b.err), 0);
+    for (unsigned i = 0; i <= WAITING; i++) {
+        error[i] = BARE_PENDING;
+        part[i] = (struct image_req){ .op = IMAGE_WRITE, .offset = i * BDEV_BLOCK_SIZE, .length = sizeof sector, .iov = &iov, .iov_count = 1,
+                                      .done = part_done, .context = &error[i] };
+        image_submit(i < WAITING ? b.img : impatient, &part[i]);
+        bare_turn(&b, 5);
+    }
+    for (unsigned i = 0; i < 5000 && error[WAITING] == BARE_PENDING; i++)
+        bare_turn(&b, 1);
+    CU_ASSERT_EQUAL(error[WAITING], -ENOSPC);
+    CU_ASSERT_EQUAL(stuck.error, BARE_PENDING);
+    CU_ASSERT_EQUAL_FATAL(bare_discard(&b, FAR, 1024), 0);
+    CU_ASSERT_EQUAL(bare_io_wait(&b, &stuck), 0);
+    for (unsigned i = 0; i <= WAITING; i++) {
+        while (error[i] == BARE_PENDING)
+            bare_turn(&b, 1);
+        CU_ASSERT_EQUAL(error[i], i < WAITING ? 0 : -ENOSPC);
+    }
+    image_close(impatient);
+    bare_io_fini(&stuck);
+    bare_end(&b);
+}
+
 /* The end of an image of an odd size is cleared before it grows: that is no write to wait with, as the image is kept meanwhile. */
 static void an_image_of_an_odd_size_does_not_wait_to_grow(void)
 {
@@ -532,6 +573,7 @@ int main(int argc, char **argv)
         UNIT(deletions_while_somebody_reads_leave_something_of_the_reserve), UNIT(maps_that_grow_take_no_reserve),
         UNIT(maps_discarded_and_written_anew_take_no_reserve), UNIT(a_write_that_waits_for_a_checkpoint_asks_for_no_other),
         UNIT(a_write_that_waits_for_a_reader_asks_for_few_checkpoints),
-        UNIT(an_impatient_write_fails_behind_one_that_waits), UNIT(an_image_of_an_odd_size_does_not_wait_to_grow),
+        UNIT(an_impatient_write_fails_behind_one_that_waits), UNIT(an_impatient_write_of_a_part_fails_behind_those_that_wait),
+        UNIT(an_image_of_an_odd_size_does_not_wait_to_grow),
         UNIT(what_a_store_has_beyond_its_limit_is_not_for_data), { 0 } });
 }
