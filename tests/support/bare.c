@@ -110,6 +110,12 @@ void bare_hold_writes(struct bare *b)
     held.writes_held = 0;
 }
 
+void bare_let_writes(struct bare *b)
+{
+    (void)b;
+    held.writes = false;
+}
+
 unsigned bare_writes_held(struct bare *b)
 {
     (void)b;
@@ -164,12 +170,29 @@ bool bare_walk_held(struct bare *b)
     return is;
 }
 
+/* Those that the device gets now, of what was held. */
+static void release(struct bare *b, bool writes_only)
+{
+    struct list_node now = LIST_INIT(now), *n;
+    list_for_each_safe(i, &held.waiting)
+        if (!writes_only || container_of(i, struct bdev_req, link)->op == BDEV_WRITE) {
+            list_remove(i);
+            list_add_tail(&now, i);
+        }
+    while ((n = list_pop(&now)))
+        held.own->submit(b->backing.blocks, container_of(n, struct bdev_req, link));
+}
+
+void bare_release_writes(struct bare *b)
+{
+    held.writes = false;
+    release(b, true);
+}
+
 void bare_release(struct bare *b)
 {
-    struct list_node *n;
     held.reads = held.writes = held.submitted_flushes = false;
-    while ((n = list_pop(&held.waiting)))
-        held.own->submit(b->backing.blocks, container_of(n, struct bdev_req, link));
+    release(b, false);
     set_blocking(&held.flushes, false);
     set_blocking(&held.walks, false);
 }

@@ -82,6 +82,10 @@ void bare_hold_reads(struct bare *b);
 /* From now on writes that the loop submits wait; until bare_release. bare_writes_held: how many do. */
 void bare_hold_writes(struct bare *b);
 unsigned bare_writes_held(struct bare *b);
+/* Later writes pass those that wait. */
+void bare_let_writes(struct bare *b);
+/* Those that wait go on, and nothing else that is held. */
+void bare_release_writes(struct bare *b);
 /* From now on flushes that the loop submits wait; until bare_release. */
 void bare_hold_submitted_flushes(struct bare *b);
 /* From now on blocking reads, which walks and merges make, wait; until bare_release. bare_walk_held: whether one does. */
