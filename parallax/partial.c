@@ -5,7 +5,8 @@
  * 3. Its own writes go straight to the queue; they pass their own lock.
  * 4. A request also waits behind parked ones that it overlaps: overlapping writes take effect in the order of submission, and
  *    none starves.
- * Memory: a fixed number of contexts with a bounce buffer each, touched when used; no free one means waiting. */
+ * Memory: a fixed number of contexts with a bounce buffer each, touched when used; no free one means waiting. Some are for discards
+ * only: in a full store writes wait for room with theirs, and it is discards that make some. */
 #include "parallax/parallax_private.h"
 
 #include <errno.h>
@@ -13,7 +14,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define PARTIALS 32u
+#define PARTIALS 40u
+#define FOR_DISCARDS 8u
 #define BOUNCE_BLOCKS (IMAGE_REQUEST_MAX / BDEV_BLOCK_SIZE + 1)
 
 struct partial {
@@ -216,11 +218,20 @@ static void start(struct partial *p)
         edges_read(p);
 }
 
+static bool has_context(const struct store *s, const struct image_req *req)
+{
+    unsigned idle = 0;
+    list_for_each(n, &s->partials->idle)
+        if (++idle > FOR_DISCARDS || req->op == IMAGE_DISCARD)
+            return true;
+    return false;
+}
+
 void partial_submit(struct store *s, struct image_req *req)
 {
     req->first_block = first_of(req);
     req->block_count = last_of(req) - req->first_block + 1;
-    if (list_empty(&s->partials->idle) || locked(s, req->image, req->first_block, last_of(req)) || write_overlaps(req->image, req->first_block, req->block_count)
+    if (!has_context(s, req) || locked(s, req->image, req->first_block, last_of(req)) || write_overlaps(req->image, req->first_block, req->block_count)
         || behind_parked(s, req)) {
         list_add_tail(&s->parked, &req->link);
         return;

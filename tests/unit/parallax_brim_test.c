@@ -455,44 +455,75 @@ static void an_impatient_write_fails_behind_one_that_waits(void)
     bare_end(&b);
 }
 
-static void part_done(struct image_req *req, int error) { *(int *)req->context = error; }
+/* Requests for parts of blocks. */
+static struct part {
+    struct image_req req;
+    int error;
+} waiting[60]; /* there are fewer contexts */
+
+static void part_done(struct image_req *req, int error) { container_of(req, struct part, req)->error = error; }
+
+static void submit_part(struct image *img, struct part *p, enum image_op op, uint64_t offset, uint64_t length)
+{
+    static uint8_t sector[512] __attribute__((aligned(512))) = { 1 };
+    static struct iovec iov = { sector, sizeof sector };
+    *p = (struct part){ .error = BARE_PENDING, .req = { .op = op, .offset = offset, .length = length, .iov = &iov, .iov_count = op == IMAGE_WRITE, .done = part_done } };
+    image_submit(img, &p->req);
+    bare_turn(&b, 5);
+}
+
+static int part_wait(struct part *p)
+{
+    for (unsigned i = 0; i < 5000 && p->error == BARE_PENDING; i++)
+        bare_turn(&b, 1);
+    return p->error;
+}
+
+static void let_parts_wait(void)
+{
+    for (unsigned i = 0; i < sizeof waiting / sizeof *waiting; i++)
+        submit_part(b.img, &waiting[i], IMAGE_WRITE, i * BDEV_BLOCK_SIZE, 512);
+}
+
+static void end_waiting(struct bare_io *run)
+{
+    CU_ASSERT_EQUAL(bare_io_wait(&b, run), 0);
+    for (unsigned i = 0; i < sizeof waiting / sizeof *waiting; i++)
+        CU_ASSERT_EQUAL(part_wait(&waiting[i]), 0);
+    bare_io_fini(run);
+}
 
 /* Also for one of the contexts that writes of parts of blocks need, all of which have been taken by writes that wait. */
 static void an_impatient_write_of_a_part_fails_behind_those_that_wait(void)
 {
-    enum { WAITING = 40 }; /* there are fewer contexts */
-    static uint8_t sector[512] __attribute__((aligned(512)));
     struct image_open_options io = { .mode = IMAGE_READ_WRITE, .impatient = true };
-    struct iovec iov = { sector, sizeof sector };
-    struct image_req part[WAITING + 1];
-    int error[WAITING + 1];
+    struct part other;
     struct bare_io stuck;
     struct image *impatient;
-    memset(sector, 1, sizeof sector);
     bare_begin(&b, STORE_BYTES);
     CU_ASSERT_EQUAL_FATAL(create("impatient", 1 << 20), 0);
     let_a_run_wait(&stuck);
     CU_ASSERT_EQUAL_FATAL(image_open(b.store, "impatient", &io, &impatient, &b.err), 0);
-    for (unsigned i = 0; i <= WAITING; i++) {
-        error[i] = BARE_PENDING;
-        part[i] = (struct image_req){ .op = IMAGE_WRITE, .offset = i * BDEV_BLOCK_SIZE, .length = sizeof sector, .iov = &iov, .iov_count = 1,
-                                      .done = part_done, .context = &error[i] };
-        image_submit(i < WAITING ? b.img : impatient, &part[i]);
-        bare_turn(&b, 5);
-    }
-    for (unsigned i = 0; i < 5000 && error[WAITING] == BARE_PENDING; i++)
-        bare_turn(&b, 1);
-    CU_ASSERT_EQUAL(error[WAITING], -ENOSPC);
+    let_parts_wait();
+    submit_part(impatient, &other, IMAGE_WRITE, 0, 512);
+    CU_ASSERT_EQUAL(part_wait(&other), -ENOSPC);
     CU_ASSERT_EQUAL(stuck.error, BARE_PENDING);
     CU_ASSERT_EQUAL_FATAL(bare_discard(&b, FAR, 1024), 0);
-    CU_ASSERT_EQUAL(bare_io_wait(&b, &stuck), 0);
-    for (unsigned i = 0; i <= WAITING; i++) {
-        while (error[i] == BARE_PENDING)
-            bare_turn(&b, 1);
-        CU_ASSERT_EQUAL(error[i], i < WAITING ? 0 : -ENOSPC);
-    }
+    end_waiting(&stuck);
     image_close(impatient);
-    bare_io_fini(&stuck);
+    bare_end(&b);
+}
+
+static void a_discard_of_parts_makes_room_for_those_that_wait(void)
+{
+    struct part discard;
+    struct bare_io stuck;
+    bare_begin(&b, STORE_BYTES);
+    let_a_run_wait(&stuck);
+    let_parts_wait();
+    submit_part(b.img, &discard, IMAGE_DISCARD, FAR * (uint64_t)BDEV_BLOCK_SIZE + 512, 1024 * BDEV_BLOCK_SIZE);
+    CU_ASSERT_EQUAL(part_wait(&discard), 0);
+    end_waiting(&stuck);
     bare_end(&b);
 }
 
@@ -574,6 +605,7 @@ int main(int argc, char **argv)
         UNIT(maps_discarded_and_written_anew_take_no_reserve), UNIT(a_write_that_waits_for_a_checkpoint_asks_for_no_other),
         UNIT(a_write_that_waits_for_a_reader_asks_for_few_checkpoints),
         UNIT(an_impatient_write_fails_behind_one_that_waits), UNIT(an_impatient_write_of_a_part_fails_behind_those_that_wait),
+        UNIT(a_discard_of_parts_makes_room_for_those_that_wait),
         UNIT(an_image_of_an_odd_size_does_not_wait_to_grow),
         UNIT(what_a_store_has_beyond_its_limit_is_not_for_data), { 0 } });
 }
