@@ -152,14 +152,18 @@ void image_stop_waiting(struct image *img)
     loop_defer_last(img->store->loop, &img->store->pump);
 }
 
-bool image_waits(const struct image *img)
+static bool has_one_of(const struct list_node *requests, const struct image *img)
 {
-    if (!img->store->full)
-        return false;
-    list_for_each(n, &img->store->write_queue)
+    list_for_each(n, requests)
         if (container_of(n, struct image_req, link)->image == img)
             return true;
     return false;
+}
+
+bool image_waits(const struct image *img)
+{
+    const struct store *s = img->store;
+    return s->full && (has_one_of(&s->write_queue, img) || has_one_of(&s->parked, img));
 }
 
 uint64_t image_size(const struct image *img) { return image_version(img)->size_bytes; }

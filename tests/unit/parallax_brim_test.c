@@ -496,21 +496,28 @@ static void end_waiting(struct bare_io *run)
 /* Also for one of the contexts that writes of parts of blocks need, all of which have been taken by writes that wait. */
 static void an_impatient_write_of_a_part_fails_behind_those_that_wait(void)
 {
-    struct image_open_options io = { .mode = IMAGE_READ_WRITE, .impatient = true };
-    struct part other;
+    struct image_open_options io = { .mode = IMAGE_READ_WRITE, .impatient = true }, patient_io = { .mode = IMAGE_READ_WRITE };
+    struct part other, third;
     struct bare_io stuck;
-    struct image *impatient;
+    struct image *impatient, *patient;
     bare_begin(&b, STORE_BYTES);
     CU_ASSERT_EQUAL_FATAL(create("impatient", 1 << 20), 0);
+    CU_ASSERT_EQUAL_FATAL(create("patient", 1 << 20), 0);
     let_a_run_wait(&stuck);
     CU_ASSERT_EQUAL_FATAL(image_open(b.store, "impatient", &io, &impatient, &b.err), 0);
+    CU_ASSERT_EQUAL_FATAL(image_open(b.store, "patient", &patient_io, &patient, &b.err), 0);
     let_parts_wait();
+    submit_part(patient, &third, IMAGE_WRITE, 0, 512);
     submit_part(impatient, &other, IMAGE_WRITE, 0, 512);
     CU_ASSERT_EQUAL(part_wait(&other), -ENOSPC);
+    CU_ASSERT(image_waits(patient));
     CU_ASSERT_EQUAL(stuck.error, BARE_PENDING);
     CU_ASSERT_EQUAL_FATAL(bare_discard(&b, FAR, 1024), 0);
     end_waiting(&stuck);
+    CU_ASSERT_EQUAL(part_wait(&third), 0);
+    CU_ASSERT_FALSE(image_waits(patient));
     image_close(impatient);
+    image_close(patient);
     bare_end(&b);
 }
 
