@@ -7,6 +7,7 @@
 #   make check-asan   unit and model tests under AddressSanitizer and UBSan
 #   make check-tsan   the threaded tests under ThreadSanitizer
 #   make check-deb    the Debian package on a bare Debian: it is installed, serves, is read by who reads it, and purged; a few minutes
+#   make check-roots  two root images of Debian that differ by an upgrade: what the second one costs; a few minutes
 #   make check-crash  power cuts, faults and rot under the real store, in full length (docs/testing.md)
 #   make check-layers includes run one way only
 #   make check-full   a store filled and freed 1,000 times, killed in between (CYCLES=N), by its own limit and by its file system
@@ -251,6 +252,12 @@ deb: deps
 check-deb: deb
 	$(Q)tests/install-deps mmdebstrap
 	$(Q)O=$(O) tests/deb/run
+
+.PHONY: check-roots
+check-roots: deps
+	$(Q)tests/install-deps mmdebstrap
+	$(Q)$(MAKE) --no-print-directory -j2 all $(O)/tests/programs/block_diff
+	$(Q)O=$(O) tests/deb/roots
 
 .PHONY: clean
 clean:
