@@ -66,7 +66,7 @@ bool journal_must_flush(const struct store *s) { return s->journal.next_seq - 1 
 /* ---- Building ---- */
 
 /* All that was written since a flush was last asked for has completed: what comes next, a flush or a write? */
-static bool is_lull(const struct journal *j) { return list_empty(&j->in_flight) && j->begun_since_asked; }
+static bool is_lull(const struct journal *j) { return list_empty(&j->in_flight) && j->next_seq > j->flush_asked; }
 
 static struct batch *take_batch(struct store *s)
 {
@@ -77,7 +77,6 @@ static struct batch *take_batch(struct store *s)
     struct batch *b = container_of(n, struct batch, link);
     if (is_lull(j))
         j->flush_habit = 0;
-    j->begun_since_asked++;
     b->first_seq = j->next_seq++;
     b->jblocks = 1;
     b->used = b->records = 0;
@@ -460,7 +459,7 @@ void journal_flush_request(struct store *s, struct image_req *req)
     struct journal *j = &s->journal;
     if (is_lull(j))
         j->flush_habit++;
-    j->begun_since_asked = 0;
+    j->flush_asked = j->next_seq;
     req->first_block = j->ended;
     list_add_tail(&j->flush_requests, &req->link);
     loop_defer_last(s->loop, &s->pump);

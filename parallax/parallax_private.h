@@ -69,7 +69,7 @@ struct journal {
     struct list_node flush_requests;   /* image_req.link: done when ended_durable reaches first_block */
     struct list_node barriers;         /* store_op.link: done when everything up to target_seq has completed */
     uint64_t unflushed_blocks;
-    uint64_t begun_since_asked;        /* batches, since a flush was last asked for */
+    uint64_t flush_asked;              /* next_seq when a flush was last asked for */
     unsigned flush_habit;              /* so many flushes in a row were what came after all that was written had completed */
     uint64_t last_change;              /* where the last change ends that was appended since the store was opened; 0: none was */
 };
@@ -211,6 +211,7 @@ struct image {
     bool closed;               /* by its user; freed with the last request */
 };
 static inline struct version *image_version(const struct image *img) { return img->frozen ? img->frozen : img->disk->head; }
+static inline bool request_is_impatient(const struct image_req *req) { return req->image->impatient || req->flags & REQUEST_IMPATIENT; }
 
 /* A metadata write failed: no more changes, flushes or checkpoints until the store is opened again (W5). Returns -EIO. */
 int store_fail(struct store *s, int error, const char *what);
@@ -272,6 +273,9 @@ void partial_fini(struct store *s);
 bool partial_blocks(struct store *s, const struct image_req *req);
 void partial_submit(struct store *s, struct image_req *req);
 void partial_retry(struct store *s);
+/* The store is full: who is impatient and waits for blocks, or for what writing parts of them needs, hears of it, as that may be held by
+ * those who wait for room. */
+void partial_refuse_impatient(struct store *s);
 int read_init(struct store *s);
 void read_fini(struct store *s);
 void read_submit(struct store *s, struct image_req *req);

@@ -103,6 +103,21 @@ void partial_retry(struct store *s)
         request_dispatch(container_of(n, struct image_req, link));
 }
 
+void partial_refuse_impatient(struct store *s)
+{
+    struct list_node refused = LIST_INIT(refused), *i;
+    list_for_each_safe(n, &s->parked)
+        if (request_is_impatient(container_of(n, struct image_req, link))) {
+            list_remove(n);
+            list_add_tail(&refused, n);
+        }
+    if (list_empty(&refused))
+        return;
+    while ((i = list_pop(&refused)))
+        request_complete(container_of(i, struct image_req, link), -ENOSPC);
+    partial_retry(s);
+}
+
 static void finish(struct partial *p)
 {
     struct image_req *req = p->req;

@@ -106,15 +106,13 @@ static void add_discard(struct store *s, struct batch *b, struct image_req *req)
 
 #define WAITS_FOR_SPACE (-ENOBUFS)
 
-static bool is_impatient(const struct image_req *req) { return req->image->impatient || req->flags & REQUEST_IMPATIENT; }
-
 /* 0: the request may enter a batch now; -EAGAIN: later, and so may no other; WAITS_FOR_SPACE: later; -ENOSPC: never, as things
  * are. */
 static int may_start(struct store *s, const struct image_req *req)
 {
     struct index *ix = &s->index[s->active];
     const struct line *line = req->image->disk->head->line;
-    bool may_wait = s->opt.wait_when_full && !is_impatient(req);
+    bool may_wait = s->opt.wait_when_full && !request_is_impatient(req);
     int ready;
     if (ticket_seq(line->made) > journal_completed(s))
         return -EAGAIN; /* a write that is acknowledged survives the end of the process (W1), and so must what it was written into (W6) */
@@ -146,23 +144,6 @@ static bool may_pass(const struct store *s, const struct image_req *req)
     return true;
 }
 
-/* Of a full store hears also who has not come so far: what holds the blocks that he means, or all that writing parts of blocks
- * needs, may wait for that room. */
-static void refuse_parked(struct store *s)
-{
-    struct list_node refused = LIST_INIT(refused), *i;
-    list_for_each_safe(n, &s->parked)
-        if (is_impatient(container_of(n, struct image_req, link))) {
-            list_remove(n);
-            list_add_tail(&refused, n);
-        }
-    if (list_empty(&refused))
-        return;
-    while ((i = list_pop(&refused)))
-        request_complete(container_of(i, struct image_req, link), -ENOSPC);
-    partial_retry(s);
-}
-
 void write_pump(struct store *s)
 {
     struct batch *b = NULL;
@@ -171,7 +152,7 @@ void write_pump(struct store *s)
     list_for_each_safe(n, &s->write_queue) {
         struct image_req *req = container_of(n, struct image_req, link);
         bool in_turn = !waits || may_pass(s, req);
-        if (!in_turn && !is_impatient(req))
+        if (!in_turn && !request_is_impatient(req))
             continue;
         bool sealed = req->image->disk->flags & IMAGE_FLAG_TEMPLATE; /* while the request waited */
         int ready = s->failed ? s->failed : sealed ? -EROFS : may_start(s, req);
@@ -212,7 +193,7 @@ void write_pump(struct store *s)
     if (b)
         batch_submit(b);
     if (s->full)
-        refuse_parked(s);
+        partial_refuse_impatient(s);
     struct index *ix = &s->index[s->active];
     if (ix->used + ix->held_used > ix->capacity / 2 || journal_room(s) < s->super.journal_blocks / 2)
         checkpoint_request(s);
