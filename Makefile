@@ -257,7 +257,7 @@ check-deb: deb
 check-roots: deps
 	$(Q)tests/install-deps mmdebstrap
 	$(Q)$(MAKE) --no-print-directory -j2 all $(O)/tests/programs/block_diff
-	$(Q)O=$(O) tests/deb/roots
+	$(Q)O=$(O) tests/roots/run
 
 .PHONY: clean
 clean:

@@ -11,7 +11,7 @@
 
 char device_directory[256], device_path[300];
 
-void world_open(struct world *w, uint64_t blocks, bool lazy)
+void device_open(struct device *w, uint64_t blocks, bool lazy)
 {
     bool direct;
     struct bdev_file_options opt = { .create = true, .lazy = lazy };
@@ -23,14 +23,14 @@ void world_open(struct world *w, uint64_t blocks, bool lazy)
     CU_ASSERT_EQUAL_FATAL(bdev_grow(w->d, blocks), 0);
 }
 
-void world_close(struct world *w)
+void device_close(struct device *w)
 {
     bdev_close(w->d);
     loop_destroy(w->loop);
     unlink(device_path);
 }
 
-void world_drain(struct world *w)
+void device_drain(struct device *w)
 {
     uint64_t limit = clock_monotonic_ms() + 10000;
     while (w->inflight && clock_monotonic_ms() < limit)
@@ -38,36 +38,36 @@ void world_drain(struct world *w)
     CU_ASSERT_EQUAL_FATAL(w->inflight, 0);
 }
 
-void request_done(struct bdev_req *req, int error)
+void device_done(struct bdev_req *req, int error)
 {
-    struct request *r = container_of(req, struct request, req);
+    struct device_request *r = container_of(req, struct device_request, req);
     r->error = error;
     r->calls++;
     r->w->inflight--;
     if (r->next)
-        request_submit(r->next);
+        device_submit(r->next);
 }
 
-struct request *request_make(struct world *w, enum bdev_op op, uint64_t block, uint32_t blocks, unsigned pieces)
+struct device_request *device_request(struct device *w, enum bdev_op op, uint64_t block, uint32_t blocks, unsigned pieces)
 {
-    struct request *r = calloc(1, sizeof *r);
+    struct device_request *r = calloc(1, sizeof *r);
     r->w = w;
     r->error = 1;
     r->buf = blocks ? bdev_buffer_alloc(blocks) : NULL;
     for (unsigned i = 0; i < pieces; i++)
         r->iov[i] = (struct iovec){ r->buf + (size_t)i * (blocks / pieces) * BDEV_BLOCK_SIZE, (size_t)(blocks / pieces) * BDEV_BLOCK_SIZE };
-    r->req = (struct bdev_req){ .op = op, .block = block, .blocks = blocks, .iov = r->iov, .iov_count = pieces, .done = request_done };
+    r->req = (struct bdev_req){ .op = op, .block = block, .blocks = blocks, .iov = r->iov, .iov_count = pieces, .done = device_done };
     return r;
 }
 
-void request_submit(struct request *r)
+void device_submit(struct device_request *r)
 {
     r->w->inflight++;
     bdev_submit(r->w->d, &r->req);
     CU_ASSERT_EQUAL(r->calls, 0);
 }
 
-void request_free(struct request *r)
+void device_free(struct device_request *r)
 {
     free(r->buf);
     free(r);

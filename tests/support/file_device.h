@@ -6,9 +6,9 @@
 #include "base/loop.h"
 #include "parallax/store/bdev_file.h"
 
-enum { MAX_IOVS = 1100 };
+enum { DEVICE_IOVS_MAX = 1100 };
 
-struct world {
+struct device {
     struct loop *loop;
     struct bdev *d;
     unsigned inflight;
@@ -18,26 +18,26 @@ struct world {
 extern char device_directory[256], device_path[300];
 
 /* A new device of so many blocks. lazy: its AIO context is made when it is first needed. */
-void world_open(struct world *w, uint64_t blocks, bool lazy);
-void world_close(struct world *w);
+void device_open(struct device *w, uint64_t blocks, bool lazy);
+void device_close(struct device *w);
 /* Turns the loop until no request is in flight. */
-void world_drain(struct world *w);
+void device_drain(struct device *w);
 
-struct request {
+struct device_request {
     struct bdev_req req;
-    struct world *w;
-    struct iovec iov[MAX_IOVS];
+    struct device *w;
+    struct iovec iov[DEVICE_IOVS_MAX];
     unsigned char *buf;
     int error, calls;
-    struct request *next; /* submitted when this one is done */
+    struct device_request *next; /* submitted when this one is done */
 };
 
-/* As many iovecs as pieces; blocks is a multiple of it. request_free gives it back. */
-struct request *request_make(struct world *w, enum bdev_op op, uint64_t block, uint32_t blocks, unsigned pieces);
-void request_submit(struct request *r);
+/* A request, which device_free gives back. As many iovecs as pieces; blocks is a multiple of it. */
+struct device_request *device_request(struct device *w, enum bdev_op op, uint64_t block, uint32_t blocks, unsigned pieces);
+void device_submit(struct device_request *r);
 /* What req.done is. */
-void request_done(struct bdev_req *req, int error);
-void request_free(struct request *r);
+void device_done(struct bdev_req *req, int error);
+void device_free(struct device_request *r);
 
 /* A block's content by its number and version; version 0: zeroes. */
 void device_fill(unsigned char *buf, uint64_t block, uint32_t version);

@@ -47,12 +47,12 @@ int io_getevents(io_context_t context, long least, long most, struct io_event *e
 /* fs.aio-max-nr is used up, by others who may let go of some; there is no memory; the kernel has none, or none for us. */
 static void without_a_context_each_request_is_waited_for_until_there_is_one(void)
 {
-    struct world w;
-    world_open(&w, 64, true);
-    world_close(&w); /* never used */
-    world_open(&w, 64, true);
-    struct request *list[] = { request_make(&w, BDEV_WRITE, 3, 4, 2), request_make(&w, BDEV_READ, 3, 4, 1), request_make(&w, BDEV_FLUSH, 0, 0, 0),
-                               request_make(&w, BDEV_READ, 4, 1, 1) };
+    struct device w;
+    device_open(&w, 64, true);
+    device_close(&w); /* never used */
+    device_open(&w, 64, true);
+    struct device_request *list[] = { device_request(&w, BDEV_WRITE, 3, 4, 2), device_request(&w, BDEV_READ, 3, 4, 1), device_request(&w, BDEV_FLUSH, 0, 0, 0),
+                               device_request(&w, BDEV_READ, 4, 1, 1) };
     const int setup[] = { -EAGAIN, -ENOMEM, -ENOSYS, -EPERM, -EINVAL, 0 }, expected[] = { 0, 0, 0, 0, -EINVAL, 0 };
     for (unsigned i = 0; i < 3; i++)
         list[i]->next = list[i + 1];
@@ -60,8 +60,8 @@ static void without_a_context_each_request_is_waited_for_until_there_is_one(void
         setup_error = setup[round];
         memset(list[0]->buf, 0x11 + (int)round, 4 * BDEV_BLOCK_SIZE);
         memset(list[1]->buf, 0, 4 * BDEV_BLOCK_SIZE);
-        request_submit(list[0]);
-        world_drain(&w);
+        device_submit(list[0]);
+        device_drain(&w);
         for (unsigned i = 0; i < 4; i++) {
             CU_ASSERT_EQUAL(list[i]->error, expected[round]);
             CU_ASSERT_EQUAL(list[i]->calls, 1);
@@ -70,35 +70,35 @@ static void without_a_context_each_request_is_waited_for_until_there_is_one(void
         CU_ASSERT(expected[round] || !memcmp(list[0]->buf, list[1]->buf, 4 * BDEV_BLOCK_SIZE));
     }
     for (unsigned i = 0; i < 4; i++)
-        request_free(list[i]);
-    world_close(&w);
+        device_free(list[i]);
+    device_close(&w);
 }
 
 /* The kernel tells of it once: to whoever makes the context, here for a read. */
 static void a_flush_that_fails_when_a_context_is_made_fails_all_that_follow(void)
 {
-    struct world w;
-    world_open(&w, 64, true);
-    struct request *list[] = { request_make(&w, BDEV_WRITE, 3, 4, 1), request_make(&w, BDEV_READ, 3, 4, 1), request_make(&w, BDEV_FLUSH, 0, 0, 0) };
+    struct device w;
+    device_open(&w, 64, true);
+    struct device_request *list[] = { device_request(&w, BDEV_WRITE, 3, 4, 1), device_request(&w, BDEV_READ, 3, 4, 1), device_request(&w, BDEV_FLUSH, 0, 0, 0) };
     setup_error = -EAGAIN;
-    request_submit(list[0]);
-    world_drain(&w);
+    device_submit(list[0]);
+    device_drain(&w);
     setup_error = 0;
     sync_error = -EIO;
     for (unsigned i = 1; i < 3; i++) {
-        request_submit(list[i]);
-        world_drain(&w);
+        device_submit(list[i]);
+        device_drain(&w);
     }
     CU_ASSERT_EQUAL(list[0]->error, 0);
     CU_ASSERT_EQUAL(list[2]->error, -EIO);
     CU_ASSERT_EQUAL(bdev_flush(w.d), -EIO);
     for (unsigned i = 0; i < 3; i++)
-        request_free(list[i]);
-    world_close(&w);
+        device_free(list[i]);
+    device_close(&w);
 }
 
 struct answer {
-    struct request write, flush;
+    struct device_request write, flush;
     struct loop_task task;
     unsigned flushes; /* that were submitted when it went out */
 };
@@ -109,32 +109,32 @@ static void answer_and_flush(struct bdev_req *req, int error)
 {
     struct answer *a = container_of(req, struct answer, write.req);
     loop_defer_last(a->write.w->loop, &a->task);
-    request_done(req, error);
+    device_done(req, error);
 }
 
 /* Whoever is woken by the answer to a write may take the processor from us. */
 static void a_flush_is_on_its_way_before_what_it_covers_is_answered(void)
 {
     static struct answer a;
-    struct world w;
-    world_open(&w, 64, false);
-    struct request *model = request_make(&w, BDEV_WRITE, 3, 4, 1);
-    a = (struct answer){ .write = { .w = &w, .next = &a.flush }, .flush = { .w = &w, .req = { .op = BDEV_FLUSH, .done = request_done } }, .task.run = send_answer };
+    struct device w;
+    device_open(&w, 64, false);
+    struct device_request *model = device_request(&w, BDEV_WRITE, 3, 4, 1);
+    a = (struct answer){ .write = { .w = &w, .next = &a.flush }, .flush = { .w = &w, .req = { .op = BDEV_FLUSH, .done = device_done } }, .task.run = send_answer };
     a.write.req = model->req;
     a.write.req.done = answer_and_flush;
     unsigned before = flushes_submitted;
-    request_submit(&a.write);
-    world_drain(&w);
+    device_submit(&a.write);
+    device_drain(&w);
     CU_ASSERT(a.write.error == 0 && a.flush.error == 0 && a.flush.calls == 1);
     CU_ASSERT_EQUAL(a.flushes, before + 1);
-    request_free(model);
-    world_close(&w);
+    device_free(model);
+    device_close(&w);
 }
 
 /* Three blocks here and there, written and read back by one call each. */
 static const uint64_t scattered[3] = { 5, 60, 17 };
 
-static void many_go_there_and_back(struct world *w, void *const bufs[3])
+static void many_go_there_and_back(struct device *w, void *const bufs[3])
 {
     for (unsigned i = 0; i < 3; i++)
         device_fill(bufs[i], scattered[i], 3);
@@ -148,10 +148,10 @@ static void many_go_there_and_back(struct world *w, void *const bufs[3])
 
 static void without_a_context_many_blocks_are_read_and_written_in_turn(void)
 {
-    struct world w;
+    struct device w;
     unsigned char *buf = bdev_buffer_alloc(3);
     void *bufs[] = { buf, buf + BDEV_BLOCK_SIZE, buf + 2 * BDEV_BLOCK_SIZE };
-    world_open(&w, 64, true);
+    device_open(&w, 64, true);
     const int setup[] = { -ENOMEM, -ENOSYS, -EPERM, -EAGAIN };
     for (unsigned i = 0; i < sizeof setup / sizeof *setup; i++) {
         setup_error = setup[i];
@@ -162,16 +162,16 @@ static void without_a_context_many_blocks_are_read_and_written_in_turn(void)
     CU_ASSERT(device_holds(bufs[2], 17, 3));
     setup_error = 0;
     free(buf);
-    world_close(&w);
+    device_close(&w);
 }
 
 /* An error here would be one of the checkpoint's, and the end of the store's life. */
 static void what_the_kernel_does_not_take_is_read_and_written_in_turn(void)
 {
-    struct world w;
+    struct device w;
     unsigned char *buf = bdev_buffer_alloc(3);
     void *bufs[] = { buf, buf + BDEV_BLOCK_SIZE, buf + 2 * BDEV_BLOCK_SIZE };
-    world_open(&w, 64, false);
+    device_open(&w, 64, false);
     submit_error = -EAGAIN;
     many_go_there_and_back(&w, bufs);
     submit_error = -EIO;
@@ -179,7 +179,7 @@ static void what_the_kernel_does_not_take_is_read_and_written_in_turn(void)
     submit_error = 0;
     many_go_there_and_back(&w, bufs);
     free(buf);
-    world_close(&w);
+    device_close(&w);
 }
 
 int main(int argc, char **argv)

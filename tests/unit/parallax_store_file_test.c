@@ -17,7 +17,7 @@
 enum { BLOCKS = 4096, BATCH = 400, LONGEST = 16 };
 
 struct model {
-    struct world w;
+    struct device w;
     uint32_t version[BLOCKS];
     bool busy[BLOCKS];
     uint64_t random;
@@ -34,7 +34,7 @@ static bool reserve(struct model *m, uint64_t block, uint32_t blocks)
 
 static void model_batch(struct model *m)
 {
-    struct request *list[BATCH];
+    struct device_request *list[BATCH];
     unsigned count = 0;
     memset(m->busy, 0, sizeof m->busy);
     uint64_t next = 0;
@@ -46,23 +46,23 @@ static void model_batch(struct model *m)
             continue;
         next = block + blocks;
         enum bdev_op op = unit_random(&m->random) % 2 ? BDEV_WRITE : BDEV_READ;
-        struct request *r = list[count++] = request_make(&m->w, op, block, blocks, blocks % 2 ? 1 : 2);
+        struct device_request *r = list[count++] = device_request(&m->w, op, block, blocks, blocks % 2 ? 1 : 2);
         if (op == BDEV_WRITE)
             for (uint32_t k = 0; k < blocks; k++)
                 device_fill(r->buf + (size_t)k * BDEV_BLOCK_SIZE, block + k, ++m->version[block + k]);
-        request_submit(r);
+        device_submit(r);
         if (unit_random(&m->random) % 50 == 0)
-            request_submit(list[count++] = request_make(&m->w, BDEV_FLUSH, 0, 0, 0));
+            device_submit(list[count++] = device_request(&m->w, BDEV_FLUSH, 0, 0, 0));
         if (count + 2 > BATCH)
             break;
     }
-    world_drain(&m->w);
+    device_drain(&m->w);
     for (unsigned i = 0; i < count; i++) {
-        struct request *r = list[i];
+        struct device_request *r = list[i];
         CU_ASSERT(r->error == 0 && r->calls == 1);
         for (uint32_t k = 0; r->req.op == BDEV_READ && k < r->req.blocks; k++)
             CU_ASSERT(device_holds(r->buf + (size_t)k * BDEV_BLOCK_SIZE, r->req.block + k, m->version[r->req.block + k]));
-        request_free(r);
+        device_free(r);
     }
 }
 
@@ -100,7 +100,7 @@ static void random_requests_match_an_oracle(void)
     static struct model m;
     memset(&m, 0, sizeof m);
     m.random = unit_seed();
-    world_open(&m.w, BLOCKS, false);
+    device_open(&m.w, BLOCKS, false);
     for (int i = 0; i < 40; i++) {
         model_batch(&m);
         model_blocking(&m);
@@ -110,73 +110,73 @@ static void random_requests_match_an_oracle(void)
     printf("# %llu requests in %llu transfers and %llu submissions\n", (unsigned long long)stats.requests,
            (unsigned long long)stats.transfers, (unsigned long long)stats.submits);
     CU_ASSERT(stats.transfers < stats.requests);
-    world_close(&m.w);
+    device_close(&m.w);
 }
 
-static uint64_t transfers_for(struct world *w, struct request **list, unsigned count)
+static uint64_t transfers_for(struct device *w, struct device_request **list, unsigned count)
 {
     struct aio_queue_stats before, after;
     bdev_file_get_stats(w->d, &before);
     for (unsigned i = 0; i < count; i++)
-        request_submit(list[i]);
-    world_drain(w);
+        device_submit(list[i]);
+    device_drain(w);
     bdev_file_get_stats(w->d, &after);
     for (unsigned i = 0; i < count; i++) {
         CU_ASSERT(list[i]->error == 0 && list[i]->calls == 1);
-        request_free(list[i]);
+        device_free(list[i]);
     }
     return after.transfers - before.transfers;
 }
 
 static void neighbours_of_one_turn_become_one_transfer(void)
 {
-    struct world w;
-    struct request *list[512];
-    world_open(&w, 2048, false);
+    struct device w;
+    struct device_request *list[512];
+    device_open(&w, 2048, false);
     for (unsigned i = 0; i < 64; i++)
-        list[i] = request_make(&w, BDEV_WRITE, 100 + i, 1, 1);
+        list[i] = device_request(&w, BDEV_WRITE, 100 + i, 1, 1);
     CU_ASSERT_EQUAL(transfers_for(&w, list, 64), 1);
     for (unsigned i = 0; i < 64; i++) /* two streams that interleave */
-        list[i] = request_make(&w, i % 2 ? BDEV_READ : BDEV_WRITE, (i % 2 ? 0 : 1000) + i / 2, 1, 1);
+        list[i] = device_request(&w, i % 2 ? BDEV_READ : BDEV_WRITE, (i % 2 ? 0 : 1000) + i / 2, 1, 1);
     CU_ASSERT_EQUAL(transfers_for(&w, list, 64), 2);
     for (unsigned i = 0; i < 8; i++) /* never what is not adjacent */
-        list[i] = request_make(&w, BDEV_READ, i * 2, 1, 1);
+        list[i] = device_request(&w, BDEV_READ, i * 2, 1, 1);
     CU_ASSERT_EQUAL(transfers_for(&w, list, 8), 8);
     for (unsigned i = 0; i < 512; i++) /* up to 1 MiB each */
-        list[i] = request_make(&w, BDEV_READ, i, 1, 1);
+        list[i] = device_request(&w, BDEV_READ, i, 1, 1);
     CU_ASSERT_EQUAL(transfers_for(&w, list, 512), 2);
     for (unsigned i = 0; i < 30; i++) /* flushes that wait together are one */
-        list[i] = request_make(&w, BDEV_FLUSH, 0, 0, 0);
+        list[i] = device_request(&w, BDEV_FLUSH, 0, 0, 0);
     CU_ASSERT_EQUAL(transfers_for(&w, list, 30), 1);
-    world_close(&w);
+    device_close(&w);
 }
 
 static void more_requests_than_the_kernel_takes_wait_their_turn(void)
 {
-    struct world w;
-    static struct request *list[2000];
-    world_open(&w, 8192, false);
+    struct device w;
+    static struct device_request *list[2000];
+    device_open(&w, 8192, false);
     for (unsigned i = 0; i < 2000; i++)
-        list[i] = request_make(&w, BDEV_READ, i * 4, 1, 1);
+        list[i] = device_request(&w, BDEV_READ, i * 4, 1, 1);
     CU_ASSERT_EQUAL(transfers_for(&w, list, 2000), 2000);
-    world_close(&w);
+    device_close(&w);
 }
 
 static void requests_outside_the_device_are_refused(void)
 {
-    struct world w;
+    struct device w;
     unsigned char *buf = bdev_buffer_alloc(16);
     void *bufs[2] = { buf, buf + BDEV_BLOCK_SIZE };
-    world_open(&w, 64, false);
-    struct request *list[] = { request_make(&w, BDEV_READ, 64, 1, 1), request_make(&w, BDEV_WRITE, 60, 8, 1),
-                               request_make(&w, BDEV_READ, UINT64_MAX, 2, 1), request_make(&w, BDEV_READ, 0, 0, 0),
-                               request_make(&w, BDEV_READ, 0, 1100, 1100) };
+    device_open(&w, 64, false);
+    struct device_request *list[] = { device_request(&w, BDEV_READ, 64, 1, 1), device_request(&w, BDEV_WRITE, 60, 8, 1),
+                               device_request(&w, BDEV_READ, UINT64_MAX, 2, 1), device_request(&w, BDEV_READ, 0, 0, 0),
+                               device_request(&w, BDEV_READ, 0, 1100, 1100) };
     for (unsigned i = 0; i < 5; i++)
-        request_submit(list[i]);
-    world_drain(&w);
+        device_submit(list[i]);
+    device_drain(&w);
     for (unsigned i = 0; i < 5; i++) {
         CU_ASSERT(list[i]->error == -EINVAL && list[i]->calls == 1);
-        request_free(list[i]);
+        device_free(list[i]);
     }
     CU_ASSERT_EQUAL(bdev_read(w.d, 63, buf, 2), -EINVAL);
     CU_ASSERT_EQUAL(bdev_write(w.d, UINT64_MAX, buf, 1), -EINVAL);
@@ -184,14 +184,14 @@ static void requests_outside_the_device_are_refused(void)
     CU_ASSERT_EQUAL(bdev_write_many(w.d, (uint64_t[]){ 1, 64 }, bufs, 2), -EINVAL);
     CU_ASSERT_EQUAL(bdev_punch(w.d, 60, 5), -EINVAL);
     free(buf);
-    world_close(&w);
+    device_close(&w);
 }
 
 static void a_request_of_1024_pieces_is_one_transfer(void)
 {
-    struct world w;
-    world_open(&w, 2048, false);
-    struct request *r = request_make(&w, BDEV_WRITE, 7, 1024, 1024);
+    struct device w;
+    device_open(&w, 2048, false);
+    struct device_request *r = device_request(&w, BDEV_WRITE, 7, 1024, 1024);
     for (uint32_t k = 0; k < 1024; k++)
         device_fill(r->buf + (size_t)k * BDEV_BLOCK_SIZE, k, 3);
     CU_ASSERT_EQUAL(transfers_for(&w, &r, 1), 1);
@@ -200,15 +200,15 @@ static void a_request_of_1024_pieces_is_one_transfer(void)
     for (uint32_t k = 0; k < 1024; k++)
         CU_ASSERT(device_holds(buf + (size_t)k * BDEV_BLOCK_SIZE, k, 3));
     free(buf);
-    world_close(&w);
+    device_close(&w);
 }
 static void growing_allocates_zeroes_and_survives_reopening(void)
 {
-    struct world w;
+    struct device w;
     bool direct;
     struct stat st;
     unsigned char *buf = bdev_buffer_alloc(1);
-    world_open(&w, 10, false);
+    device_open(&w, 10, false);
     CU_ASSERT_EQUAL(w.d->blocks, 10);
     CU_ASSERT_EQUAL(bdev_grow(w.d, 1000), 0);
     CU_ASSERT_EQUAL(w.d->blocks, 1000);
@@ -252,16 +252,16 @@ static void growing_allocates_zeroes_and_survives_reopening(void)
     CU_ASSERT_EQUAL(bdev_read(w.d, 999, buf, 1), 0);
     CU_ASSERT(device_holds(buf, 999, 5));
     free(buf);
-    world_close(&w);
+    device_close(&w);
 }
 
 /* Unwritten extents are seen by SEEK_HOLE, and are allocated all the same: to lose sight of them would be to keep their space. */
 static void what_is_allocated_is_no_hole_before_it_is_written(void)
 {
-    struct world w;
+    struct device w;
     struct statfs fs;
     uint64_t start, end;
-    world_open(&w, 600, false);
+    device_open(&w, 600, false);
     int fd = open(device_path, O_RDONLY);
     CU_ASSERT_FATAL(fd >= 0 && fstatfs(fd, &fs) == 0);
     if (fs.f_type == EXT4_SUPER_MAGIC || fs.f_type == XFS_SUPER_MAGIC) {
@@ -290,16 +290,16 @@ static void what_is_allocated_is_no_hole_before_it_is_written(void)
     }
     free(buf);
     close(fd);
-    world_close(&w);
+    device_close(&w);
 }
 
 /* More stretches than one look at the extents brings. */
 static void holes_of_a_scattered_file_are_all_found(void)
 {
-    struct world w;
+    struct device w;
     uint64_t start, end, at = 0;
     unsigned found = 0;
-    world_open(&w, 2000, false);
+    device_open(&w, 2000, false);
     CU_ASSERT_EQUAL(bdev_zero(w.d, 0, 2000), 0);
     for (uint64_t b = 0; b < 2000; b += 8)
         CU_ASSERT_EQUAL(bdev_punch(w.d, b, 3), 0);
@@ -309,19 +309,19 @@ static void holes_of_a_scattered_file_are_all_found(void)
     CU_ASSERT_EQUAL(bdev_punch(w.d, 0, 2000), 0);
     CU_ASSERT_EQUAL(bdev_hole(w.d, 7, &start, &end), 0);
     CU_ASSERT(start == 7 && end == 2000);
-    world_close(&w);
+    device_close(&w);
 }
 
 static void a_full_file_system_fails_growth_and_leaves_nothing_of_it(void)
 {
     struct stat st;
-    struct world w;
+    struct device w;
     uint64_t before, after, total;
     char command[1200];
     snprintf(command, sizeof command, "truncate -s 8M %s.ext4 && mkfs.ext4 -q -O ^has_journal %s.ext4 && mount -o loop %s.ext4 %s", device_directory,
              device_directory, device_directory, device_directory);
     CU_ASSERT_EQUAL_FATAL(system(command), 0);
-    world_open(&w, 256, false);
+    device_open(&w, 256, false);
     CU_ASSERT_EQUAL(bdev_file_space(w.d, &before, &total), 0);
     CU_ASSERT_EQUAL(bdev_grow(w.d, 4096), -ENOSPC);
     CU_ASSERT_EQUAL(w.d->blocks, 256);
@@ -330,7 +330,7 @@ static void a_full_file_system_fails_growth_and_leaves_nothing_of_it(void)
     CU_ASSERT_EQUAL(bdev_file_space(w.d, &after, &total), 0);
     CU_ASSERT(after + 65536 >= before); /* an extent block or two may stay */
     CU_ASSERT_EQUAL(bdev_grow(w.d, 512), 0);
-    struct request *r = request_make(&w, BDEV_WRITE, 500, 2, 1);
+    struct device_request *r = device_request(&w, BDEV_WRITE, 500, 2, 1);
     CU_ASSERT_EQUAL(transfers_for(&w, &r, 1), 1);
     /* Nor do holes take what there is when they do not get all that they want. */
     CU_ASSERT_EQUAL(bdev_grow(w.d, 768), 0);
@@ -343,7 +343,7 @@ static void a_full_file_system_fails_growth_and_leaves_nothing_of_it(void)
     CU_ASSERT_EQUAL(bdev_file_space(w.d, &after, &total), 0);
     CU_ASSERT(after + 65536 >= before);
     CU_ASSERT_EQUAL(bdev_fill(w.d, 0, 64), 0);
-    world_close(&w);
+    device_close(&w);
     snprintf(command, sizeof command, "umount %s && rm %s.ext4", device_directory, device_directory);
     CU_ASSERT_EQUAL(system(command), 0);
 }
@@ -351,23 +351,23 @@ static void a_full_file_system_fails_growth_and_leaves_nothing_of_it(void)
 /* The file is cut short behind the device's back: whole blocks that are gone must be errors, and only they. */
 static void a_read_past_what_is_there_fails_alone(void)
 {
-    struct world w;
-    struct request *list[8];
-    world_open(&w, 64, false);
+    struct device w;
+    struct device_request *list[8];
+    device_open(&w, 64, false);
     CU_ASSERT_EQUAL(truncate(device_path, 36 * (off_t)BDEV_BLOCK_SIZE), 0);
     for (unsigned i = 0; i < 8; i++)
-        request_submit(list[i] = request_make(&w, BDEV_READ, 32 + i, 1, 1));
-    world_drain(&w);
+        device_submit(list[i] = device_request(&w, BDEV_READ, 32 + i, 1, 1));
+    device_drain(&w);
     for (unsigned i = 0; i < 8; i++) {
         CU_ASSERT_EQUAL(list[i]->error, i < 4 ? 0 : -EIO);
         CU_ASSERT_EQUAL(list[i]->calls, 1);
-        request_free(list[i]);
+        device_free(list[i]);
     }
     unsigned char *buf = bdev_buffer_alloc(2);
     CU_ASSERT_EQUAL(bdev_read(w.d, 35, buf, 2), -EIO);
     CU_ASSERT_EQUAL(bdev_read_many(w.d, (uint64_t[]){ 35, 36 }, (void *[]){ buf, buf + BDEV_BLOCK_SIZE }, 2), -EIO);
     free(buf);
-    world_close(&w);
+    device_close(&w);
 }
 
 static void opening_what_is_not_there_or_not_a_file_is_an_error(void)
@@ -426,8 +426,8 @@ static void *grow_for_a_while(void *arg)
 
 static void blocking_calls_run_beside_the_loop(void)
 {
-    struct world w;
-    world_open(&w, 1024, false);
+    struct device w;
+    device_open(&w, 1024, false);
     unsigned char *buf = bdev_buffer_alloc(1);
     for (uint64_t i = 0; i < 64; i++) {
         device_fill(buf, i, 9);
@@ -439,7 +439,7 @@ static void blocking_calls_run_beside_the_loop(void)
         pthread_create(&workers[i].thread, NULL, i < 2 ? read_for_a_while : grow_for_a_while, &workers[i]);
     }
     for (unsigned round = 0; round < 200; round++) {
-        struct request *list[2] = { request_make(&w, BDEV_WRITE, 100 + round, 1, 1), request_make(&w, BDEV_FLUSH, 0, 0, 0) };
+        struct device_request *list[2] = { device_request(&w, BDEV_WRITE, 100 + round, 1, 1), device_request(&w, BDEV_FLUSH, 0, 0, 0) };
         CU_ASSERT_EQUAL(transfers_for(&w, list, 2), 2);
     }
     for (int i = 0; i < 3; i++) {
@@ -448,7 +448,7 @@ static void blocking_calls_run_beside_the_loop(void)
     }
     CU_ASSERT(w.d->blocks > 3900);
     free(buf);
-    world_close(&w);
+    device_close(&w);
 }
 int main(int argc, char **argv)
 {
